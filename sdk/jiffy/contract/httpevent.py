@@ -1,0 +1,189 @@
+"""HTTP request → event, result → HTTP response, as AWS API Gateway's payload format 2.0 has them.
+
+Source of the contract: "Working with AWS Lambda proxy integrations for HTTP APIs", payload format 2.0.
+Pure, and nothing but the standard library: the builder copies this very file into every image, where it serves
+``docker run -p 8080:8080 IMAGE``. So an HTTP call gives the same event with and without a platform.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import time
+import urllib.parse
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "content-length",  # ours to compute
+    }
+)
+_TEXT = (
+    "text/",
+    "application/json",
+    "application/xml",
+    "application/javascript",
+    "application/x-www-form-urlencoded",
+)
+_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+def is_text(content_type: str) -> bool:
+    """Does a body of this content type travel as text (else base64)? Nothing stated counts as text."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return not kind or kind.startswith(_TEXT) or kind.endswith(("+json", "+xml"))
+
+
+def event(
+    *,
+    method: str,
+    path: str,
+    raw_query: str,
+    headers: list[tuple[str, str]],
+    body: bytes,
+    source_ip: str,
+    request_id: str,
+    route_key: str = "$default",
+    path_parameters: dict[str, str] | None = None,
+    protocol: str = "HTTP/1.1",
+    now_ms: int,
+) -> bytes:
+    """The JSON event of one HTTP request. `headers` are decoded pairs with lower-case names, in order."""
+    merged: dict[str, str] = {}
+    cookies: list[str] = []
+    for name, value in headers:
+        if name == "cookie":
+            cookies.extend(part.strip() for part in value.split(";") if part.strip())
+        else:
+            merged[name] = f"{merged[name]},{value}" if name in merged else value
+    host = merged.get("host", "")
+    document: dict[str, object] = {
+        "version": "2.0",
+        "routeKey": route_key,
+        "rawPath": path,
+        "rawQueryString": raw_query,
+        "headers": merged,
+        "requestContext": {
+            "accountId": "anonymous",
+            "apiId": "jiffy",
+            "domainName": host,
+            "domainPrefix": host.partition(".")[0],
+            "http": {
+                "method": method,
+                "path": path,
+                "protocol": protocol,
+                "sourceIp": source_ip,
+                "userAgent": merged.get("user-agent", ""),
+            },
+            "requestId": request_id,
+            "routeKey": route_key,
+            "stage": "$default",
+            "time": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now_ms / 1000)),
+            "timeEpoch": now_ms,
+        },
+        "isBase64Encoded": False,
+    }
+    if cookies:
+        document["cookies"] = cookies
+    if raw_query:
+        query: dict[str, str] = {}
+        for name, value in urllib.parse.parse_qsl(raw_query, keep_blank_values=True, max_num_fields=1000):
+            query[name] = f"{query[name]},{value}" if name in query else value
+        document["queryStringParameters"] = query
+    if path_parameters:
+        document["pathParameters"] = path_parameters
+    if body:
+        text: str | None = None
+        if is_text(merged.get("content-type", "")):
+            try:
+                text = body.decode("utf-8")
+            except UnicodeDecodeError:
+                text = None
+        if text is None:
+            text = base64.b64encode(body).decode("ascii")
+            document["isBase64Encoded"] = True
+        document["body"] = text
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def response(result: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    """(status, headers, body) for a handler's JSON result.
+
+    A JSON object with ``statusCode`` is a response in format 2.0; anything else is a 200 with the result as its
+    ``application/json`` body. Raises ValueError, saying which part HTTP can't carry.
+    """
+    if b'"statusCode"' not in result:
+        return 200, [("content-type", "application/json")], result
+    document = json.loads(result)
+    if not isinstance(document, dict) or "statusCode" not in document:
+        return 200, [("content-type", "application/json")], result
+    return _status(document["statusCode"]), _headers(document), _body(document)
+
+
+def _status(value: object) -> int:
+    try:
+        status = int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        status = 0
+    if not 200 <= status <= 599:
+        raise ValueError(f"statusCode must be an integer from 200 to 599, not {value!r}")
+    return int(status)
+
+
+def _headers(document: dict[str, object]) -> list[tuple[str, str]]:
+    given = document.get("headers") or {}
+    cookies = document.get("cookies") or []
+    if not isinstance(given, dict):
+        raise ValueError(f"headers must be an object, not {type(given).__name__}")
+    if not isinstance(cookies, list):
+        raise ValueError(f"cookies must be an array, not {type(cookies).__name__}")
+    pairs: list[tuple[str, str]] = []
+    for name, value in given.items():
+        lower = str(name).lower()
+        if lower in HOP_BY_HOP or lower.startswith("jiffy-"):
+            continue  # the connection and the Jiffy-* names are the platform's
+        if not lower or not _TOKEN.issuperset(lower):
+            raise ValueError(f"{name!r} is no header name")
+        pairs.append((lower, _header_value(name, value)))
+    if not any(name == "content-type" for name, _ in pairs):
+        pairs.append(("content-type", "application/json"))
+    pairs.extend(("set-cookie", _header_value("cookies", cookie)) for cookie in cookies)
+    return pairs
+
+
+def _header_value(name: object, value: object) -> str:
+    if isinstance(value, bool):
+        text = "true" if value else "false"
+    elif isinstance(value, (str, int, float)):
+        text = str(value)
+    else:
+        raise ValueError(f"header {name!r} must be a string, not {type(value).__name__}")
+    if any(c in text for c in "\r\n\0"):
+        raise ValueError(f"header {name!r} has a line break or NUL in it")
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(f"header {name!r} has characters outside latin-1; percent-encode them") from None
+    return text
+
+
+def _body(document: dict[str, object]) -> bytes:
+    body = document.get("body")
+    if body is None:
+        return b""
+    if not isinstance(body, str):
+        raise ValueError(f"body must be a string, not {type(body).__name__}: use json.dumps for an object")
+    if not document.get("isBase64Encoded"):
+        return body.encode("utf-8", "surrogatepass")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise ValueError(f"isBase64Encoded is set but body is not base64: {exc}") from None

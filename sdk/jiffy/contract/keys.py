@@ -1,0 +1,72 @@
+"""The name of every Redis key, with its type. Nobody writes a key by hand.
+
+Names of tenants and functions are validated (spec.check_name) before they get here, so they hold no colon.
+"""
+
+from __future__ import annotations
+
+P = "jiffy:"
+
+# --- calls ------------------------------------------------------------------------------------------------
+GROUP = "invokers"  # the consumer group on every calls stream
+
+
+def calls(invoker: str) -> str:
+    """stream {c: Call}: what this invoker shall run; read by group GROUP."""
+    return f"{P}calls:{invoker}"
+
+
+def answers(gateway: str) -> str:
+    """list of Answer: what this gateway's callers wait for; expires after limits.ANSWERS_KEEP_S."""
+    return f"{P}answers:{gateway}"
+
+
+def invocation(invocation_id: str) -> str:
+    """string InvocationRecord: an asynchronous invocation; expires limits.RESULT_KEEP_S after its end."""
+    return f"{P}invocation:{invocation_id}"
+
+
+USAGE = f"{P}usage"  # stream {u: Usage}: not yet settled into the ledger
+INVOKERS = f"{P}invokers"  # hash invoker id → Heartbeat
+BUILDERS = f"{P}builders"  # hash builder id → BuilderBeat
+
+# --- functions ----------------------------------------------------------------------------------------------
+FUNCTIONS_CHANGED = f"{P}functions:changed"  # pub/sub channel: "tenant:function"
+
+
+def functions(tenant: str) -> str:
+    """set of a tenant's function names."""
+    return f"{P}functions:{tenant}"
+
+
+TENANTS = f"{P}tenants"  # set of tenants that have functions
+
+
+def function(tenant: str, name: str) -> str:
+    """hash: "live" → revision number; "latest" → highest number given; "rev:N" → Revision."""
+    return f"{P}function:{tenant}:{name}"
+
+
+def revision_field(number: int) -> str:
+    """field of a revision in the function's hash."""
+    return f"rev:{number}"
+
+
+def logs(tenant: str, name: str) -> str:
+    """stream {l: LogEntry}, about limits.LOG_ENTRIES_MAX long."""
+    return f"{P}logs:{tenant}:{name}"
+
+
+# --- builds -------------------------------------------------------------------------------------------------
+BUILDS = f"{P}builds"  # stream {b: BuildRequest}; read by group BUILD_GROUP
+BUILD_GROUP = "builders"
+
+
+def build(build_id: str) -> str:
+    """stream {e: BuildEvent}; expires limits.BUILD_KEEP_S after its last event."""
+    return f"{P}build:{build_id}"
+
+
+def source(digest: str) -> str:
+    """string: an uploaded source archive (tar.gz); expires limits.BUILD_KEEP_S after its last use."""
+    return f"{P}source:{digest}"

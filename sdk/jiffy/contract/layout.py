@@ -1,0 +1,44 @@
+"""Where things lie in a platform's data folder (``jiffy up --data DIR``), and inside a microcontainer. Pure paths.
+
+    DIR/
+      valkey/                   the embedded queue's append-only file
+      layers/sha256-HEX/        one unpacked layer: tree/ (read-only), layer.json
+      oci/                      an OCI image layout: oci-layout, index.json, blobs/sha256/HEX
+      ledger.sqlite3            the ledger
+      cache/                    the dependency resolver's download cache
+      invoker-id                this host's invoker keeps its name, so a restart finds its own queue
+      run/                      sockets and sandboxes' folders; emptied at every start
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+VALKEY = "valkey"
+LAYERS = "layers"
+OCI = "oci"
+LEDGER = "ledger.sqlite3"
+CACHE = "cache"
+INVOKER_ID = "invoker-id"
+RUN = "run"
+
+# --- inside every microcontainer ----------------------------------------------------------------------------
+TASK_DIR = "/var/task"  # the code layer
+DEPS_DIR = "/opt/python"  # the dependency layer
+RUNTIME_DIR = "/var/runtime"  # agent.py, serve.py, httpevent.py
+SOCKET_DIR = "/run/jiffy"  # where a Docker sandbox's agent binds agent.sock
+SCRATCH_DIR = "/tmp"  # noqa: S108 - the function's only writable place
+UID = GID = 65534  # nobody
+
+
+def layer(data: Path, digest: str) -> Path:
+    """The folder of one unpacked layer. `digest` is "sha256:HEX" and is checked to be just that."""
+    algorithm, _, digits = digest.partition(":")
+    if algorithm != "sha256" or len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
+        raise ValueError(f"{digest!r} is no sha256 digest")
+    return data / LAYERS / f"sha256-{digits}"
+
+
+def layer_tree(data: Path, digest: str) -> Path:
+    """The root of one layer's files: base is a whole root file system, deps and code are just their folder."""
+    return layer(data, digest) / "tree"

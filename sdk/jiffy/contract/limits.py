@@ -1,0 +1,48 @@
+"""Every number that bounds something, in one place, each with its reason. Units stand in the names."""
+
+from __future__ import annotations
+
+MIB = 1024 * 1024
+
+# --- one call ---------------------------------------------------------------------------------------------
+PAYLOAD_MAX_BYTES = 6 * MIB  # event and result alike; AWS Lambda's bound, so its functions fit
+HEADERS_MAX_BYTES = 64 * 1024
+MEMORY_MIN_MB, MEMORY_DEFAULT_MB, MEMORY_MAX_MB = 64, 128, 10_240  # CPython alone needs about 15 MB
+TIMEOUT_MIN_S, TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S = 0.1, 3.0, 900.0  # Lambda's default and maximum
+WAIT_MAX_S = 10.0  # how long a call may wait for an instance before its handler must have begun
+INIT_MAX_S = 10.0  # importing a function's module; Lambda's bound
+INSTANCES_DEFAULT, INSTANCES_MAX = 100, 10_000
+SCRATCH_MAX_BYTES = 512 * MIB  # /tmp of one sandbox; Lambda's smallest
+PIDS_MAX = 1024  # processes and threads of one sandbox: above any honest use, below the host's worry
+OPEN_FILES_MAX = 1024
+
+# --- names --------------------------------------------------------------------------------------------------
+NAME_MAX_CHARS = 64
+ENV_MAX_BYTES = 4 * 1024  # all names and values; Lambda's bound, and the envelope carries them
+ROUTES_MAX = 50
+
+# --- logs ---------------------------------------------------------------------------------------------------
+LOG_ATTEMPT_MAX_BYTES = 256 * 1024  # what one attempt may keep; the rest is counted and dropped
+LOG_CHUNK_MAX_BYTES = 64 * 1024
+LOG_ENTRIES_MAX = 10_000  # per function, approximate (XADD MAXLEN ~)
+
+# --- source and build ---------------------------------------------------------------------------------------
+SOURCE_MAX_BYTES = 50 * MIB  # packed upload; Lambda's bound for a zip
+SOURCE_UNPACKED_MAX_BYTES = 250 * MIB  # Lambda's bound, code and dependencies together
+SOURCE_MAX_FILES = 20_000
+SOURCE_PATH_MAX_CHARS = 512
+BUILD_MAX_S = 300.0
+BUILD_KEEP_S = 3600  # how long a build's events and an uploaded source can be read
+
+# --- results and queues -------------------------------------------------------------------------------------
+RESULT_KEEP_S = 24 * 3600  # asynchronous results by id
+ANSWERS_KEEP_S = 600  # answers that no gateway fetched
+STREAM_READ_MAX = 256  # entries in one XREADGROUP: the batch that makes the queue fast
+USAGE_STREAM_TRIM = 1_000_000  # never trimmed below what the ledger has settled
+
+# --- liveness -----------------------------------------------------------------------------------------------
+HEARTBEAT_S = 0.5
+SILENT_AFTER_S = 2.0  # a host that has not been heard of for so long gets no new calls
+
+# --- money --------------------------------------------------------------------------------------------------
+BILLING_STEP_MS = 100

@@ -1,0 +1,229 @@
+"""What travels through Redis: every message is a named tuple, so that packing it is one C call (see wire).
+
+A message's first field is never reordered and fields are only ever added at the end, with a default: processes of
+two releases can then share one queue during an upgrade.
+
+    gateway ──Call──▶ calls:{invoker} ──▶ invoker ──Answer──▶ answers:{gateway}
+                                              ├──Usage──▶ usage          (settled into the ledger)
+                                              ├──LogEntry──▶ logs:{tenant}:{function}
+                                              └──Heartbeat──▶ invokers
+    gateway ──BuildRequest──▶ builds ──▶ builder ──BuildEvent──▶ build:{id}
+                                              └──Revision──▶ function:{tenant}:{name}
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    OK = "ok"
+    ERROR = "error"  # the handler raised, could not be imported, or returned what can't be sent
+    TIMEOUT = "timeout"  # still running after timeout_ms; killed
+    OUT_OF_MEMORY = "out_of_memory"  # passed memory_mb; killed
+    CRASH = "crash"  # the process exited or died of a signal
+    THROTTLED = "throttled"  # never began: a limit held until the latest moment it could have
+    PLATFORM = "platform"  # we failed it
+
+    @property
+    def billable(self) -> bool:
+        return self not in _UNBILLED
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of a function's URL for this outcome (OK: the function's own)."""
+        return _STATUS[self]
+
+
+_UNBILLED = frozenset({Outcome.THROTTLED, Outcome.PLATFORM})
+_STATUS = {
+    Outcome.OK: 200,
+    Outcome.ERROR: 502,
+    Outcome.TIMEOUT: 504,
+    Outcome.OUT_OF_MEMORY: 502,
+    Outcome.CRASH: 502,
+    Outcome.THROTTLED: 429,
+    Outcome.PLATFORM: 502,
+}
+
+
+class Layer(NamedTuple):
+    """One content-addressed, unpacked, read-only layer."""
+
+    kind: str  # "base" | "deps" | "code"
+    digest: str  # "sha256:…" of its uncompressed tar
+    size_bytes: int  # unpacked
+
+
+class Revision(NamedTuple):
+    """An immutable build of a function, all that is needed to run it. Travels inside every Call, already packed."""
+
+    tenant: str
+    function: str
+    number: int  # 1, 2, 3 …
+    digest: str  # "sha256:…" over layers and configuration; equal digest = nothing changed
+    runtime: str  # resolved, e.g. "python3.11"
+    layers: tuple[Layer, ...]  # base first, code last
+    handler: str  # "module:attribute"
+    memory_mb: int
+    timeout_ms: int
+    max_instances: int
+    network: bool
+    env: dict[str, str]
+    routes: tuple[str, ...]  # as declared: "GET /hello/{name}"
+    created_ms: int
+    image: str = ""  # digest of the OCI manifest
+    spec: dict[str, Any] = {}  # noqa: RUF012 - the declaration as the user wrote it, for `jiffy show`
+
+
+class Call(NamedTuple):
+    """One attempt at an invocation, on its way to an invoker."""
+
+    invocation: str  # UUIDv7
+    attempt: int  # 1, 2 …
+    mode: str  # "sync" | "async"
+    gateway: str  # whose answers:{gateway} list awaits the Answer; "" when nobody waits
+    accepted_ms: int  # epoch, on the Redis server's clock
+    deadline_ms: int  # epoch, on the Redis server's clock: the handler must have *ended* by then
+    trigger: str  # "http" | "invoke" | "route GET /x" | later: a trigger's name
+    revision: bytes  # wire.pack(Revision); the invoker unpacks each distinct one once
+    payload: bytes  # the event, JSON; opaque to everyone but the agent
+
+
+class Answer(NamedTuple):
+    """What the caller's gateway is told about an attempt that has ended."""
+
+    invocation: str
+    attempt: int
+    outcome: str  # Outcome
+    payload: bytes  # the result (JSON) when OK, else {"errorType", "errorMessage"[, "stackTrace"]}
+    cold: bool
+    duration_us: int  # around the handler
+    billed_ms: int
+    init_us: int  # cold: from lease to ready, import included; else 0
+    queue_us: int  # accepted → handler began, init excluded; never billed
+    max_memory_bytes: int
+    retry_after_s: float = 0.0  # throttled: when a place is likely
+
+
+class Usage(NamedTuple):
+    """What one attempt cost; written in the same atomic step as its completion."""
+
+    invocation: str
+    attempt: int
+    tenant: str
+    function: str
+    revision: int
+    trigger: str
+    invoker: str
+    started_ms: int  # epoch, on the Redis server's clock
+    outcome: str
+    cold: bool
+    duration_us: int
+    billed_ms: int
+    init_us: int
+    queue_us: int
+    memory_mb: int
+    max_memory_bytes: int
+    cpu_us: int  # 0 where cgroups can't be read
+    bytes_in: int
+    bytes_out: int
+
+
+class LogEntry(NamedTuple):
+    """A piece of what an attempt printed. The last one of an attempt carries its report."""
+
+    invocation: str
+    attempt: int
+    revision: int
+    at_ms: int
+    first: bool  # a START line goes before it
+    text: bytes  # stdout and stderr, in order, as written
+    dropped_bytes: int  # beyond limits.LOG_ATTEMPT_MAX_BYTES
+    report: tuple[str, int, int, int, int, int] | None = None
+    # (outcome, duration_us, billed_ms, memory_mb, max_memory_bytes, init_us): END and REPORT lines go after it
+
+
+class InvocationRecord(NamedTuple):
+    """State of an asynchronous invocation, readable by id for limits.RESULT_KEEP_S after its end."""
+
+    invocation: str
+    tenant: str
+    function: str
+    revision: int
+    state: str  # "queued" | "running" | "done"
+    accepted_ms: int
+    attempts: int
+    answer: Answer | None
+
+
+class FunctionStatus(NamedTuple):
+    """One function on one host, for `jiffy status`."""
+
+    tenant: str
+    function: str
+    revision: int
+    idle: int  # instances
+    running: int
+    frozen: int
+    waiting: int  # calls
+    memory_bytes: int
+    calls: int  # since the invoker started
+    cold_calls: int
+
+
+class Heartbeat(NamedTuple):
+    """What an invoker says about itself every limits.HEARTBEAT_S."""
+
+    invoker: str
+    host: str
+    at_ms: int
+    started_ms: int
+    driver: str  # "docker" | "bwrap"
+    network: bool  # can it give a function a network?
+    running: int
+    waiting: int
+    instances_max: int  # over all functions
+    memory_free_mb: int
+    stems: dict[str, int]  # runtime → ready stems
+    functions: tuple[FunctionStatus, ...]
+    draining: bool = False
+
+
+class BuilderBeat(NamedTuple):
+    """What a builder says about itself every limits.HEARTBEAT_S."""
+
+    builder: str
+    host: str
+    at_ms: int
+    runtimes: tuple[str, ...]  # what it can build: "python3.11", …
+    building: int
+
+
+class BuildRequest(NamedTuple):
+    """Make a revision of a function from an uploaded source."""
+
+    build: str  # UUIDv7
+    tenant: str
+    function: str
+    spec: dict[str, Any]  # as validated by spec.FunctionSpec
+    source: str  # "sha256:…" of the uploaded archive, in source:{digest}
+    requested_ms: int
+
+
+class BuildEvent(NamedTuple):
+    """Progress of a build. The last one is "done" or "failed"."""
+
+    kind: str  # "step" | "done" | "failed"
+    text: str  # one line for people
+    step: str  # "unpack" | "base" | "deps" | "code" | "image" | "publish"
+    at_ms: int
+    elapsed_ms: int  # of this step
+    cached: bool
+    bytes: int
+    revision: int = 0  # done: the number now live
+    unchanged: bool = False  # done: no new revision was needed
+    error_code: str = ""  # failed: JiffyError.code

@@ -1,0 +1,159 @@
+"""``"GET /hello/{name}"``: a route's grammar, and the table that finds a request's function. Pure.
+
+    route  = METHOD " " path          METHOD: GET HEAD POST PUT PATCH DELETE OPTIONS, or ANY
+    path   = "/" segment …            segment: literal, {parameter}, or (last only) {parameter+}, which takes the rest
+
+Literal beats {parameter} beats {parameter+}; a stated method beats ANY. The table is a tree of segments, so a look-up
+costs the number of segments in the path, however many routes there are.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "ANY")
+RESERVED = ("/v1", "/function", "/healthz", "/metrics", "/openapi.json")
+_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})(\+?)\}")
+_LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%-]+")
+
+
+class Route(NamedTuple):
+    """A parsed route. `key` is its canonical text, the event's routeKey."""
+
+    key: str
+    method: str
+    segments: tuple[str, ...]  # "" stands for a parameter
+    parameters: tuple[str, ...]  # in order
+    greedy: bool
+
+
+def parse(text: str) -> Route:
+    """Raises ValueError with what is wrong and what is allowed."""
+    method, _, path = text.strip().partition(" ")
+    method, path = method.upper(), path.strip()
+    if method not in METHODS:
+        raise ValueError(
+            f'{text!r} does not begin with a method; write "GET /path" (one of {", ".join(METHODS)})'
+        )
+    if not path.startswith("/"):
+        raise ValueError(f'{text!r} has no path beginning with "/"')
+    for prefix in RESERVED:
+        if path == prefix or path.startswith(prefix + "/"):
+            raise ValueError(f"{text!r}: {prefix} belongs to the platform")
+    segments: list[str] = []
+    parameters: list[str] = []
+    greedy = False
+    for part in path[1:].split("/") if path != "/" else []:
+        if greedy:
+            raise ValueError(
+                f"{text!r}: {{{parameters[-1]}+}} takes the rest of the path and must stand last"
+            )
+        match = _PARAMETER.fullmatch(part)
+        if match:
+            if match[1] in parameters:
+                raise ValueError(f"{text!r} names {{{match[1]}}} twice")
+            parameters.append(match[1])
+            greedy = bool(match[2])
+            segments.append("")
+        elif _LITERAL.fullmatch(part):
+            segments.append(part)
+        else:
+            raise ValueError(f"{text!r}: segment {part!r} is neither plain text nor {{name}} nor {{name+}}")
+    return Route(f"{method} {path}", method, tuple(segments), tuple(parameters), greedy)
+
+
+class Match(NamedTuple):
+    """What the table found: the owner of the route, and the path parameters (still percent-encoded)."""
+
+    tenant: str
+    function: str
+    route: Route
+    parameters: dict[str, str]
+
+
+@dataclass(slots=True)
+class _Node:
+    literal: dict[str, _Node] = field(default_factory=dict)
+    parameter: _Node | None = None
+    here: dict[str, tuple[str, str, Route]] = field(default_factory=dict)  # method → owner
+    rest: dict[str, tuple[str, str, Route]] = field(default_factory=dict)  # method → owner, greedy
+
+
+class RouteTable:
+    """Routes of all functions. `find` returns the match, or the methods that would have matched."""
+
+    def __init__(self) -> None:
+        self._root = _Node()
+        self._owned: dict[tuple[str, str], list[Route]] = {}
+
+    def owner(self, route: Route) -> tuple[str, str] | None:
+        """Who holds exactly this route (parameter names aside)?"""
+        node: _Node | None = self._root
+        for segment in route.segments[: len(route.segments) - route.greedy]:
+            node = (node.literal.get(segment) if segment else node.parameter) if node else None
+        if node is None:
+            return None
+        held = (node.rest if route.greedy else node.here).get(route.method)
+        return held[:2] if held else None
+
+    def replace(self, tenant: str, function: str, routes: tuple[str, ...]) -> None:
+        """Replace all routes of a function. A route that another function holds stays with that one."""
+        self.remove(tenant, function)
+        owned = self._owned[tenant, function] = []
+        for route in map(parse, routes):
+            node = self._root
+            for segment in route.segments[: len(route.segments) - route.greedy]:
+                if segment:
+                    node = node.literal.setdefault(segment, _Node())
+                else:
+                    node.parameter = node.parameter or _Node()
+                    node = node.parameter
+            slot = node.rest if route.greedy else node.here
+            if slot.setdefault(route.method, (tenant, function, route))[:2] == (tenant, function):
+                owned.append(route)
+
+    def remove(self, tenant: str, function: str) -> None:
+        for route in self._owned.pop((tenant, function), ()):
+            node = self._root
+            for segment in route.segments[: len(route.segments) - route.greedy]:
+                child = node.literal.get(segment) if segment else node.parameter
+                assert child is not None
+                node = child
+            (node.rest if route.greedy else node.here).pop(route.method, None)
+
+    def find(self, method: str, path: str) -> Match | tuple[str, ...]:
+        """The match, else the methods that this path has (empty: no such path)."""
+        parts = path[1:].split("/") if len(path) > 1 else []
+        allowed: set[str] = set()
+        found = self._find(self._root, parts, 0, method, [], allowed)
+        if found is None:
+            return tuple(sorted(allowed))
+        (tenant, function, route), values = found
+        return Match(tenant, function, route, dict(zip(route.parameters, values, strict=True)))
+
+    def _find(
+        self, node: _Node, parts: list[str], at: int, method: str, values: list[str], allowed: set[str]
+    ) -> tuple[tuple[str, str, Route], list[str]] | None:
+        if at == len(parts):
+            held = node.here.get(method) or node.here.get("ANY")
+            if held:
+                return held, values
+            allowed.update(node.here)
+        else:
+            part = parts[at]
+            child = node.literal.get(part)
+            if child and (found := self._find(child, parts, at + 1, method, values, allowed)):
+                return found
+            if (
+                part
+                and node.parameter
+                and (found := self._find(node.parameter, parts, at + 1, method, [*values, part], allowed))
+            ):
+                return found
+            held = node.rest.get(method) or node.rest.get("ANY")
+            if held:
+                return held, [*values, "/".join(parts[at:])]
+            allowed.update(node.rest)
+        return None

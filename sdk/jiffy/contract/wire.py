@@ -1,0 +1,79 @@
+"""Messages ⇄ bytes. The only place that knows msgpack."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgpack
+
+from .errors import PlatformError
+from .messages import (
+    Answer,
+    BuilderBeat,
+    BuildEvent,
+    BuildRequest,
+    Call,
+    FunctionStatus,
+    Heartbeat,
+    InvocationRecord,
+    Layer,
+    LogEntry,
+    Revision,
+    Usage,
+)
+
+__all__ = ["pack", "unpack"]
+
+Message = (
+    Call
+    | Answer
+    | Usage
+    | LogEntry
+    | Revision
+    | Heartbeat
+    | BuilderBeat
+    | BuildRequest
+    | BuildEvent
+    | InvocationRecord
+)
+
+
+M = TypeVar("M")
+
+
+def pack(message: Message) -> bytes:
+    """The bytes of `message`; safe to call from any thread."""
+    return msgpack.packb(message)  # type: ignore[no-any-return]
+
+
+def unpack(kind: type[M], data: bytes) -> M:
+    """The message of type `kind` in `data`; fields that a newer release added are ignored.
+
+    Raises PlatformError when `data` is no such message.
+    """
+    try:
+        values = msgpack.unpackb(data, use_list=False, strict_map_key=False)
+        rebuild = _NESTED.get(kind)
+        if rebuild is not None:
+            values = rebuild(values)
+        try:
+            return kind(*values)
+        except TypeError:
+            return kind(*values[: len(kind._fields)])  # type: ignore[attr-defined]
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as exc:
+        raise PlatformError(f"not a {kind.__name__} message: {exc}") from exc
+
+
+def _revision(v: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*v[:5], tuple(Layer(*layer) for layer in v[5]), *v[6:])
+
+
+def _heartbeat(v: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*v[:11], tuple(FunctionStatus(*f) for f in v[11]), *v[12:])
+
+
+def _invocation(v: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*v[:7], Answer(*v[7]) if v[7] is not None else None, *v[8:])
+
+
+_NESTED = {Revision: _revision, Heartbeat: _heartbeat, InvocationRecord: _invocation}
