@@ -1,13 +1,13 @@
 """Where things lie in a platform's data folder (``jiffy up --data DIR``), and inside a microcontainer. Pure paths.
 
-    DIR/
-      valkey/                   the embedded queue's append-only file
-      layers/sha256-HEX/        one unpacked layer: tree/ (read-only), layer.json
-      oci/                      an OCI image layout: oci-layout, index.json, blobs/sha256/HEX
-      ledger.sqlite3            the ledger
-      cache/                    the dependency resolver's download cache
-      invoker-id                this host's invoker keeps its name, so a restart finds its own queue
-      run/                      sockets and sandboxes' folders; emptied at every start
+DIR/
+  valkey/                   the embedded queue's append-only file
+  layers/sha256-HEX/        one unpacked layer: tree/ (read-only), layer.json
+  oci/                      an OCI image layout: oci-layout, index.json, blobs/sha256/HEX
+  ledger.sqlite3            the ledger
+  cache/                    the dependency resolver's download cache
+  invoker-id                this host's invoker keeps its name, so a restart finds its own queue
+  run/                      sockets and sandboxes' folders; emptied at every start
 """
 
 from __future__ import annotations

@@ -34,9 +34,7 @@ def parse(text: str) -> Route:
     method, _, path = text.strip().partition(" ")
     method, path = method.upper(), path.strip()
     if method not in METHODS:
-        raise ValueError(
-            f'{text!r} does not begin with a method; write "GET /path" (one of {", ".join(METHODS)})'
-        )
+        raise ValueError(f'{text!r} does not begin with a method; write "GET /path" (one of {", ".join(METHODS)})')
     if not path.startswith("/"):
         raise ValueError(f'{text!r} has no path beginning with "/"')
     for prefix in RESERVED:
@@ -47,9 +45,7 @@ def parse(text: str) -> Route:
     greedy = False
     for part in path[1:].split("/") if path != "/" else []:
         if greedy:
-            raise ValueError(
-                f"{text!r}: {{{parameters[-1]}+}} takes the rest of the path and must stand last"
-            )
+            raise ValueError(f"{text!r}: {{{parameters[-1]}+}} takes the rest of the path and must stand last")
         match = _PARAMETER.fullmatch(part)
         if match:
             if match[1] in parameters:

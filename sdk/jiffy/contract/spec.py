@@ -126,9 +126,7 @@ def _routes(value: Any) -> tuple[str, ...]:
 
 
 KEYS: dict[str, Key] = {
-    "handler": Key(
-        _handler, "(required)", "What to call: module and attribute, relative to the folder of jiffy.toml."
-    ),
+    "handler": Key(_handler, "(required)", "What to call: module and attribute, relative to the folder of jiffy.toml."),
     "runtime": Key(_runtime, '"python3"', "The language and its version."),
     "memory_mb": Key(
         _integer(limits.MEMORY_MIN_MB, limits.MEMORY_MAX_MB),
@@ -174,9 +172,7 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in KEYS:
-            raise SpecError(
-                f"{place}: unknown key {key!r}{_closest(str(key), KEYS)}; allowed: {', '.join(KEYS)}"
-            )
+            raise SpecError(f"{place}: unknown key {key!r}{_closest(str(key), KEYS)}; allowed: {', '.join(KEYS)}")
         try:
             values[key] = KEYS[key].check(value)
         except ValueError as exc:

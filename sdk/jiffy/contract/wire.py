@@ -25,16 +25,7 @@ from .messages import (
 __all__ = ["pack", "unpack"]
 
 Message = (
-    Call
-    | Answer
-    | Usage
-    | LogEntry
-    | Revision
-    | Heartbeat
-    | BuilderBeat
-    | BuildRequest
-    | BuildEvent
-    | InvocationRecord
+    Call | Answer | Usage | LogEntry | Revision | Heartbeat | BuilderBeat | BuildRequest | BuildEvent | InvocationRecord
 )
 
 
