@@ -1,0 +1,86 @@
+"""What every room's tests may ask for: a real queue, a data folder, a Docker engine.
+
+A part that is missing on a laptop skips the tests that need it, with the reason; with CI=true it fails them.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[servers.RedisServer]:
+    """The session's server. A test that kills or stops one starts its own with `servers.valkey()`."""
+    with servers.valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: servers.RedisServer) -> str:
+    """URL of a real, empty server."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """An empty platform data folder that other users may enter, as sandboxes' users must."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    for parent in (folder, *folder.parents):  # pytest makes its own folders 0700
+        if parent.owner() != getpass.getuser() or parent == Path(tempfile.gettempdir()):
+            break
+        parent.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def docker_engine() -> Iterator[docker.DockerClient]:
+    """A client of an engine that answers."""
+    _need(engine_trouble())
+    client = docker.from_env(timeout=60)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@cache
+def engine_trouble() -> str:
+    """Why no Docker engine can be used here; "" when one answers."""
+    try:
+        client = docker.from_env(timeout=10)
+    except docker.errors.DockerException as exc:
+        return f"no Docker engine answers: {exc}"
+    try:
+        client.ping()
+        return ""
+    except docker.errors.DockerException as exc:
+        return f"no Docker engine answers: {exc}"
+    finally:
+        client.close()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("docker"):
+        _need(engine_trouble())
+    if item.get_closest_marker("root"):
+        _need("" if os.geteuid() == 0 else "needs to be run by root")
+
+
+def _need(trouble: str) -> None:
+    if not trouble:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"in CI nothing skips: {trouble}", pytrace=False)
+    pytest.skip(trouble)
