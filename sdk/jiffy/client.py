@@ -1,0 +1,258 @@
+"""The HTTP API as Python calls. Errors are those of `jiffy.contract.errors`, whichever side found them.
+
+    with Client() as jiffy:
+        for event in jiffy.deploy("examples/hello"): ...
+        jiffy.invoke("hello", {"name": "Ada"}).result
+
+What goes into an upload: package.py. The command line on top of it: cli/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from .contract import limits, spec
+from .contract.errors import JiffyError, PlatformError, SpecError, Unavailable
+from .package import Package, pack
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+CONNECT_S, READ_S = 5.0, 60.0
+CALL_S = limits.TIMEOUT_MAX_S + limits.WAIT_MAX_S + 10.0  # the platform answers sooner; this guards against none at all
+Params = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """How a call ended. `result` is the function's, or its error: errorType, errorMessage[, stackTrace]."""
+
+    id: str
+    function: str
+    outcome: str  # jiffy.contract.messages.Outcome
+    result: Any
+    duration_ms: float
+    billed_ms: int
+    cold: bool
+    init_ms: float
+    revision: int
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome == "ok"
+
+
+class Client:
+    """One platform. `url` and `api_key` default to JIFFY_URL and JIFFY_API_KEY."""
+
+    def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
+        self.url = (url or os.environ.get("JIFFY_URL") or DEFAULT_URL).rstrip("/")
+        key = api_key or os.environ.get("JIFFY_API_KEY")
+        try:
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers={"authorization": f"Bearer {key}"} if key else {},
+                timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+                trust_env=False,  # a proxy for the internet is none for the platform
+            )
+        except (httpx.InvalidURL, UnicodeEncodeError) as exc:
+            raise Unavailable(f"JIFFY_URL or JIFFY_API_KEY can't be used: {exc}") from exc
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    # --- functions ------------------------------------------------------------------------------------------------
+
+    def deploy(self, folder: str | Path, only: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+        """Deploys the folder's functions; yields build events, each with its "function", up to "done" or "failed".
+
+        A function whose build fails does not keep the others from being deployed: look at the events. Raises SpecError
+        before anything is sent when jiffy.toml is wrong.
+        """
+        specs = declared(Path(folder), only)
+        digest = self.upload(pack(Path(folder)))
+        builds = [(one.name, self.begin(one, digest)) for one in specs]
+        for name, build in builds:
+            for event in self.build(build):
+                yield {"function": name} | event
+
+    def upload(self, package: Package) -> str:
+        """Sends a packed folder unless the platform has it; returns its digest."""
+        path = f"/v1/sources/{package.digest.removeprefix('sha256:')}"
+        if self._send("HEAD", path, missing_ok=True).status_code == 404:
+            self._send("PUT", path, content=package.data, headers={"content-type": "application/gzip"})
+        return package.digest
+
+    def begin(self, function: spec.FunctionSpec, source: str) -> str:
+        """Asks for a new revision from an uploaded source; returns the build's id."""
+        answer = self._send(
+            "PUT", f"/v1/functions/{function.name}", json={"spec": function.to_dict(), "source": source}
+        )
+        return str(answer.json()["build"])
+
+    def build(self, build_id: str) -> Iterator[dict[str, Any]]:
+        """The events of a build, as they happen, to the last one."""
+        return self.stream(f"/v1/builds/{build_id}/events")
+
+    def functions(self) -> list[dict[str, Any]]:
+        return list(self.get_json("/v1/functions")["functions"])
+
+    def function(self, name: str) -> dict[str, Any]:
+        return self._object("GET", f"/v1/functions/{spec.check_name(name)}")
+
+    def remove(self, name: str) -> None:
+        self._send("DELETE", f"/v1/functions/{spec.check_name(name)}")
+
+    def status(self) -> dict[str, Any]:
+        return self.get_json("/v1/status")
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def invoke(self, name: str, event: Any = None, *, raw: bytes | None = None) -> Invocation:
+        """Calls a function and waits. A function that fails is an outcome; JiffyError says that the platform failed."""
+        answer = self._send("POST", f"/v1/functions/{spec.check_name(name)}/invocations", **_event(event, raw))
+        headers = answer.headers
+        return Invocation(
+            id=headers.get("jiffy-invocation-id", ""),
+            function=name,
+            outcome=headers.get("jiffy-outcome", "ok"),
+            result=_document(answer),
+            duration_ms=float(headers.get("jiffy-duration-ms", 0)),
+            billed_ms=int(headers.get("jiffy-billed-ms", 0)),
+            cold=headers.get("jiffy-cold") == "true",
+            init_ms=float(headers.get("jiffy-init-ms", 0)),
+            revision=int(headers.get("jiffy-revision", 0)),
+        )
+
+    def invoke_async(self, name: str, event: Any = None, *, raw: bytes | None = None) -> str:
+        """Queues a call; returns its id."""
+        path = f"/v1/functions/{spec.check_name(name)}/invocations"
+        return str(self._send("POST", path, params={"mode": "async"}, **_event(event, raw)).json()["invocation"])
+
+    def invocation(self, invocation_id: str) -> dict[str, Any]:
+        """State, outcome and result of a call."""
+        return self._object("GET", f"/v1/invocations/{invocation_id}")
+
+    def logs(self, name: str, **params: str | int | bool | None) -> Iterator[str]:
+        """Lines of a function's log: START, what it printed, END, REPORT. With follow=True, until you stop."""
+        path = f"/v1/functions/{spec.check_name(name)}/logs"
+        return self._lines(path, {"format": "text", **params})
+
+    def usage(self, **params: str | int | None) -> dict[str, Any]:
+        """What calls cost: docs/billing.md."""
+        return self.get_json("/v1/usage", params)
+
+    # --- HTTP -----------------------------------------------------------------------------------------------------
+
+    def get_json(self, path: str, params: Params | None = None) -> dict[str, Any]:
+        return self._object("GET", path, params=params)
+
+    def post_json(self, path: str, body: object, params: Params | None = None) -> dict[str, Any]:
+        return self._object("POST", path, json=body, params=params)
+
+    def stream(self, path: str, params: Params | None = None) -> Iterator[dict[str, Any]]:
+        """The objects of a newline-delimited JSON answer, as they come."""
+        for line in self._lines(path, params):
+            if line:
+                yield json.loads(line)
+
+    def _lines(self, path: str, params: Params | None = None) -> Iterator[str]:
+        try:
+            with self._http.stream("GET", path, params=_given(params), timeout=self._patient()) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _error(answer)
+                yield from answer.iter_lines()
+        except httpx.TransportError as exc:
+            raise self._unreachable(exc) from exc
+
+    def _object(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        document = _document(self._send(method, path, **request))
+        if not isinstance(document, dict):
+            raise PlatformError(f"{self.url}{path} did not answer with a JSON object; is it a Jiffy platform?")
+        return document
+
+    def _send(self, method: str, path: str, *, missing_ok: bool = False, **request: Any) -> httpx.Response:
+        request["params"] = _given(request.get("params"))
+        try:
+            answer = self._http.request(method, path, **request)
+        except httpx.TransportError as exc:
+            raise self._unreachable(exc) from exc
+        if answer.is_error and not (missing_ok and answer.status_code == 404):
+            raise _error(answer)
+        return answer
+
+    def _unreachable(self, exc: httpx.TransportError) -> Unavailable:
+        if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
+            return Unavailable(
+                f"no platform answers at {self.url}: start one with `jiffy up`, or set JIFFY_URL to where it is"
+            )
+        return Unavailable(f"the connection to {self.url} broke: {exc or type(exc).__name__}")
+
+    def _patient(self) -> httpx.Timeout:
+        return httpx.Timeout(None, connect=CONNECT_S)
+
+
+def declared(folder: Path, only: tuple[str, ...] = ()) -> tuple[spec.FunctionSpec, ...]:
+    """The functions of the folder's jiffy.toml, `only` those named where given. Raises SpecError."""
+    path = folder / "jiffy.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise SpecError(f"{folder} has no jiffy.toml; `jiffy init {folder}` writes one") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SpecError(f"can't read {path}: {exc}") from exc
+    specs = spec.parse_toml(text, str(path))
+    names = [one.name for one in specs]
+    for name in only:
+        if name not in names:
+            raise SpecError(f"{path} declares no function {name!r}; it declares {', '.join(names)}")
+    return tuple(one for one in specs if not only or one.name in only)
+
+
+def _event(event: Any, raw: bytes | None) -> dict[str, Any]:
+    content = raw if raw is not None else json.dumps({} if event is None else event).encode()
+    timeout = httpx.Timeout(CALL_S, connect=CONNECT_S)
+    return {"content": content, "headers": {"content-type": "application/json"}, "timeout": timeout}
+
+
+def _given(params: Params | None) -> dict[str, str]:
+    values = {name: value for name, value in (params or {}).items() if value is not None}
+    return {n: ("true" if v else "false") if isinstance(v, bool) else str(v) for n, v in values.items()}
+
+
+def _document(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError as exc:
+        raise PlatformError(f"{answer.url} answered what is not JSON; is it a Jiffy platform?") from exc
+
+
+def _error(answer: httpx.Response) -> JiffyError:
+    """The error that the platform's answer carries, as the class of its code."""
+    try:
+        error = answer.json()["error"]
+        code, message, retry_after_s = error["code"], error["message"], error.get("retry_after_s")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        text = answer.text.strip() if answer.request.method != "HEAD" else ""
+        return PlatformError(f"{answer.url} answered {answer.status_code}{': ' + text[:200] if text else ''}")
+    return _kinds(JiffyError).get(code, PlatformError)(message, retry_after_s=retry_after_s)
+
+
+def _kinds(base: type[JiffyError]) -> dict[str, type[JiffyError]]:
+    found = {base.code: base}
+    for kind in base.__subclasses__():
+        found |= _kinds(kind)
+    return found

