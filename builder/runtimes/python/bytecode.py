@@ -1,0 +1,94 @@
+"""Compile Python sources to .pyc files that are the same bytes every time; and look for a handler in one of them.
+
+This is the builder's half; compile_job.py does the work under the *function's* interpreter, in processes of their own.
+The .pyc files are of the unchecked-hash kind: the interpreter compares no times, so a read-only layer with modification
+times of 0 starts at full speed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+_CHUNKS = 4  # fixed, because what shares a process may share marshal references: it is part of the result
+_JOB = Path(__file__).with_name("compile_job.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one source file."""
+
+    file: str  # relative
+    line: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    problems: tuple[Problem, ...]
+    names: dict[str, tuple[str, ...] | None]  # asked file → its top-level names; None: may have any
+
+
+def compile_tree(
+    python: Path, tree: Path, seen_as: str, *, sourceless: bool = False, names_of: str = "", timeout_s: float = 120.0
+) -> Compiled:
+    """Compile every .py under `tree`; in tracebacks they are files under `seen_as`.
+
+    `sourceless` puts x.pyc in the place of x.py, else it goes into __pycache__. `names_of` is a file whose top-level
+    names are wanted. A file that doesn't compile is reported and left alone.
+    """
+    files = sorted(
+        Path(folder, name).relative_to(tree).as_posix()
+        for folder, _, names in os.walk(tree)
+        for name in names
+        if name.endswith(".py")
+    )
+    chunks = [files[at::_CHUNKS] for at in range(_CHUNKS)] if len(files) > 50 else [files]
+
+    def run(chunk: list[str]) -> list[dict[str, object]]:
+        job = {
+            "root": str(tree),
+            "seen_as": seen_as,
+            "files": chunk,
+            "sourceless": sourceless,
+            "names_of": names_of if names_of in chunk else "",
+        }
+        return _run(python, json.dumps(job), timeout_s)
+
+    with ThreadPoolExecutor(min(_CHUNKS, len(os.sched_getaffinity(0)))) as pool:
+        answers = [answer for part in pool.map(run, chunks) for answer in part]
+    problems = [Problem(**a["problem"]) for a in answers if "problem" in a]  # type: ignore[arg-type]
+    names = {names_of: _names(a["names"]) for a in answers if "names" in a}
+    return Compiled(tuple(sorted(problems, key=lambda p: p.file)), names)
+
+
+def _names(found: object) -> tuple[str, ...] | None:
+    return tuple(str(name) for name in found) if isinstance(found, list) else None
+
+
+def _run(python: Path, job: str, timeout_s: float) -> list[dict[str, object]]:
+    try:
+        done = subprocess.run(
+            # -P -S -s rather than -I, which would ignore the fixed hash seed and let sets vary.
+            [str(python), "-P", "-S", "-s", "-B", str(_JOB)],
+            input=job,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+            env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+        code, out = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as exc:
+        code, out = -9, (exc.stdout or b"").decode(errors="replace")
+    lines = [line for line in out.split("\n") if line.endswith("}")]
+    answers: list[dict[str, object]] = [json.loads(line) for line in lines if not line.startswith('{"at"')]
+    if code != 0:
+        last = next((json.loads(line)["at"] for line in reversed(lines) if line.startswith('{"at"')), "?")
+        answers.append({"problem": {"file": last, "line": 0, "message": "compiling it took too much time or memory"}})
+    return answers
