@@ -10,6 +10,7 @@ HEADERS_MAX_BYTES = 64 * 1024
 MEMORY_MIN_MB, MEMORY_DEFAULT_MB, MEMORY_MAX_MB = 64, 128, 10_240  # CPython alone needs about 15 MB
 TIMEOUT_MIN_S, TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S = 0.1, 3.0, 900.0  # Lambda's default and maximum
 WAIT_MAX_S = 10.0  # how long a call may wait for an instance before its handler must have begun
+ASYNC_WAIT_MAX_S = 6 * 3600.0  # the same where no caller is waiting; Lambda's largest event age
 INIT_MAX_S = 10.0  # importing a function's module; Lambda's bound
 INSTANCES_DEFAULT, INSTANCES_MAX = 100, 10_000
 SCRATCH_MAX_BYTES = 512 * MIB  # /tmp of one sandbox; Lambda's smallest

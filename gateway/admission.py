@@ -1,0 +1,109 @@
+"""May this request come in? Key, sizes, names, and how much one gateway holds at a time. No I/O.
+
+Everything a client sends is hostile: it is bounded before it is decoded. What to do with an admitted request is the
+business of routes/.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from jiffy.contract import limits
+from jiffy.contract.errors import InvalidRequest, NotFound, PayloadTooLarge, SpecError, Unauthorized, Unavailable
+from jiffy.contract.spec import check_name
+
+CALLS_MAX = 10_000  # in flight; about 20 KB of memory each, connection and buffers included
+HELD_MAX_BYTES = 256 * limits.MIB  # of bodies in flight; each exists about three times: read, packed, sent
+PATH_MAX_BYTES = 8 * 1024
+HEADERS_MAX = 200  # pairs; each costs more memory than its bytes
+TENANT = "default"  # the one API key stands for one tenant
+
+
+class Head(NamedTuple):
+    """A request's headers, bounded and decoded; the API key is not among them."""
+
+    pairs: list[tuple[str, str]]
+    length: int | None  # content-length, when stated
+    body: bool  # may a body follow?
+
+
+def read_head(raw: Iterable[tuple[bytes, bytes]], key: bytes | None) -> Head:
+    """Check the size of the headers and, when the gateway has one, the API key.
+
+    The key's own header is left out: a function must not learn what opens the platform.
+    Raises InvalidRequest, Unauthorized.
+    """
+    pairs: list[tuple[str, str]] = []
+    length: int | None = None
+    size, body, known = 0, False, key is None
+    for name, value in raw:
+        size += len(name) + len(value) + 4
+        if name == b"content-length":
+            if not value.isdigit() or len(value) > 15:
+                raise InvalidRequest("content-length must be a number")
+            length = int(value)
+            body = length > 0
+        elif name == b"transfer-encoding":
+            body = True
+        elif key is not None and name in (b"authorization", b"x-api-key") and _opens(name, value, key):
+            known = True
+            continue
+        pairs.append((name.decode("latin-1"), value.decode("latin-1")))
+    if size > limits.HEADERS_MAX_BYTES or len(pairs) > HEADERS_MAX:
+        raise InvalidRequest(f"more than {limits.HEADERS_MAX_BYTES} bytes or {HEADERS_MAX} lines of headers")
+    if not known:
+        raise Unauthorized("this platform needs an API key: send Authorization: Bearer KEY, or X-Api-Key: KEY")
+    return Head(pairs, length, body)
+
+
+def _opens(name: bytes, value: bytes, key: bytes) -> bool:
+    if name == b"authorization":
+        scheme, _, value = value.partition(b" ")
+        if scheme.lower() != b"bearer":
+            return False
+    return hmac.compare_digest(value.strip(), key)
+
+
+def known_name(name: str) -> str:
+    """`name` if a function may have it; what can't exist is not looked for. Raises NotFound."""
+    try:
+        return check_name(name)
+    except SpecError as exc:
+        raise NotFound(f"there is no function {name[:80]!r}") from exc
+
+
+def check_size(size: int, most: int = limits.PAYLOAD_MAX_BYTES, what: str = "the request's body") -> None:
+    """Raises PayloadTooLarge."""
+    if size > most:
+        raise PayloadTooLarge(f"{what} has more than {most} bytes")
+
+
+class Admission:
+    """Counts what this gateway holds, so that no crowd of callers can fill its memory."""
+
+    __slots__ = ("calls", "calls_max", "held", "held_max")
+
+    def __init__(self, calls_max: int = CALLS_MAX, held_max: int = HELD_MAX_BYTES) -> None:
+        self.calls = 0
+        self.held = 0
+        self.calls_max = calls_max
+        self.held_max = held_max
+
+    def enter(self) -> None:
+        """One more call; pair with `leave`. Raises Unavailable."""
+        if self.calls >= self.calls_max:
+            raise Unavailable(f"this gateway has {self.calls_max} calls in flight", retry_after_s=1.0)
+        self.calls += 1
+
+    def leave(self, held: int) -> None:
+        """A call is over; it held `held` bytes."""
+        self.calls -= 1
+        self.held -= held
+
+    def hold(self, size: int) -> None:
+        """Take `size` bytes more of somebody's body into memory. Raises Unavailable."""
+        if self.held + size > self.held_max:
+            raise Unavailable("this gateway's memory for requests is full", retry_after_s=1.0)
+        self.held += size

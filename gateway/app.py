@@ -1,0 +1,158 @@
+"""The outermost ASGI app: calls go straight to routes/invoke.py, all else to a Starlette app of control routes.
+
+/function/{name}[/…]                 a function's own URL
+/v1/functions/{name}/invocations     a call with a JSON event
+/v1/… /healthz /metrics /openapi.json   control: Starlette, built from one table (openapi.py)
+anything else                        a route that some function declares, or 404
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from gateway import asgi
+from gateway.admission import PATH_MAX_BYTES, TENANT, Head, known_name, read_head
+from gateway.asgi import ClientGone, Receive, Scope, Send
+from gateway.catalog import Catalog
+from gateway.openapi import Endpoint
+from gateway.routes.invoke import Invoke
+from jiffy.contract.errors import InvalidRequest, JiffyError, MethodNotAllowed, NotFound
+from jiffy.contract.routes import Match
+
+FUNCTION, CONTROL, INVOCATIONS = "/function/", "/v1/", "/invocations"
+FIXED = ("/healthz", "/metrics", "/openapi.json", "/v1", "/function")
+
+
+class App:
+    """The gateway as ASGI sees it. `start` and `stop` run with the server's lifespan."""
+
+    def __init__(
+        self,
+        *,
+        invoke: Invoke,
+        catalog: Catalog,
+        control: Starlette,
+        open_paths: Iterable[str],
+        api_key: str | None,
+        start: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._invoke = invoke
+        self._catalog = catalog
+        self._control = control
+        self._open = frozenset(open_paths)
+        self._key = api_key.encode() if api_key else None
+        self._start = start
+        self._stop = stop
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._lifespan(scope, receive, send)
+            return
+        try:
+            await self._http(scope, receive, send)
+        except JiffyError as exc:
+            await asgi.reply_error(send, exc, scope["method"] == "HEAD")
+        except ClientGone:
+            return
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["raw_path"].decode("latin-1")
+        if len(path) + len(scope["query_string"]) > PATH_MAX_BYTES:
+            raise InvalidRequest(f"path and query have more than {PATH_MAX_BYTES} bytes")
+        if path in self._open:
+            await self._control(scope, receive, send)
+            return
+        head = read_head(scope["headers"], self._key)
+        if path.startswith(FUNCTION):
+            name, slash, _ = path[len(FUNCTION) :].partition("/")
+            rest = scope["path"][len(FUNCTION) + len(name) :] if slash else "/"
+            function = self._catalog.get(TENANT, name) or await self._catalog.find(TENANT, known_name(name))
+            await self._invoke.http(scope, receive, send, head, function, rest)
+        elif path.startswith(CONTROL) and path.endswith(INVOCATIONS) and path.count("/") == 4:
+            await self._invocations(scope, receive, send, head, path)
+        elif path.startswith(CONTROL) or path in FIXED:
+            await self._control(scope, receive, send)
+        else:
+            await self._route(scope, receive, send, head, path)
+
+    async def _invocations(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str) -> None:
+        _, _, resource, name, _ = path.split("/")
+        if resource != "functions":
+            raise NotFound(f"there is nothing at {path[:200]}")
+        if scope["method"] != "POST":
+            raise MethodNotAllowed("call a function with POST", allow=("POST",))
+        await self._invoke.invocation(scope, receive, send, head, TENANT, known_name(name))
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str) -> None:
+        found = self._catalog.routes.find(scope["method"], path)
+        if not isinstance(found, Match):
+            if found:
+                raise MethodNotAllowed(f"this route takes {', '.join(found)}", allow=found)
+            raise NotFound(f"there is nothing at {path[:200]}")
+        function = await self._catalog.find(found.tenant, found.function)
+        await self._invoke.http(scope, receive, send, head, function, scope["path"], found.route.key, found.parameters)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            raise NotFound("this gateway speaks HTTP")
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self._stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def control(endpoints: Sequence[Endpoint], more: Sequence[BaseRoute] = ()) -> Starlette:
+    """The Starlette app of all endpoints that have a handler."""
+    methods: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in endpoints:
+        if endpoint.handler is not None:
+            methods.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+    routes: list[BaseRoute] = [_route(path, table) for path, table in methods.items()]
+    app = Starlette(
+        routes=[*routes, *more],
+        exception_handlers={JiffyError: _on_error, HTTPException: _on_http_error},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _route(path: str, table: dict[str, Endpoint]) -> Route:
+    """One Starlette route per path, so that a wrong method is told all that are allowed."""
+
+    async def endpoint(request: Request) -> Response:
+        found = table.get(request.method) or table["GET"]  # HEAD of a resource without one of its own
+        assert found.handler is not None
+        return await found.handler(request)
+
+    return Route(path, endpoint, methods=sorted(table))
+
+
+async def _on_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, JiffyError)
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in asgi.error_headers(exc)}
+    return Response(asgi.error_body(exc), exc.status, headers)
+
+
+async def _on_http_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    error: JiffyError
+    if exc.status_code == 404:
+        error = NotFound(f"there is nothing at {request.url.path[:200]}")
+    elif exc.status_code == 405:
+        allow = tuple(m.strip() for m in (exc.headers or {}).get("Allow", "").split(",") if m.strip())
+        error = MethodNotAllowed(f"{request.url.path[:200]} takes {', '.join(allow)}", allow=allow)
+    else:
+        error = InvalidRequest(str(exc.detail))
+    return await _on_error(request, error)

@@ -1,0 +1,83 @@
+"""Raw ASGI: read a body within bounds, write an answer or an error. What the hot path uses in Starlette's stead."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from gateway.admission import Admission, Head, check_size
+from jiffy.contract.errors import JiffyError, MethodNotAllowed, Unauthorized
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+JSON = (b"content-type", b"application/json")
+_BODILESS = frozenset({204, 205, 304})
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was complete: nobody is left to answer."""
+
+
+async def read_body(receive: Receive, head: Head, most: int, admission: Admission) -> bytes:
+    """The request's body, counted while it comes in. What is read is held at `admission`: release its length.
+
+    Raises PayloadTooLarge, Unavailable, ClientGone, and then holds nothing.
+    """
+    if not head.body:
+        return b""
+    check_size(head.length or 0, most)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk = message.get("body", b"")
+            if chunk:
+                check_size(size + len(chunk), most)
+                admission.hold(len(chunk))
+                size += len(chunk)
+                chunks.append(chunk)
+            if not message.get("more_body"):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except BaseException:
+        admission.held -= size
+        raise
+
+
+async def reply(send: Send, status: int, headers: list[Header], body: bytes, head_only: bool = False) -> None:
+    """Write a whole answer; `headers` is taken over. Content-Length is ours to say."""
+    if status in _BODILESS:
+        body = b""
+    else:
+        headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head_only else body})
+
+
+def error_headers(error: JiffyError) -> list[Header]:
+    """What an error says beside its body: Retry-After, Allow, WWW-Authenticate."""
+    headers = [JSON]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if isinstance(error, MethodNotAllowed) and error.allow:
+        headers.append((b"allow", ", ".join(error.allow).encode("latin-1")))
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers
+
+
+def error_body(error: JiffyError) -> bytes:
+    return json.dumps(error.to_dict()).encode()
+
+
+async def reply_error(send: Send, error: JiffyError, head_only: bool = False, more: Iterable[Header] = ()) -> None:
+    """Write an error as JSON."""
+    await reply(send, error.status, [*error_headers(error), *more], error_body(error), head_only)

@@ -1,0 +1,152 @@
+"""Which function? All live revisions in memory, each already packed for the envelope, and the table of their routes.
+
+Kept true by what Redis publishes, and by comparing all live numbers every RESYNC_S, because a published message can be
+lost. A call costs one dictionary look-up, however many functions there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from jiffy.contract import routes, wire
+from jiffy.contract.errors import JiffyError, NotFound, PlatformError
+from jiffy.contract.messages import Revision
+
+RESYNC_S = 2.0
+PINNED_MAX = 256  # remembered revisions that were asked for by number
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One revision of a function, ready to be called."""
+
+    tenant: str
+    name: str
+    revision: Revision
+    packed: bytes
+    number: bytes = field(init=False)  # as a header has it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "number", b"%d" % self.revision.number)
+
+
+class Functions(Protocol):
+    """Where functions come from; `store.Store` is one. All raise Unavailable."""
+
+    async def live(self) -> dict[tuple[str, str], int]: ...
+
+    async def live_revision(self, tenant: str, name: str) -> bytes | None: ...
+
+    async def revision(self, tenant: str, name: str, number: int) -> bytes | None: ...
+
+    def changes(self, resync_s: float) -> AsyncIterator[tuple[str, str] | None]: ...
+
+
+class Catalog:
+    """The functions as this gateway knows them."""
+
+    def __init__(self, source: Functions) -> None:
+        self.routes = routes.RouteTable()
+        self._source = source
+        self._live: dict[tuple[str, str], Function] = {}
+        self._blocked: set[tuple[str, str]] = set()  # declare a route that another function holds
+        self._pinned: dict[tuple[str, str, int], Function] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def get(self, tenant: str, name: str) -> Function | None:
+        return self._live.get((tenant, name))
+
+    def all(self, tenant: str) -> list[Function]:
+        """A tenant's functions, by name."""
+        return sorted((f for f in self._live.values() if f.tenant == tenant), key=lambda f: f.name)
+
+    async def find(self, tenant: str, name: str) -> Function:
+        """The live revision; asks Redis once before it raises NotFound."""
+        function = self._live.get((tenant, name)) or await self.refresh(tenant, name)
+        if function is None:
+            raise NotFound(f"there is no function {name!r}")
+        return function
+
+    async def pinned(self, tenant: str, name: str, number: int) -> Function:
+        """A stated revision. Raises NotFound."""
+        live = await self.find(tenant, name)
+        if live.revision.number == number:
+            return live
+        key = (tenant, name, number)
+        function = self._pinned.get(key)
+        if function is None:
+            packed = await self._source.revision(*key)
+            if packed is None:
+                raise NotFound(f"function {name!r} has no revision {number}; {live.revision.number} is live")
+            function = Function(tenant, name, wire.unpack(Revision, packed), packed)
+            if len(self._pinned) >= PINNED_MAX:
+                self._pinned.clear()
+            self._pinned[key] = function
+        return function
+
+    async def watch(self) -> None:
+        """Keep up with what changes, for as long as the gateway runs."""
+        async for change in self._source.changes(RESYNC_S):
+            try:
+                await (self.refresh(*change) if change else self.resync())
+            except JiffyError:
+                continue  # Redis is gone for now: the next resync makes up for it
+
+    async def resync(self) -> None:
+        """Compare all live numbers with what is known, and load what differs."""
+        live = await self._source.live()
+        for key in [key for key in self._live if key not in live]:
+            self._forget(key)
+        for key, number in live.items():
+            known = self._live.get(key)
+            if known is None or known.revision.number != number:
+                await self.refresh(*key)
+
+    async def refresh(self, tenant: str, name: str) -> Function | None:
+        """Load one function anew; None when it is gone. One that can't be read stays as it was."""
+        packed = await self._source.live_revision(tenant, name)
+        key = (tenant, name)
+        if packed is None:
+            self._forget(key)
+            return None
+        known = self._live.get(key)
+        if known is not None and known.packed == packed:
+            return known
+        try:
+            function = Function(tenant, name, wire.unpack(Revision, packed), packed)
+        except PlatformError:
+            return known
+        self._live[key] = function
+        self._route(key)
+        return function
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        if self._live.pop(key, None) is not None:
+            for pinned in [p for p in self._pinned if p[:2] == key]:
+                del self._pinned[pinned]
+            self.routes.remove(*key)
+            self._blocked.discard(key)
+            self._unblock()
+
+    def _route(self, key: tuple[str, str]) -> None:
+        self._place(key)
+        self._unblock(key)
+
+    def _unblock(self, but: tuple[str, str] | None = None) -> None:
+        """A function that moved may have freed a route that another one declares."""
+        for key in sorted(self._blocked - {but}):
+            self._place(key)
+
+    def _place(self, key: tuple[str, str]) -> None:
+        declared = self._live[key].revision.routes
+        try:
+            self.routes.replace(*key, declared)
+            blocked = any(self.routes.owner(routes.parse(text)) != key for text in declared)
+        except ValueError:  # written by a release with another grammar: /function/NAME still works
+            self.routes.remove(*key)
+            blocked = False
+        (self._blocked.add if blocked else self._blocked.discard)(key)

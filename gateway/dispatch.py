@@ -1,0 +1,176 @@
+"""The story of a call, read first: submit → gathered into a batch → Redis → an answer → the caller's future.
+
+    submit ──▶ outgoing ──▶ one sender: whatever has gathered goes out as one command; the next batch
+                                        gathers meanwhile, so batches grow under load
+    answers:{gateway} ──▶ one reader: many answers per command, each resolves its future
+    every SWEEP_S ──▶ callers whose deadline has passed are told so
+
+No call has a task or a timer of its own. When Redis is lost, new callers hear so at once; those whose calls are
+queued keep waiting for PATIENCE_S, because a call outlives a Redis that comes back. What Redis is told: store.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from gateway.store import Sent
+from jiffy.contract import keys, limits, wire
+from jiffy.contract.errors import DeadlineExceeded, JiffyError, PlatformError, Unavailable
+from jiffy.contract.messages import Answer, Call, InvocationRecord
+
+SWEEP_S = 0.1  # how late a caller may hear of its deadline
+GRACE_S = 2.0  # past the deadline: the invoker kills at it, and its answer "timeout" says more than ours
+PATIENCE_S = 3.0  # how long Redis may be gone before queued calls are given up: a restart takes about one second
+BATCH_MAX = limits.STREAM_READ_MAX  # what an invoker reads at once
+BATCH_MAX_BYTES = 16 * limits.MIB  # keeps one command of large payloads from holding up the next
+RETRY_AFTER_S = 1.0
+BACK_OFF_MIN_S, BACK_OFF_MAX_S = 0.05, 1.0
+
+
+class Queue(Protocol):
+    """What the dispatcher needs of a queue; `store.Store` is one. Both raise Unavailable."""
+
+    async def send(self, batch: Sequence[Sent]) -> None: ...
+
+    async def receive(self, gateway: str, wait_s: float = 1.0) -> Sequence[bytes]: ...
+
+
+class _Waiter(NamedTuple):
+    future: asyncio.Future[Answer]
+    expires: float  # on the loop's clock
+    timeout_s: float
+
+
+class Dispatcher:
+    """Sends calls and hands out their answers. Make it inside a running loop; `start` and `stop` it there."""
+
+    def __init__(self, queue: Queue, gateway: str) -> None:
+        self.gateway = gateway
+        self._queue = queue
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: list[tuple[Sent, str, asyncio.Future[None] | None]] = []
+        self._work = asyncio.Event()
+        self._waiting: dict[str, _Waiter] = {}
+        self._earliest = float("inf")
+        self._lost_at: float | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    def __len__(self) -> int:
+        """Calls that are on their way."""
+        return len(self._waiting)
+
+    def start(self) -> tuple[asyncio.Task[None], ...]:
+        """Start the loops. They end by `stop` only; one that ends otherwise is a bug, and the process should end."""
+        self._tasks = tuple(self._loop.create_task(loop()) for loop in (self._send, self._receive, self._sweep))
+        return self._tasks
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._give_up("this gateway is stopping")
+
+    def submit(self, invoker: str, call: Call, wait_s: float) -> asyncio.Future[Answer]:
+        """Send a synchronous call; its future is done within `wait_s` (deadline − now) and a grace.
+
+        It may end with Unavailable (the queue is lost) or DeadlineExceeded.
+        """
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        expires = self._loop.time() + wait_s + GRACE_S
+        self._waiting[call.invocation] = _Waiter(future, expires, wait_s)
+        if expires < self._earliest:
+            self._earliest = expires
+        self._outgoing.append((Sent(keys.calls(invoker), "", wire.pack(call), b""), call.invocation, None))
+        self._work.set()
+        return future
+
+    def enqueue(self, invoker: str, call: Call, record: InvocationRecord) -> asyncio.Future[None]:
+        """Send an asynchronous call together with its record; done once both are in Redis."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        sent = Sent(keys.calls(invoker), keys.invocation(call.invocation), wire.pack(call), wire.pack(record))
+        self._outgoing.append((sent, call.invocation, future))
+        self._work.set()
+        return future
+
+    # --- out ------------------------------------------------------------------------------------------------
+
+    async def _send(self) -> None:
+        while True:
+            await self._work.wait()
+            batch = self._next_batch()
+            try:
+                await self._queue.send([sent for sent, _, _ in batch])
+            except JiffyError as exc:
+                self._refuse(batch, exc)
+            else:
+                for _, _, queued in batch:
+                    if queued is not None and not queued.done():
+                        queued.set_result(None)
+
+    def _next_batch(self) -> list[tuple[Sent, str, asyncio.Future[None] | None]]:
+        outgoing, size = self._outgoing, 0
+        for n, (sent, _, _) in enumerate(outgoing):
+            size += len(sent.call)
+            if n == BATCH_MAX or (n and size > BATCH_MAX_BYTES):
+                batch, self._outgoing = outgoing[:n], outgoing[n:]
+                return batch
+        self._outgoing = []
+        self._work.clear()
+        return outgoing
+
+    def _refuse(self, batch: list[tuple[Sent, str, asyncio.Future[None] | None]], error: JiffyError) -> None:
+        for _, invocation, queued in batch:
+            waiter = self._waiting.pop(invocation, None)
+            future: asyncio.Future[None] | asyncio.Future[Answer] | None = waiter.future if waiter else queued
+            if future is not None and not future.done():
+                future.set_exception(Unavailable(error.message, retry_after_s=RETRY_AFTER_S))
+
+    # --- in -------------------------------------------------------------------------------------------------
+
+    async def _receive(self) -> None:
+        back_off = BACK_OFF_MIN_S
+        while True:
+            try:
+                answers = await self._queue.receive(self.gateway)
+            except JiffyError:
+                self._lost_at = self._lost_at or self._loop.time()
+                await asyncio.sleep(back_off)
+                back_off = min(back_off * 2, BACK_OFF_MAX_S)
+                continue
+            self._lost_at, back_off = None, BACK_OFF_MIN_S
+            for data in answers:
+                self._resolve(data)
+
+    def _resolve(self, data: bytes) -> None:
+        try:
+            answer = wire.unpack(Answer, data)
+        except PlatformError:
+            return  # nobody's; its caller hears at the deadline
+        waiter = self._waiting.pop(answer.invocation, None)
+        if waiter is not None and not waiter.future.done():
+            waiter.future.set_result(answer)
+
+    # --- deadlines ------------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = self._loop.time()
+            if self._lost_at is not None and now - self._lost_at > PATIENCE_S:
+                self._give_up("the queue was lost while this call was in it")
+            if now < self._earliest:
+                continue
+            for invocation in [i for i, waiter in self._waiting.items() if waiter.expires <= now]:
+                waiter = self._waiting.pop(invocation)
+                if not waiter.future.done():
+                    text = f"nothing came back about invocation {invocation} within {waiter.timeout_s:.1f} s"
+                    waiter.future.set_exception(DeadlineExceeded(text))
+            self._earliest = min((w.expires for w in self._waiting.values()), default=float("inf"))
+
+    def _give_up(self, why: str) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for waiter in waiting.values():
+            if not waiter.future.done():
+                waiter.future.set_exception(Unavailable(why, retry_after_s=RETRY_AFTER_S))

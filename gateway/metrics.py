@@ -1,0 +1,84 @@
+"""What /metrics says, counted in plain dictionaries: one call costs one increment and one look into a short table.
+
+Text format: Prometheus exposition format 0.0.4. Counters are this gateway's own; a scraper adds gateways up.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+BUCKETS_US = (
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    5_000_000,
+    30_000_000,
+)
+_SERIES_MAX = 20_000  # functions come and go; forget all rather than grow without end (counters may restart)
+
+
+class Metrics:
+    """Counters of calls."""
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[str, str], int] = {}  # (function, outcome) → calls
+        self._cold: dict[str, int] = {}
+        self._durations: dict[str, tuple[list[int], list[int]]] = {}  # function → per bucket, [sum in µs]
+
+    def count(self, function: str, outcome: str, duration_us: int, cold: bool) -> None:
+        """One call has ended."""
+        key = (function, outcome)
+        self._calls[key] = self._calls.get(key, 0) + 1
+        if cold:
+            self._cold[function] = self._cold.get(function, 0) + 1
+        durations = self._durations.get(function)
+        if durations is None:
+            if len(self._durations) >= _SERIES_MAX:
+                self._calls, self._cold, self._durations = {key: 1}, {}, {}
+            durations = self._durations[function] = ([0] * (len(BUCKETS_US) + 1), [0])
+        durations[0][bisect_left(BUCKETS_US, duration_us)] += 1
+        durations[1][0] += duration_us
+
+    def text(self, *, in_flight: int, queued: int, invokers: int, functions: int) -> str:
+        return "\n".join([*self._lines(in_flight, queued, invokers, functions), ""])
+
+    def _lines(self, in_flight: int, queued: int, invokers: int, functions: int) -> Iterator[str]:
+        yield "# HELP jiffy_calls_total Calls answered by this gateway."
+        yield "# TYPE jiffy_calls_total counter"
+        for (function, outcome), n in sorted(self._calls.items()):
+            yield f'jiffy_calls_total{{function="{function}",outcome="{outcome}"}} {n}'
+        yield "# HELP jiffy_cold_calls_total Calls that waited for a new instance."
+        yield "# TYPE jiffy_cold_calls_total counter"
+        for function, n in sorted(self._cold.items()):
+            yield f'jiffy_cold_calls_total{{function="{function}"}} {n}'
+        yield "# HELP jiffy_call_duration_seconds Time spent in the handler."
+        yield "# TYPE jiffy_call_duration_seconds histogram"
+        for function, (counts, (total_us,)) in sorted(self._durations.items()):
+            yield from _histogram(function, counts, total_us)
+        for name, meaning, value in (
+            ("in_flight", "Calls that this gateway waits for.", in_flight),
+            ("queued", "Calls on live invokers' streams, running ones included.", queued),
+            ("invokers", "Live invokers.", invokers),
+            ("functions", "Functions in service.", functions),
+        ):
+            yield f"# HELP jiffy_{name} {meaning}"
+            yield f"# TYPE jiffy_{name} gauge"
+            yield f"jiffy_{name} {value}"
+
+
+def _histogram(function: str, counts: list[int], total_us: int) -> Iterator[str]:
+    name, below = "jiffy_call_duration_seconds", 0
+    for bound, n in zip((*(f"{us / 1e6:g}" for us in BUCKETS_US), "+Inf"), counts, strict=True):
+        below += n
+        yield f'{name}_bucket{{function="{function}",le="{bound}"}} {below}'
+    yield f'{name}_sum{{function="{function}"}} {total_us / 1e6:.6f}'
+    yield f'{name}_count{{function="{function}"}} {below}'

@@ -1,0 +1,59 @@
+"""The Lua scripts that the gateway runs in Redis: each is one atomic step. Only store.py runs them.
+
+Each script's header documents its keys, with their types, and its arguments.
+"""
+
+from __future__ import annotations
+
+SEND = """
+-- Puts a batch of calls on their invokers' streams, each asynchronous one together with its record.
+-- KEYS in pairs: calls:{invoker} (stream), invocation:{id} (string), or "" for a synchronous call
+-- ARGV[1]: seconds that a record is kept; then in pairs: Call, InvocationRecord or ""
+for i = 1, #KEYS, 2 do
+  if ARGV[i + 2] ~= '' then redis.call('SET', KEYS[i + 1], ARGV[i + 2], 'EX', ARGV[1]) end
+  redis.call('XADD', KEYS[i], '*', 'c', ARGV[i + 1])
+end
+return #KEYS / 2
+"""
+
+LIVE = """
+-- What every function's live revision is: tenant, name, number, tenant, name, number …
+-- KEYS[1]: tenants (set)    ARGV[1], ARGV[2]: what stands before a tenant in functions:{tenant} (set)
+--                                             and in function:{tenant}:{name} (hash)
+local found = {}
+for _, tenant in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  for _, name in ipairs(redis.call('SMEMBERS', ARGV[1] .. tenant)) do
+    local live = redis.call('HGET', ARGV[2] .. tenant .. ':' .. name, 'live')
+    if live then
+      found[#found + 1] = tenant
+      found[#found + 1] = name
+      found[#found + 1] = live
+    end
+  end
+end
+return found
+"""
+
+LIVE_REVISION = """
+-- The packed live Revision of one function, or nil.
+-- KEYS[1]: function:{tenant}:{name} (hash)
+local live = redis.call('HGET', KEYS[1], 'live')
+return live and redis.call('HGET', KEYS[1], 'rev:' .. live)
+"""
+
+REMOVE = """
+-- Removes a function: its revisions, its logs and its name. "latest" stays in the hash, so that a function of the
+-- same name never gets a revision number twice: bills, logs and warm instances tell them apart by it.
+-- KEYS[1]: function:{tenant}:{name} (hash)  [2]: functions:{tenant} (set)  [3]: tenants (set)  [4]: logs (stream)
+-- ARGV[1]: name  [2]: tenant  [3]: the channel that tells of changes
+-- returns 1, or 0 when there is no such function
+if not redis.call('HGET', KEYS[1], 'live') then return 0 end
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if field ~= 'latest' then redis.call('HDEL', KEYS[1], field) end
+end
+redis.call('SREM', KEYS[2], ARGV[1])
+if redis.call('SCARD', KEYS[2]) == 0 then redis.call('SREM', KEYS[3], ARGV[2]) end
+redis.call('DEL', KEYS[4])
+redis.call('PUBLISH', ARGV[3], ARGV[2] .. ':' .. ARGV[1])
+return 1
+"""

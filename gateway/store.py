@@ -1,0 +1,311 @@
+"""All that the gateway says to Redis, and the only module of it that knows redis-py. Its errors leave as Unavailable.
+
+Two connections of their own carry the calls (`send`, `receive`: one command per batch, no pool, no retry: a batch sent
+twice would be calls run twice); everything else goes through a pool. The scripts are in scripts.py; dispatch.py has
+the story of a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from gateway import scripts
+from jiffy.contract import keys, limits, wire
+from jiffy.contract.errors import PlatformError, Unavailable
+from jiffy.contract.messages import (
+    BuilderBeat,
+    BuildEvent,
+    BuildRequest,
+    Heartbeat,
+    InvocationRecord,
+    LogEntry,
+    Revision,
+)
+
+CONNECT_MAX_S = 2.0
+REPLY_MAX_S = 5.0  # a healthy Redis answers within a millisecond; this long means stuck or gone
+CONNECTIONS_MAX = 256  # logs and builds that are being followed hold one each
+FORGET_AFTER_MS = 60_000  # heartbeats older than this are removed
+RECORD_KEEP_S = int(limits.ASYNC_WAIT_MAX_S) + limits.RESULT_KEEP_S
+BACK_OFF_S = 0.2
+
+M = TypeVar("M")
+
+
+class Beats(NamedTuple):
+    """Who is out there, as last heard."""
+
+    invokers: tuple[Heartbeat, ...] = ()
+    builders: tuple[BuilderBeat, ...] = ()
+
+
+class Sent(NamedTuple):
+    """One call to put on a stream; `record_key` and `record` are empty unless it is asynchronous."""
+
+    stream: str
+    record_key: str
+    call: bytes
+    record: bytes
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as exc:
+        raise Unavailable(f"the queue does not answer: {exc or type(exc).__name__}", retry_after_s=1.0) from exc
+
+
+class _Line:
+    """One connection for one loop: a command out, a reply in. Reconnects when next used."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._connection: AbstractConnection = pool.connection_class(
+            **pool.connection_kwargs | {"socket_timeout": None}
+        )
+
+    async def ask(self, patience_s: float, *command: Any) -> Any:
+        connection = self._connection
+        try:
+            async with asyncio.timeout(patience_s):
+                await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+                return await connection.read_response(timeout=math.inf)
+        except NoScriptError:
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)  # what is still to come belongs to nobody
+            raise
+
+    async def close(self) -> None:
+        await self._connection.disconnect()
+
+
+class Store:
+    """The gateway's view of Redis. `tell_time` must have run once before `now_ms` means anything."""
+
+    def __init__(self, url: str) -> None:
+        self._pool = ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=REPLY_MAX_S,
+            socket_connect_timeout=CONNECT_MAX_S,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=CONNECTIONS_MAX,
+        )
+        self._redis: Any = Redis(connection_pool=self._pool)
+        self._sending, self._receiving = _Line(self._pool), _Line(self._pool)
+        self._send_sha = hashlib.sha1(scripts.SEND.encode(), usedforsecurity=False).hexdigest()
+        self._live = self._redis.register_script(scripts.LIVE)
+        self._live_revision = self._redis.register_script(scripts.LIVE_REVISION)
+        self._remove = self._redis.register_script(scripts.REMOVE)
+        self._offset_ms = 0.0
+
+    async def close(self) -> None:
+        with _translated():
+            await self._sending.close()
+            await self._receiving.close()
+            await self._pool.disconnect()
+
+    # --- time and liveness ----------------------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """Now, on the Redis server's clock."""
+        return int(time.time() * 1000 + self._offset_ms)
+
+    async def beats(self) -> Beats:
+        """All heartbeats that can be read; sets the clock, and forgets those who have been silent for long."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.hgetall(keys.INVOKERS)
+        pipe.hgetall(keys.BUILDERS)
+        before = time.time()
+        with _translated():
+            (seconds, micros), invokers, builders = await pipe.execute()
+        self._offset_ms = seconds * 1000 + micros / 1000 - (before + time.time()) * 500
+        return Beats(
+            await self._heard(keys.INVOKERS, Heartbeat, invokers),
+            await self._heard(keys.BUILDERS, BuilderBeat, builders),
+        )
+
+    async def _heard(self, key: str, kind: type[M], found: dict[bytes, bytes]) -> tuple[M, ...]:
+        oldest = self.now_ms() - FORGET_AFTER_MS
+        beats: list[M] = []
+        gone: list[bytes] = []
+        for field, data in found.items():
+            try:
+                beat: Any = wire.unpack(kind, data)
+                (gone.append(field) if beat.at_ms < oldest else beats.append(beat))
+            except PlatformError:
+                gone.append(field)  # not ours to read; a live one writes itself anew
+        if gone:
+            with _translated():
+                await self._redis.hdel(key, *gone)
+        return tuple(beats)
+
+    async def ping(self) -> None:
+        with _translated():
+            await self._redis.ping()
+
+    # --- calls ----------------------------------------------------------------------------------------------
+
+    async def send(self, batch: Sequence[Sent]) -> None:
+        """Put a batch of calls on their streams, in one atomic step."""
+        names: list[str] = []
+        values: list[bytes] = []
+        for sent in batch:
+            names += (sent.stream, sent.record_key)
+            values += (sent.call, sent.record)
+        with _translated():
+            try:
+                await self._sending.ask(
+                    REPLY_MAX_S, "EVALSHA", self._send_sha, len(names), *names, RECORD_KEEP_S, *values
+                )
+            except NoScriptError:
+                await self._sending.ask(REPLY_MAX_S, "EVAL", scripts.SEND, len(names), *names, RECORD_KEEP_S, *values)
+
+    async def receive(self, gateway: str, wait_s: float = 1.0) -> Sequence[bytes]:
+        """The packed answers that have come in; waits up to `wait_s` for the first."""
+        with _translated():
+            reply = await self._receiving.ask(
+                wait_s + REPLY_MAX_S,
+                *("BLMPOP", wait_s, 1, keys.answers(gateway), "LEFT", "COUNT", limits.STREAM_READ_MAX),
+            )
+        return reply[1] if reply else ()
+
+    async def invocation(self, invocation: str) -> InvocationRecord | None:
+        with _translated():
+            data = await self._redis.get(keys.invocation(invocation))
+        return wire.unpack(InvocationRecord, data) if data else None
+
+    async def queued(self, invokers: Sequence[str]) -> int:
+        """How many calls are on these invokers' streams, running ones included."""
+        pipe = self._redis.pipeline(transaction=False)
+        for invoker in invokers:
+            pipe.xlen(keys.calls(invoker))
+        with _translated():
+            return sum(await pipe.execute()) if invokers else 0
+
+    # --- functions ------------------------------------------------------------------------------------------
+
+    async def live(self) -> dict[tuple[str, str], int]:
+        """(tenant, function) → number of its live revision, of all functions."""
+        with _translated():
+            flat = await self._live(keys=[keys.TENANTS], args=[keys.functions(""), keys.function("", "")[:-1]])
+        return {
+            (tenant.decode(), name.decode()): int(number)
+            for tenant, name, number in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        }
+
+    async def live_revision(self, tenant: str, name: str) -> bytes | None:
+        """The packed revision in service."""
+        with _translated():
+            data: bytes | None = await self._live_revision(keys=[keys.function(tenant, name)])
+        return data
+
+    async def revision(self, tenant: str, name: str, number: int) -> bytes | None:
+        with _translated():
+            data: bytes | None = await self._redis.hget(keys.function(tenant, name), keys.revision_field(number))
+        return data
+
+    async def revisions(self, tenant: str, name: str) -> tuple[int, tuple[Revision, ...]]:
+        """The live revision's number (0: no such function), and all revisions, newest first."""
+        with _translated():
+            fields = await self._redis.hgetall(keys.function(tenant, name))
+        found = [wire.unpack(Revision, data) for field, data in fields.items() if field.startswith(b"rev:")]
+        return int(fields.get(b"live", 0)), tuple(sorted(found, key=lambda r: -r.number))
+
+    async def remove(self, tenant: str, name: str) -> bool:
+        """Remove a function; False when there is none."""
+        with _translated():
+            removed = await self._remove(
+                keys=[keys.function(tenant, name), keys.functions(tenant), keys.TENANTS, keys.logs(tenant, name)],
+                args=[name, tenant, keys.FUNCTIONS_CHANGED],
+            )
+        return bool(removed)
+
+    async def changes(self, resync_s: float) -> AsyncIterator[tuple[str, str] | None]:
+        """Functions as they change; None when anything may have: at first, after a lost connection, every resync_s."""
+        while True:
+            pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+            try:
+                await pubsub.subscribe(keys.FUNCTIONS_CHANGED)
+                due = 0.0
+                while True:
+                    if time.monotonic() >= due:
+                        yield None
+                        due = time.monotonic() + resync_s
+                    message = await pubsub.get_message(timeout=max(0.01, due - time.monotonic()))
+                    if message is not None:
+                        tenant, _, name = message["data"].decode().partition(":")
+                        yield tenant, name
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(BACK_OFF_S)
+            finally:
+                await pubsub.aclose()
+
+    # --- sources and builds ---------------------------------------------------------------------------------
+
+    async def has_source(self, digest: str) -> bool:
+        """Is this archive there? If so it is kept for as long again."""
+        with _translated():
+            return bool(await self._redis.expire(keys.source(digest), limits.BUILD_KEEP_S))
+
+    async def put_source(self, digest: str, archive: bytes) -> None:
+        with _translated():
+            await self._redis.set(keys.source(digest), archive, ex=limits.BUILD_KEEP_S)
+
+    async def request_build(self, request: BuildRequest, first: BuildEvent) -> None:
+        """Queue a build, with its first event, in one step."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.xadd(keys.build(request.build), {"e": wire.pack(first)})
+        pipe.expire(keys.build(request.build), limits.BUILD_KEEP_S)
+        pipe.xadd(keys.BUILDS, {"b": wire.pack(request)})
+        with _translated():
+            await pipe.execute()
+
+    async def has_build(self, build: str) -> bool:
+        with _translated():
+            return bool(await self._redis.exists(keys.build(build)))
+
+    async def build_events(self, build: str, after: str, wait_ms: int) -> list[tuple[str, BuildEvent]]:
+        """Events after the one with id `after`; waits up to `wait_ms` for the first."""
+        return await self._follow(keys.build(build), b"e", BuildEvent, after, wait_ms)
+
+    # --- logs -----------------------------------------------------------------------------------------------
+
+    async def logs_since(self, tenant: str, name: str, start: str, count: int) -> list[tuple[str, LogEntry]]:
+        """Up to `count` entries from stream id `start` on ("(ID": after it)."""
+        with _translated():
+            found = await self._redis.xrange(keys.logs(tenant, name), start, "+", count=count)
+        return _entries(found, b"l", LogEntry)
+
+    async def logs_last(self, tenant: str, name: str, count: int) -> list[tuple[str, LogEntry]]:
+        """The last `count` entries, in order."""
+        with _translated():
+            found = await self._redis.xrevrange(keys.logs(tenant, name), count=count)
+        return _entries(found[::-1], b"l", LogEntry)
+
+    async def logs_after(self, tenant: str, name: str, after: str, wait_ms: int) -> list[tuple[str, LogEntry]]:
+        """Entries after stream id `after`; waits up to `wait_ms` for the first."""
+        return await self._follow(keys.logs(tenant, name), b"l", LogEntry, after, wait_ms)
+
+    async def _follow(self, key: str, field: bytes, kind: type[M], after: str, wait_ms: int) -> list[tuple[str, M]]:
+        with _translated():
+            found = await self._redis.xread({key: after}, count=64, block=wait_ms)
+        return _entries(found[0][1] if found else [], field, kind)
+
+
+def _entries(found: list[tuple[bytes, dict[bytes, bytes]]], field: bytes, kind: type[M]) -> list[tuple[str, M]]:
+    return [(entry.decode(), wire.unpack(kind, fields[field])) for entry, fields in found]
