@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from .contract import limits, spec
-from .contract.errors import JiffyError, PlatformError, SpecError, Unavailable
+from .contract.errors import CallerError, JiffyError, PlatformError, SpecError, Unavailable
 from .package import Package, pack
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -83,9 +83,14 @@ class Client:
         """
         specs = declared(Path(folder), only)
         digest = self.upload(pack(Path(folder)))
-        builds = [(one.name, self.begin(one, digest)) for one in specs]
-        for name, build in builds:
-            for event in self.build(build):
+        builds: list[tuple[str, Iterable[dict[str, Any]]]] = []
+        for one in specs:
+            try:
+                builds.append((one.name, self.build(self.begin(one, digest))))
+            except CallerError as exc:
+                builds.append((one.name, [{"kind": "failed", "text": exc.message, "error_code": exc.code}]))
+        for name, events in builds:
+            for event in events:
                 yield {"function": name} | event
 
     def upload(self, package: Package) -> str:

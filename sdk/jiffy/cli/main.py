@@ -1,0 +1,82 @@
+"""`jiffy`: the list of commands. Each is imported when it is used, so `jiffy --help` stays instant.
+
+Every command speaks through `jiffy.client` alone. An error is one line on stderr and exit code 1; a function that
+failed is exit code 1 too; wrong use is 2.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+import click
+
+from jiffy import __version__
+from jiffy.contract.errors import JiffyError
+
+
+class Entry(NamedTuple):
+    """Where a command lives and what `jiffy --help` says of it."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "up": Entry("up", "Start a platform on this machine."),
+    "init": Entry("init", "Write a first function to start from."),
+    "deploy": Entry("deploy", "Build a folder's functions and put them in service."),
+    "invoke": Entry("invoke", "Call a function and print its result."),
+    "list": Entry("functions", "List your functions."),
+    "show": Entry("functions", "Show one function: revisions, layers, routes."),
+    "logs": Entry("logs", "Show what a function printed."),
+    "bill": Entry("bill", "Show what calls cost."),
+    "status": Entry("status", "Show how the platform is doing."),
+    "remove": Entry("functions", "Remove a function."),
+}
+ATTRIBUTES = {"list": "list_functions"}  # where the command's name is taken in Python
+
+
+class Commands(click.Group):
+    """A group whose commands are imported on use, and whose errors are one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__package__}.{COMMANDS[cmd_name].module}")
+        command = getattr(module, ATTRIBUTES.get(cmd_name, cmd_name))
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except JiffyError as exc:
+            click.echo(f"jiffy: {exc.message}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="jiffy", message="%(prog)s %(version)s")
+def main() -> None:
+    """Jiffy runs your functions: isolated, scaled, metered.
+
+    \b
+    Start here:
+      jiffy up              in one terminal
+      jiffy init hello      in another
+      jiffy deploy hello
+      jiffy invoke hello
+
+    \b
+    Environment:
+      JIFFY_URL      where the platform is (default http://127.0.0.1:8080)
+      JIFFY_API_KEY  the key it asks for, if it does
+    """

@@ -1,0 +1,50 @@
+"""What all commands print alike: JSON documents, aligned columns, sizes and times for people."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """Adds ``--json``, which every command that prints something has."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")(command)
+
+
+def show_json(document: object) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table of left-aligned columns; nothing is cut off, and empty cells are "-"."""
+    cells = [[str(cell) if cell not in ("", None) else "-" for cell in row] for row in rows]
+    widths = [max(len(line[n]) for line in [list(heads), *cells]) for n in range(len(heads))]
+    lines = [click.style(_line(heads, widths), bold=True), *(_line(row, widths) for row in cells)]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def size(count: int) -> str:
+    """Bytes for people: "512 B", "1.4 KiB", "29.0 MiB"."""
+    if count < 1024:
+        return f"{count} B"
+    value, unit = count / 1024, "KiB"
+    for bigger in ("MiB", "GiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, bigger
+    return f"{value:.1f} {unit}"
+
+
+def when(ms: int) -> str:
+    """A time of day in the user's zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))

@@ -1,0 +1,56 @@
+"""`jiffy up`: turns its options into a plan for the supervisor, and the supervisor's end into an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+
+from jiffy import home
+from jiffy.supervisor import Plan, Supervisor
+
+
+@click.command(short_help="Start a platform on this machine.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need JIFFY_API_KEY.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder that keeps everything.  [default: ~/.local/share/jiffy]",
+)
+@click.option("--redis", metavar="URL", help="A Redis or Valkey of your own instead of the embedded one.")
+@click.option(
+    "--sandbox",
+    type=click.Choice(["auto", "docker", "bwrap"]),
+    default="auto",
+    show_default=True,
+    help="What isolates functions; auto takes Docker where it answers.",
+)
+@click.option("--gateways", default=1, show_default=True, type=click.IntRange(1, 64), help="Gateway processes.")
+@click.option("--verbose", is_flag=True, help="Print the logs of all parts here instead of into DATA/logs.")
+def up(host: str, port: int, data: Path | None, redis: str | None, sandbox: str, gateways: int, verbose: bool) -> None:
+    """Start a platform on this machine.
+
+    Gateway, invoker, builder and an embedded queue run as processes under this one until you press Ctrl-C. Functions,
+    queued calls and the bill stay in the data folder and are there again at the next start.
+
+    \b
+    Examples:
+      jiffy up
+      jiffy up --port 9000 --data ./platform
+      JIFFY_API_KEY=… jiffy up --host 0.0.0.0
+    """
+    plan = Plan(
+        host=host,
+        port=port,
+        data=data or home.default(),
+        redis=redis,
+        sandbox=sandbox,
+        gateways=gateways,
+        verbose=verbose,
+        api_key=os.environ.get("JIFFY_API_KEY") or None,
+    )
+    supervisor = Supervisor(plan, say=lambda line: click.echo(f"jiffy: {line}", err=True), ready=click.echo)
+    asyncio.run(supervisor.run())
