@@ -27,6 +27,7 @@ def invocation(invocation_id: str) -> str:
 
 
 USAGE = f"{P}usage"  # stream {u: Usage}: not yet settled into the ledger
+LEDGER = f"{P}ledger"  # string: which gateway settles in the background; expires after seconds
 INVOKERS = f"{P}invokers"  # hash invoker id → Heartbeat
 BUILDERS = f"{P}builders"  # hash builder id → BuilderBeat
 

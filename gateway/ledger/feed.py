@@ -1,0 +1,109 @@
+"""All that the ledger says to Redis: read the usage stream, forget what is settled, take the lease.
+
+Blocking, because settling runs in a thread. Redis errors leave here as `Unavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import redis
+
+from jiffy.contract import keys
+from jiffy.contract.errors import Unavailable
+
+ANSWER_S = 5.0  # a Redis that is silent for longer counts as gone
+
+# KEYS[1] stream of usage; ARGV[1] id of the last entry that was read and is settled.
+# Trims only while that entry is there: a stream that began anew (an emptied Redis, another one, a clock set back) may
+# hold smaller ids that nobody has read yet.
+FORGET = """
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 0 end
+local gone = redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[1])
+return gone + redis.call('XDEL', KEYS[1], ARGV[1])
+"""
+
+# KEYS[1] string: who settles; ARGV[1] who asks, ARGV[2] for how many ms.
+LEASE = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+
+class Entry(NamedTuple):
+    """One entry of the stream."""
+
+    id: str
+    data: bytes | None  # None: it has no field `u`
+
+
+class Feed(Protocol):
+    """Where usage records come from. What it still holds is what has not been settled."""
+
+    def read(self, count: int) -> list[Entry]:
+        """The oldest `count` entries."""
+
+    def forget(self, last: str) -> None:
+        """Drop everything up to and including the entry `last`, which `read` gave."""
+
+    def waiting(self) -> int:
+        """How many entries it holds."""
+
+    def lease(self, holder: str, ttl_ms: int) -> bool:
+        """May `holder` be the one who settles in the background for the next `ttl_ms`?"""
+
+    def close(self) -> None: ...
+
+
+class RedisFeed:
+    """The usage stream in Redis."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._redis = redis.Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S)
+        except ValueError as exc:
+            raise Unavailable(f"not the URL of a Redis: {exc}") from exc
+        # The reply as it comes is all that is needed; redis-py's dicts would cost as much as the decoding.
+        self._redis.set_response_callback("XRANGE", lambda reply, **_: reply)
+        self._forget = self._redis.register_script(FORGET)
+        self._lease = self._redis.register_script(LEASE)
+
+    def read(self, count: int) -> list[Entry]:
+        with _translated():
+            reply: Any = self._redis.xrange(keys.USAGE, count=count)
+        return [Entry(entry_id.decode(), _field(fields)) for entry_id, fields in reply]
+
+    def forget(self, last: str) -> None:
+        with _translated():
+            self._forget(keys=[keys.USAGE], args=[last])
+
+    def waiting(self) -> int:
+        with _translated():
+            length: Any = self._redis.xlen(keys.USAGE)
+        return int(length)
+
+    def lease(self, holder: str, ttl_ms: int) -> bool:
+        with _translated():
+            return bool(self._lease(keys=[keys.LEDGER], args=[holder, ttl_ms]))
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+def _field(fields: list[bytes]) -> bytes | None:
+    if fields[0] == b"u":  # nearly always the only one
+        return fields[1]
+    pairs = dict(zip(fields[::2], fields[1::2], strict=True))
+    return pairs.get(b"u")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as exc:
+        raise Unavailable(f"the ledger can't read usage records: {exc}", retry_after_s=1) from exc

@@ -1,0 +1,201 @@
+"""GET /v1/usage: what calls cost, by call, function, day or altogether, as JSON or CSV.
+
+Reads and checks the parameters; the ledger answers. docs/billing.md explains every field.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import difflib
+import io
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from gateway.ledger import Ledger
+from gateway.ledger.lines import Attempt, moment_text, nothing
+from gateway.ledger.questions import By, Question
+from jiffy.contract.errors import InvalidRequest, SpecError
+from jiffy.contract.spec import check_name
+
+LIMIT_DEFAULT, LIMIT_MAX = 100, 10_000  # rows of one page; 10,000 calls are 5 MB of JSON
+CSV_PAGE_ROWS = 1000  # rows in memory at a time
+
+_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
+_AGO = re.compile(r"(\d{1,6})([smhdw])")
+_POSITION = re.compile(r"\d{1,16}\.[0-9a-f]{32}\.\d{1,10}")
+_LOST_PLUS = re.compile(r"(T.*) (\d\d:?\d\d)$")  # an unescaped + arrives as a space
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+T = TypeVar("T")
+
+
+def routes(ledger: Ledger) -> list[BaseRoute]:
+    async def usage(request: Request) -> Response:
+        return await _usage(ledger, request)
+
+    return [Route("/v1/usage", usage, methods=["GET"], name="usage")]
+
+
+async def _usage(ledger: Ledger, request: Request) -> Response:
+    tenant = request.scope.get("tenant", "default")
+    question, form = parse(request.query_params, tenant, ledger.now_ms())
+    waiting = await ledger.settle_now()
+    if form == "csv":
+        return await _csv(ledger, question, "limit" in request.query_params)
+    found = await ledger.ask(question)
+    return JSONResponse(
+        {
+            "currency": ledger.price_list.currency,
+            "price_book": ledger.price_list.at(ledger.now_ms()).version,
+            "by": question.by.value,
+            "since": None if question.since_ms is None else moment_text(question.since_ms),
+            "until": None if question.until_ms is None else moment_text(question.until_ms),
+            "rows": [row.to_dict() for row in found.rows],
+            "total": found.total.to_dict(),
+            "next": found.next,
+            "unsettled": waiting,
+        }
+    )
+
+
+async def _csv(ledger: Ledger, question: Question, limited: bool) -> Response:
+    """All rows, or as many as were asked for, without holding more than one page."""
+    left = question.limit if limited else None
+    pages = ledger.pages(replace(question, limit=min(CSV_PAGE_ROWS, left or CSV_PAGE_ROWS)))
+    first = await anext(pages)  # what fails, fails before the answer has begun
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal left
+        yield _lines([list(_columns(question.by))])
+        page = first
+        while True:
+            if left is not None:
+                page = page[:left]
+                left -= len(page)
+            yield _lines([[_cell(value) for value in row.to_dict().values()] for row in page])
+            if left == 0:
+                return
+            try:
+                page = await anext(pages)
+            except StopAsyncIteration:
+                return
+
+    return StreamingResponse(body(), media_type="text/csv; charset=utf-8")
+
+
+def _columns(by: By) -> list[str]:
+    if by is not By.CALL:
+        return list(nothing("" if by is By.TOTAL else by.value).to_dict())
+    return list(Attempt.COLUMNS)
+
+
+def _lines(rows: list[list[object]]) -> bytes:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\r\n").writerows(rows)  # RFC 4180
+    return out.getvalue().encode()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def parse(query: Mapping[str, str], tenant: str, now_ms: int) -> tuple[Question, str]:
+    """The question in a query string, and the format. Raises InvalidRequest naming the parameter."""
+    for name in query:
+        if name not in _CHECKS:
+            close = difflib.get_close_matches(name, _CHECKS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise InvalidRequest(f"unknown parameter {name!r}{hint}; allowed: {', '.join(_CHECKS)}")
+
+    def read(name: str, check: Callable[[str], T], default: T) -> T:
+        text = query.get(name)
+        if text is None or text == "":
+            return default
+        try:
+            return check(text)
+        except ValueError as exc:
+            raise InvalidRequest(f"{name} = {text[:60]!r}; allowed: {exc}") from exc
+
+    by = read("by", _by, By.CALL)
+    question = Question(
+        tenant=tenant,
+        by=by,
+        function=read("function", _function, None),
+        since_ms=read("since", lambda text: _moment(text, now_ms), None),
+        until_ms=read("until", lambda text: _moment(text, now_ms), None),
+        limit=read("limit", _limit, LIMIT_DEFAULT),
+        after=read("after", lambda text: _after(text, by), None),
+    )
+    if question.since_ms is not None and question.until_ms is not None and question.until_ms <= question.since_ms:
+        raise InvalidRequest(f"until = {query['until'][:60]!r}; allowed: a time after since")
+    return question, read("format", _format, "json")
+
+
+def _by(text: str) -> By:
+    try:
+        return By(text)
+    except ValueError:
+        raise ValueError(", ".join(By)) from None
+
+
+def _format(text: str) -> str:
+    if text not in ("json", "csv"):
+        raise ValueError("json, csv")
+    return text
+
+
+def _function(text: str) -> str:
+    try:
+        return check_name(text)
+    except SpecError as exc:
+        raise ValueError(f"the name of a function ({exc.message})") from None
+
+
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= LIMIT_MAX:
+        raise ValueError(f"a whole number from 1 to {LIMIT_MAX}")
+    return int(text)
+
+
+def _moment(text: str, now_ms: int) -> int:
+    ago = _AGO.fullmatch(text)
+    if ago:
+        return now_ms - int(ago[1]) * _MS[ago[2]]
+    try:
+        moment = dt.datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", text))
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+        return (moment - _EPOCH) // dt.timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            "a day or time such as 2026-11-01 or 2026-11-01T08:30:00+01:00 (UTC unless it says so), "
+            "or how long ago, such as 30m, 24h, 7d"
+        ) from None
+
+
+def _after(text: str, by: By) -> str:
+    wanted = "the `next` of the page before, with the same `by`"
+    if by is By.CALL:
+        if not _POSITION.fullmatch(text):
+            raise ValueError(wanted)
+    elif by is By.DAY:
+        try:
+            dt.date.fromisoformat(text)
+        except ValueError:
+            raise ValueError(wanted) from None
+    elif by is By.FUNCTION:
+        _function(text)
+    else:
+        raise ValueError("nothing: a total is one row")
+    return text
+
+
+_CHECKS = ("by", "function", "since", "until", "limit", "after", "format")
