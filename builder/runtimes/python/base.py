@@ -39,7 +39,17 @@ _LEFT_OUT_DIRS = frozenset(
 _LEFT_OUT_FILES = frozenset(
     "turtle.py sitecustomize.py usercustomize.py __hello__.py __phello__.foo.py _pyio.py _pydecimal.py _pydatetime.py".split()
 )  # the last three: twins in Python of what the interpreter has in C
-_LEFT_OUT_EXTENSIONS = ("_test", "_ctypes_test", "_xxtest", "xxlimited", "_tkinter", "readline", "_curses", "_dbm", "_gdbm")
+_LEFT_OUT_EXTENSIONS = (
+    "_test",
+    "_ctypes_test",
+    "_xxtest",
+    "xxlimited",
+    "_tkinter",
+    "readline",
+    "_curses",
+    "_dbm",
+    "_gdbm",
+)
 _LEFT_OUT_EXTENSIONS += ("nis", "ossaudiodev", "_xxinterp")
 # What the policy for portable wheels (manylinux) lets them expect of a system, and the interpreter may not need itself.
 # The first is loaded by name when a thread is cancelled; the next four are empty shells since glibc 2.34.
@@ -69,7 +79,7 @@ def ensure(data: Path, runtime: str = "python3") -> Layer:
 def runtime_files() -> dict[str, bytes]:
     """What goes into /var/runtime. The agent may count on these files alone."""
     try:
-        files = {name: (_HERE / name).read_bytes() for name in ("agent.py", "serve.py")}
+        files = {name: (_HERE / name).read_bytes() for name in ("agent.py", "jiffy_function.py", "serve.py")}
     except FileNotFoundError as exc:
         raise PlatformError(f"this installation lacks {exc.filename}") from exc
     contract = importlib.resources.files("jiffy.contract")
@@ -265,6 +275,10 @@ def _compile(root: Path, python: Interpreter) -> None:
     library = f"usr/local/{python.platlibdir}/{python.runtime}"
     done = bytecode.compile_tree(python.executable, root / library, f"/{library}", sourceless=True)
     done_too = bytecode.compile_tree(python.executable, root / layout.RUNTIME_DIR.lstrip("/"), layout.RUNTIME_DIR)
-    problems = [p for p in (*done.problems, *done_too.problems) if p.file in ("os.py", "agent.py", "serve.py")]
+    problems = [
+        p
+        for p in (*done.problems, *done_too.problems)
+        if p.file in ("os.py", "agent.py", "jiffy_function.py", "serve.py")
+    ]
     if problems:
         raise PlatformError(f"{python.runtime} can't compile {problems[0].file}: {problems[0].message}")

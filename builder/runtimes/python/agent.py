@@ -1,0 +1,389 @@
+"""The agent: what runs inside a microcontainer. Standard library only; it lies in the image as /var/runtime/agent.py.
+
+It waits as a stem, imports one function, and from then on is a zygote: each connection that asks for it becomes one
+forked instance (ARCHITECTURE.md, "The channel"). It takes no decisions: limits, deadlines and kills are the invoker's.
+What it needs is imported before the user's folders join sys.path, so that no json.py of theirs can shadow ours.
+What a function is, and how one event goes through it: jiffy_function.py, beside it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+if TYPE_CHECKING:
+    from builder.runtimes.python.jiffy_function import (
+        Function,
+        LoadError,
+        exit_status,
+        flush,
+        load_handler,
+        prepare,
+        run,
+    )
+    from builder.runtimes.python.jiffy_function import Context as Context
+else:
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # an isolated interpreter does not do it
+    from jiffy_function import Context, Function, LoadError, exit_status, flush, load_handler, prepare, run
+
+    del sys.path[0]
+
+SOCKET = "/run/jiffy/agent.sock"
+HEADER = struct.Struct(">II")
+LONELY_S = 60.0  # a stem that nobody connects to was orphaned before it could be owned
+HELLO_S = 5.0  # the invoker greets in the same breath as it connects
+OPEN_FILES_MAX = 1024
+COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect
+
+
+# --- frames --------------------------------------------------------------------------------------------------
+def exactly(sock: socket.socket, size: int) -> bytearray | None:
+    """`size` bytes, or None when the connection ended."""
+    data = bytearray(size)
+    view, got = memoryview(data), 0
+    while got < size:
+        n = sock.recv_into(view[got:])
+        if not n:
+            return None
+        got += n
+    return data
+
+
+def read_frame(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
+    header = exactly(sock, 8)
+    if header is None:
+        return None
+    meta_size, size = HEADER.unpack(header)
+    data = exactly(sock, meta_size + size)
+    return None if data is None else (json.loads(data[:meta_size]), bytes(data[meta_size:]))
+
+
+def read_call(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
+    """Like read_frame, mostly in one system call: an instance is never sent a frame before it answered the last."""
+    data: bytes | bytearray = sock.recv(65536)
+    if not data:
+        return None
+    if len(data) < 8:
+        rest = exactly(sock, 8 - len(data))
+        if rest is None:
+            return None
+        data = data + rest
+    meta_size, size = HEADER.unpack_from(data)
+    missing = 8 + meta_size + size - len(data)
+    if missing > 0:
+        rest = exactly(sock, missing)
+        if rest is None:
+            return None
+        data = data + rest
+    return json.loads(data[8 : 8 + meta_size]), bytes(data[8 + meta_size :])
+
+
+def send_frame(sock: socket.socket, meta: bytes, payload: bytes = b"") -> None:
+    head = HEADER.pack(len(meta), len(payload)) + meta
+    if len(payload) < 65536:
+        sock.sendall(head + payload)
+    else:
+        sock.sendall(head)
+        sock.sendall(payload)
+
+
+# --- one instance --------------------------------------------------------------------------------------------
+def serve(conn: socket.socket, handler: Callable[[Any, Any], Any], function: Function) -> None:
+    """Answer calls until the invoker closes the connection."""
+    while (call := read_call(conn)) is not None:
+        meta, event = call
+        ok, payload, spent = run(handler, event, Context(function, meta["id"], meta["timeout_ms"]))
+        flush()
+        send_frame(conn, b'{"t":"%s","us":%d}' % (b"ok" if ok else b"error", spent), payload)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a scratch folder; what can't be removed stays."""
+    try:
+        for entry in os.scandir(path):
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(entry.path)
+            else:
+                os.unlink(entry.path)
+        os.rmdir(path)
+    except (OSError, RecursionError):
+        pass
+
+
+def redirect(log: socket.socket) -> None:
+    """Standard output and error go to the invoker, for C code and subprocesses as well."""
+    flush()
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    log.close()
+
+
+# --- the zygote ----------------------------------------------------------------------------------------------
+class Zygote:
+    """Owns the listener and the control connection; forks, reaps and reports."""
+
+    def __init__(self, listener: socket.socket, control: socket.socket) -> None:
+        self.listener, self.control = listener, control
+        self.logs: dict[int, socket.socket] = {}
+        self.instances: dict[int, int] = {}  # pid → n
+        self.handler: Callable[[Any, Any], Any] | None = None
+        self.function = Function(name="none")
+        self.alone = False  # no cgroups: limits and strays are ours to mind
+        self.wake, self.wake_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.user_sigchld: Any = signal.SIG_DFL
+
+    def serve(self) -> None:
+        poll = select.poll()
+        for fd in (self.listener.fileno(), self.control.fileno(), self.wake):
+            poll.register(fd, select.POLLIN)
+        self.watch_children()
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self.wake:
+                    self.reap()
+                elif fd == self.control.fileno():
+                    self.obey()
+                else:
+                    self.accept()
+
+    def watch_children(self) -> None:
+        """(Again) after the import, too: user code may have taken the signal."""
+        self.user_sigchld = signal.signal(signal.SIGCHLD, _nothing)
+        signal.set_wakeup_fd(self.wake_end, warn_on_full_buffer=False)
+
+    def obey(self) -> None:
+        frame = read_frame(self.control)
+        if frame is None:  # the invoker is gone: nobody must stay behind
+            for pid in self.instances:
+                os.kill(pid, signal.SIGKILL)
+            os._exit(0)  # of process 1: the kernel kills all others of this namespace
+        meta, _ = frame
+        if meta["t"] == "load":
+            self.load(meta)
+        elif meta["t"] == "kill":
+            for pid, n in self.instances.items():
+                if n == meta["n"]:
+                    os.kill(pid, signal.SIGKILL)
+
+    def load(self, meta: dict[str, Any]) -> None:
+        while 0 not in self.logs:
+            self.accept()
+        redirect(self.logs.pop(0))
+        self.function = Function(
+            name=meta["function"], tenant=meta["tenant"], revision=meta["revision"], memory_mb=meta["memory_mb"]
+        )
+        self.alone = meta.get("alone", False)
+        if self.alone:
+            limit("RLIMIT_NPROC", meta["pids_max"])
+        prepare(meta["handler"], self.function, meta["env"])
+        own_path = list(sys.path[2:])
+        began = time.monotonic_ns()
+        try:
+            self.handler = load_handler(meta["handler"])
+        except LoadError as exc:
+            flush()
+            send_frame(self.control, b'{"t":"failed"}', json.dumps(exc.error).encode())
+            return
+        if getattr(getattr(self.handler, "__code__", None), "co_flags", 0) & COROUTINE:
+            users, sys.path[:] = list(sys.path), own_path
+            import asyncio  # noqa: F401 - once here rather than in every instance
+
+            sys.path[:] = users
+        spent = (time.monotonic_ns() - began) // 1000
+        flush()
+        self.watch_children()
+        gc.collect()
+        gc.freeze()  # so that a collection in an instance does not touch, and copy, every shared page
+        send_frame(self.control, b'{"t":"loaded","import_us":%d}' % spent)
+
+    def accept(self) -> None:
+        conn, _ = self.listener.accept()
+        conn.settimeout(HELLO_S)
+        try:
+            hello = read_frame(conn)
+        except OSError:
+            hello = None
+        conn.settimeout(None)  # whatever socket.setdefaulttimeout the user chose
+        if hello is not None and hello[0]["t"] == "log":
+            self.logs[hello[0]["n"]] = conn
+        elif hello is not None and hello[0]["t"] == "fork" and self.handler is not None:
+            self.fork(conn, hello[0]["n"])
+        else:
+            conn.close()
+
+    def fork(self, conn: socket.socket, n: int) -> None:
+        log = self.logs.pop(n, None)
+        flush()
+        try:
+            pid = os.fork()
+        except OSError:  # no room for another process: the closed connection says so
+            pid = -1
+        if pid == 0:
+            status = 1
+            try:
+                status = self.become(conn, log, n)
+            finally:
+                os._exit(status)
+        if pid > 0:
+            self.instances[pid] = n
+        conn.close()
+        if log is not None:
+            log.close()
+
+    def become(self, conn: socket.socket, log: socket.socket | None, n: int) -> int:
+        """The forked child: serve as instance `n`, and say with which status to exit."""
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, self.user_sigchld)
+        for sock in (self.listener, self.control, *self.logs.values()):
+            sock.close()
+        os.close(self.wake)
+        os.close(self.wake_end)
+        if log is not None:
+            redirect(log)
+        self.function.log_stream = f"[{self.function.revision}]{n}"
+        scratch = f"/tmp/i-{n}"
+        try:
+            os.mkdir(scratch, 0o700)
+            os.environ["TMPDIR"] = scratch
+        except OSError:  # /tmp is full: the function's own doing, and for it to notice
+            pass
+        os.environ["AWS_LAMBDA_LOG_STREAM_NAME"] = self.function.log_stream
+        refresh()
+        if self.alone:
+            limit("RLIMIT_DATA", int(self.function.memory_mb) * 1024 * 1024)
+            subreaper()
+        assert self.handler is not None
+        send_frame(conn, b'{"t":"ready","pid":%d}' % os.getpid())
+        try:
+            serve(conn, self.handler, self.function)
+        except SystemExit as exc:
+            status = exit_status(exc.code)
+            flush()
+            return status
+        remove_tree(scratch)
+        return 0
+
+    def reap(self) -> None:
+        try:
+            os.read(self.wake, 4096)
+        except BlockingIOError:
+            pass
+        ended = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid in self.instances:
+                ended.append((self.instances.pop(pid), status))
+        if ended and self.alone:
+            self.kill_strays()
+        for n, status in ended:
+            send_frame(self.control, b'{"t":"exited","n":%d,"status":%d}' % (n, status))
+            if os.path.isdir(f"/tmp/i-{n}"):
+                self.sweep(f"/tmp/i-{n}")
+
+    def sweep(self, scratch: str) -> None:
+        """Remove what a killed instance left, in a process of its own: it may be a great deal."""
+        try:
+            if os.fork() == 0:
+                try:
+                    remove_tree(scratch)
+                finally:
+                    os._exit(0)
+        except OSError:
+            pass
+
+    def kill_strays(self) -> None:
+        """Without cgroups: children of ours that are no instances were left by an instance that has ended."""
+        own = b"%d" % os.getpid()
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) not in self.instances:
+                try:
+                    with open(f"/proc/{name}/stat", "rb") as file:
+                        if file.read().rpartition(b")")[2].split()[1] == own:
+                            os.kill(int(name), signal.SIGKILL)
+                except OSError:
+                    pass
+
+
+def _nothing(_signal: int, _frame: FrameType | None) -> None:
+    """Having a handler is what makes the kernel's signal reach the wake-up pipe."""
+
+
+def refresh() -> None:
+    """After a fork: nothing random or temporary may be shared (random itself reseeds through os.register_at_fork)."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        try:
+            numpy_random.seed()
+        except Exception:
+            pass
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile.__dict__.update(tempdir=None, _name_sequence=None)
+
+
+def limit(name: str, value: int) -> None:
+    """Lower a resource limit for good."""
+    import resource
+
+    which = getattr(resource, name)
+    hard = resource.getrlimit(which)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def subreaper() -> None:
+    """Orphans of this instance become its children, not the zygote's: so the zygote can tell whose they are."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def listen() -> socket.socket:
+    inherited = os.environ.pop("JIFFY_LISTEN_FD", None)
+    if inherited is not None:
+        return socket.socket(fileno=int(inherited))
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0)  # who may connect is the folder's matter
+    listener.bind(SOCKET)
+    os.umask(mask)
+    listener.listen(1024)
+    return listener
+
+
+def main() -> None:
+    limit("RLIMIT_CORE", 0)
+    limit("RLIMIT_NOFILE", OPEN_FILES_MAX)
+    listener = listen()
+    listener.settimeout(LONELY_S)
+    control, _ = listener.accept()
+    listener.settimeout(None)
+    control.settimeout(None)
+    import traceback  # noqa: F401 - now, while nobody waits, and before a user's traceback.py could be found
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    send_frame(control, b'{"t":"stem"}')
+    Zygote(listener, control).serve()
+
+
+if __name__ == "__main__":
+    main()
