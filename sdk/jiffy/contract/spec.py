@@ -52,6 +52,15 @@ class Key(NamedTuple):
     default: str
     meaning: str
 
+    @property
+    def allowed(self) -> str:
+        """What the check says of a value that no key takes."""
+        try:
+            self.check(None)
+        except ValueError as exc:
+            return str(exc)
+        raise AssertionError("a key that takes None")
+
 
 def _text(longest: int) -> Callable[[Any], str]:
     def check(value: Any) -> str:
