@@ -98,7 +98,7 @@ class LayerStore:
                 file.flush()
                 os.fchmod(file.fileno(), 0o644)
                 file.seek(0)
-                blob = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"  # type: ignore[arg-type]
+                blob = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
                 stored = StoredLayer(Layer(kind, digest, size), blob, file.tell())
                 Path(file.name).replace(self.blob_path(blob))
             except BaseException:
@@ -131,9 +131,9 @@ class LayerStore:
 
 
 class _Hashing:
-    """Counts nothing, keeps nothing: a tar's bytes pass through and are hashed on the way."""
+    """A tar's bytes pass through and are hashed on the way."""
 
-    def __init__(self, out: IO[bytes]) -> None:
+    def __init__(self, out: gzip.GzipFile) -> None:
         self._out = out
         self.sha256 = hashlib.sha256()
 

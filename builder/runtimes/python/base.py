@@ -1,8 +1,6 @@
-"""The base layer of a Python runtime: a root file system with one interpreter and what it needs, and nothing more.
+"""The base layer of a Python runtime, and Jiffy's own files in it (/var/runtime). What else it holds: rootfs.py.
 
-Made from an interpreter of this host: the executable, the standard library as .pyc files, the extension modules, the
-shared libraries that these files need, certificates, time zones, and Jiffy's own files in /var/runtime. `ensure` is the
-door: it makes the layer once, and again only when one of the host's files it came from has changed.
+`ensure` is the door: it makes the layer once, and again only when one of the host's files it came from has changed.
 
 The digest is the same on one machine in any folder, umask, locale and hour. It differs between machines whose Python,
 C library, certificates, time zone data or `strip` differ.
@@ -14,60 +12,18 @@ import hashlib
 import importlib.resources
 import json
 import os
-import shutil
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from builder import elf
 from builder.layers import LayerStore, StoredLayer
 from jiffy.contract import layout
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Layer
 
-from . import bytecode, interpreter
+from . import interpreter, rootfs
 from .interpreter import Interpreter
 
-RECIPE = 1  # raise it when this file changes what a base layer holds
 _HERE = Path(__file__).parent
-
-# Parts of the standard library that need a terminal, a screen, a compiler or a package host, or are its own tests.
-_LEFT_OUT_DIRS = frozenset(
-    "__pycache__ test tests idlelib tkinter turtledemo ensurepip lib2to3 pydoc_data site-packages dist-packages "
-    "__phello__ lib-dynload".split()
-)
-_LEFT_OUT_FILES = frozenset(
-    "turtle.py sitecustomize.py usercustomize.py __hello__.py __phello__.foo.py _pyio.py _pydecimal.py _pydatetime.py".split()
-)  # the last three: twins in Python of what the interpreter has in C
-_LEFT_OUT_EXTENSIONS = (
-    "_test",
-    "_ctypes_test",
-    "_xxtest",
-    "xxlimited",
-    "_tkinter",
-    "readline",
-    "_curses",
-    "_dbm",
-    "_gdbm",
-)
-_LEFT_OUT_EXTENSIONS += ("nis", "ossaudiodev", "_xxinterp")
-# What the policy for portable wheels (manylinux) lets them expect of a system, and the interpreter may not need itself.
-# The first is loaded by name when a thread is cancelled; the next four are empty shells since glibc 2.34.
-_LIBRARIES = (
-    "libgcc_s.so.1 libpthread.so.0 libdl.so.2 librt.so.1 libutil.so.1 libresolv.so.2 libnss_dns.so.2 libnss_files.so.2 "
-    "libstdc++.so.6 libz.so.1 libexpat.so.1"
-).split()
-_CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
-_CERTIFICATES_INSIDE = "/etc/ssl/certs/ca-certificates.crt"
-_ZONEINFO = Path("/usr/share/zoneinfo")
-_FILES = {
-    "etc/passwd": "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/tmp:/sbin/nologin\n",
-    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
-    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
-    "etc/resolv.conf": "",  # a place to mount the host's on
-}
-_EMPTY_DIRS = (layout.TASK_DIR, layout.DEPS_DIR, layout.SOCKET_DIR, "/proc", "/dev", "/sys", "/etc")
 
 
 def ensure(data: Path, runtime: str = "python3") -> Layer:
@@ -97,26 +53,19 @@ def ensure_for(
         return known, True
     with store.staging() as folder:
         root = folder / "root"
-        tree = _Tree(root)
-        _interpreter(tree, python)
-        _libraries(tree, python)
-        _system(tree, python)
-        for name, content in files.items():
-            tree.write(f"{layout.RUNTIME_DIR}/{name}", content)
-        _strip(root)
-        _compile(root, python)
+        sources = rootfs.fill(root, python, files)
         stored = store.put("base", root)
     note.parent.mkdir(parents=True, exist_ok=True)
     draft = note.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps({"digest": stored.layer.digest, "sources": tree.sources}))
+    draft.write_text(json.dumps({"digest": stored.layer.digest, "sources": sources}))
     draft.replace(note)
     return stored, False
 
 
 def _key(python: Interpreter, files: Mapping[str, bytes]) -> str:
-    hashed = hashlib.sha256(f"{RECIPE} {python}".encode())
-    for source in (Path(__file__), _HERE / "bytecode.py", _HERE / "compile_job.py"):
-        hashed.update(source.read_bytes())
+    hashed = hashlib.sha256(str(python).encode())
+    for name in ("rootfs.py", "bytecode.py", "compile_job.py"):
+        hashed.update((_HERE / name).read_bytes())
     for name in sorted(files):
         hashed.update(f"\0{name}\0".encode() + files[name])
     return f"{python.runtime}-{hashed.hexdigest()[:24]}"
@@ -127,158 +76,8 @@ def _remembered(store: LayerStore, note: Path) -> StoredLayer | None:
     try:
         found = json.loads(note.read_text())
         for path, stamp in found["sources"].items():
-            if _stamp(Path(path)) != stamp:
+            if rootfs.stamp(Path(path)) != stamp:
                 return None
     except (OSError, ValueError, KeyError, AttributeError):
         return None
     return store.get(found["digest"])
-
-
-def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
-
-
-class _Tree:
-    """A root file system in the making; remembers which of the host's files went into it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.sources: dict[str, list[int]] = {}
-        self.elves: list[Path] = []  # of the host
-        root.mkdir()
-
-    def at(self, inside: str) -> Path:
-        path = self.root / inside.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def copy(self, source: Path, inside: str) -> None:
-        source = source.resolve()
-        shutil.copyfile(source, target := self.at(inside))
-        target.chmod(0o755 if source.stat().st_mode & 0o111 else 0o644)
-        self.sources[str(source)] = _stamp(source)
-
-    def copy_elf(self, source: Path, inside: str) -> None:
-        self.copy(source, inside)
-        self.elves.append(source)
-
-    def write(self, inside: str, content: bytes) -> None:
-        self.at(inside).write_bytes(content)
-
-    def link(self, inside: str, target: str) -> None:
-        path = self.at(inside)
-        if not path.exists() and not path.is_symlink():
-            path.symlink_to(target)
-
-
-def _interpreter(tree: _Tree, python: Interpreter) -> None:
-    inside = f"/usr/local/{python.platlibdir}/{python.runtime}"
-    tree.copy_elf(python.executable, f"/usr/local/bin/{python.runtime}")
-    tree.link("/usr/local/bin/python3", python.runtime)
-    for source in _sources(python.stdlib):
-        tree.copy(source, f"{inside}/{source.relative_to(python.stdlib)}")
-    tree.at(f"{inside}/lib-dynload/x").parent.mkdir(exist_ok=True)  # a landmark even when it is empty
-    for source in sorted(python.dynload.glob("*.so")):
-        if not source.name.startswith(_LEFT_OUT_EXTENSIONS):
-            tree.copy_elf(source, f"{inside}/lib-dynload/{source.name}")
-
-
-def _sources(stdlib: Path) -> Iterator[Path]:
-    """The standard library's files, less what a function has no use for."""
-    for folder, dirs, names in os.walk(stdlib):
-        dirs[:] = sorted(d for d in dirs if d not in _LEFT_OUT_DIRS and not d.startswith("config-"))
-        for name in sorted(names):
-            if name not in _LEFT_OUT_FILES and not name.endswith((".pyc", ".exe", ".so", ".a", ".txt", ".rst")):
-                yield Path(folder, name)
-
-
-def _libraries(tree: _Tree, python: Interpreter) -> None:
-    """Every shared library that the files need, where the image's loader looks when it has no cache to look in."""
-    loader = elf.Loader.of_host()
-    executable = elf.read(python.executable)
-    if executable is None:
-        raise PlatformError(f"{python.executable} is no ELF executable")
-    found = elf.closure(tree.elves, loader)
-    for name, by in found.missing.items():
-        if by == python.executable:
-            raise PlatformError(f"{python.executable} needs {name}, which this host doesn't have")
-        _forget(tree, python, by)  # a module that the host's interpreter can't import either
-    extra = [loader.find(name, python.executable, executable) for name in _LIBRARIES]
-    wanted = {path.name: path for path in extra if path is not None}
-    folder = library_dir(executable, found.found)
-    start = Path(executable.interpreter)
-    libraries = found.found | wanted | elf.closure(wanted.values(), loader).found
-    for name, path in sorted(libraries.items()):
-        if name != start.name:
-            tree.copy(path, f"{folder}/{name}")
-    if executable.interpreter:
-        tree.copy(start, executable.interpreter)
-        tree.at(executable.interpreter).chmod(0o755)
-
-
-def library_dir(executable: elf.Elf, found: Mapping[str, Path]) -> str:
-    """A folder that the image's loader searches by default: the one where the host's loader finds the C library."""
-    libc = found.get("libc.so.6")
-    return str(libc.parent) if libc is not None else "/lib"  # musl is its own C library and looks in /lib
-
-
-def _forget(tree: _Tree, python: Interpreter, by: Path) -> None:
-    copy = tree.root / f"usr/local/{python.platlibdir}/{python.runtime}/lib-dynload/{by.name}"
-    if by.parent == python.dynload:
-        copy.unlink(missing_ok=True)
-
-
-def _system(tree: _Tree, python: Interpreter) -> None:
-    for folder in _EMPTY_DIRS:
-        tree.at(f"{folder}/x").parent.mkdir(exist_ok=True)
-    tree.at(f"{layout.SCRATCH_DIR}/x").parent.chmod(0o1777)
-    for name, text in _FILES.items():
-        tree.write(name, text.encode())
-    bundle = next((p for p in map(Path, _CERTIFICATES) if p.is_file()), None)
-    if bundle is not None:
-        tree.copy(bundle, _CERTIFICATES_INSIDE)
-        if python.cafile.startswith("/"):
-            tree.link(python.cafile, _CERTIFICATES_INSIDE)
-    _zones(tree)
-
-
-def _zones(tree: _Tree) -> None:
-    """Time zones; the copies under posix/ and right/ left out, and equal zones stored once."""
-    first: dict[bytes, str] = {}
-    for folder, dirs, names in os.walk(_ZONEINFO):
-        dirs[:] = sorted(d for d in dirs if d not in ("posix", "right"))
-        for name in sorted(names):
-            source = Path(folder, name)
-            inside = str(source)
-            content = source.read_bytes()
-            if content in first:
-                tree.link(inside, os.path.relpath(first[content], folder))
-            elif content[:4] == b"TZif" or name in ("tzdata.zi", "zone.tab", "zone1970.tab", "iso3166.tab"):
-                if name != "tzdata.zi":
-                    first[content] = inside
-                    tree.copy(source, inside)
-
-
-def _strip(root: Path) -> None:
-    """Take symbols that nothing needs at run time out of every ELF file, where the host can."""
-    strip = shutil.which("strip")
-    files = [str(p) for p in sorted(root.rglob("*")) if p.is_file() and not p.is_symlink() and elf.is_elf(p)]
-    if strip and files:
-        subprocess.run(
-            [strip, "--strip-unneeded", *files], check=False, capture_output=True, timeout=120, env={"LC_ALL": "C"}
-        )
-
-
-def _compile(root: Path, python: Interpreter) -> None:
-    """The standard library as .pyc alone; Jiffy's own files keep their source, which people read."""
-    library = f"usr/local/{python.platlibdir}/{python.runtime}"
-    done = bytecode.compile_tree(python.executable, root / library, f"/{library}", sourceless=True)
-    done_too = bytecode.compile_tree(python.executable, root / layout.RUNTIME_DIR.lstrip("/"), layout.RUNTIME_DIR)
-    problems = [
-        p
-        for p in (*done.problems, *done_too.problems)
-        if p.file in ("os.py", "agent.py", "jiffy_function.py", "serve.py")
-    ]
-    if problems:
-        raise PlatformError(f"{python.runtime} can't compile {problems[0].file}: {problems[0].message}")

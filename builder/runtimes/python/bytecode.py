@@ -30,7 +30,7 @@ class Problem:
 @dataclass(frozen=True, slots=True)
 class Compiled:
     problems: tuple[Problem, ...]
-    names: dict[str, tuple[str, ...] | None]  # asked file → its top-level names; None: may have any
+    names: tuple[str, ...] | None = None  # of the file that was asked about; None: it may have any
 
 
 def compile_tree(
@@ -62,7 +62,7 @@ def compile_tree(
     with ThreadPoolExecutor(min(_CHUNKS, len(os.sched_getaffinity(0)))) as pool:
         answers = [answer for part in pool.map(run, chunks) for answer in part]
     problems = [Problem(**a["problem"]) for a in answers if "problem" in a]  # type: ignore[arg-type]
-    names = {names_of: _names(a["names"]) for a in answers if "names" in a}
+    names = next((_names(a["names"]) for a in answers if "names" in a), None)
     return Compiled(tuple(sorted(problems, key=lambda p: p.file)), names)
 
 

@@ -1,7 +1,7 @@
 """Runs under a function's interpreter, with limits: compiles the files of a job, and lists one module's names.
 
-Code is parsed and compiled here, never imported. The job comes as JSON on stdin, answers go as JSON lines to stdout; see
-bytecode.py, which starts this file as a script. It imports little, since every deploy waits for it to start.
+Code is parsed and compiled here, never imported. The job comes as JSON on stdin, answers go as JSON lines to stdout:
+see bytecode.py, which starts this file as a script. It imports little, since every deploy waits for it to start.
 """
 
 from __future__ import annotations
@@ -66,7 +66,11 @@ def _drop_docstrings(tree: ast.Module) -> None:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body[0] = ast.copy_location(ast.Pass(), first)
 
 

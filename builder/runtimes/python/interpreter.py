@@ -118,5 +118,7 @@ def choose(runtime: str, known: Mapping[str, Interpreter]) -> Interpreter:
         return known[own] if own in known else max(known.values(), key=lambda i: i.version)
     if runtime not in known:
         have = ", ".join(sorted(known, key=lambda r: known[r].version)) or "none"
-        raise BuildFailed(f"runtime {runtime!r} can't be built here: its interpreter is not installed (there is {have})")
+        raise BuildFailed(
+            f"runtime {runtime!r} can't be built here: its interpreter is not installed (there is {have})"
+        )
     return known[runtime]

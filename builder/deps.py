@@ -1,0 +1,228 @@
+"""Requirements → a folder of installed packages, by way of uv. Wheels only: nothing of a package runs on this host.
+
+Owns what a requirements file may say, the resolver's command line and environment, and what is left out of the result.
+The resolver may reach the package index that the builder's own environment names, and that alone: a line that points
+elsewhere (a path, a URL, an option) is refused. Which layer comes of it is build.py's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import uv
+
+from builder import elf
+from builder.runtimes.python import bytecode
+from builder.runtimes.python.interpreter import Interpreter
+from jiffy.contract import layout, limits
+from jiffy.contract.errors import BuildFailed
+
+RECIPE = 1  # raise it when this file changes what a dependency layer holds
+_FILE_MAX_BYTES = 256 * 1024
+_REASON_MAX_CHARS = 1000
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\s*(?:\[[A-Za-z0-9._,\s-]*\])?\s*(?P<rest>.*)")
+_REST = re.compile(r"(?:\(?\s*(?:[=!<>~]=?=?\s*[A-Za-z0-9.*+!_-]+\s*,?\s*)+\)?)?\s*(?:;.*)?")
+_HASH = re.compile(r"\s--hash[= ]sha(?:256|384|512):[0-9a-f]+")
+_ARCHIVE = re.compile(r"\.(?:whl|zip|tar\.\w+|tgz|egg)$", re.IGNORECASE)
+# The network's settings, as the builder has them. Nothing else of its environment reaches the resolver.
+_PASSED = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "all_proxy", "no_proxy"})
+_OURS = frozenset({"UV_CACHE_DIR", "UV_NO_CACHE", "UV_CONFIG_FILE", "UV_TARGET", "UV_PYTHON", "UV_LINK_MODE"})
+_PIP = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX", "PIP_CERT": "SSL_CERT_FILE"}
+
+
+def requirements(code: Path) -> tuple[str, ...]:
+    """What the folder asks for: requirements.txt, else pyproject.toml's dependencies. Raises BuildFailed."""
+    listed, project = code / "requirements.txt", code / "pyproject.toml"
+    if listed.is_file():
+        lines = _read(listed).replace("\\\n", " ").splitlines()
+        stripped = [(number, re.sub(r"(^|\s)#.*", "", line).strip()) for number, line in enumerate(lines, 1)]
+        return tuple(_check(line, f"requirements.txt, line {number}") for number, line in stripped if line)
+    if project.is_file():
+        return _of_project(_read(project))
+    return ()
+
+
+def _read(path: Path) -> str:
+    if path.stat().st_size > _FILE_MAX_BYTES:
+        raise BuildFailed(f"{path.name} is larger than {_FILE_MAX_BYTES} bytes")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise BuildFailed(f"{path.name} is not UTF-8: {exc}") from exc
+
+
+def _of_project(text: str) -> tuple[str, ...]:
+    try:
+        project = tomllib.loads(text).get("project", {})
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+        raise BuildFailed(f"pyproject.toml: not valid TOML: {exc}") from exc
+    if not isinstance(project, dict):
+        raise BuildFailed("pyproject.toml: project must be a table")
+    if "dependencies" in (project.get("dynamic") or ()):
+        raise BuildFailed("pyproject.toml: its dependencies are dynamic; list them, or write a requirements.txt")
+    found = project.get("dependencies", [])
+    if not isinstance(found, list) or not all(isinstance(d, str) for d in found):
+        raise BuildFailed("pyproject.toml: project.dependencies must be a list of strings")
+    return tuple(_check(line.strip(), "pyproject.toml, project.dependencies") for line in found)
+
+
+def _check(line: str, where: str) -> str:
+    """`line` if it names packages of the index. The resolver checks the rest of the grammar."""
+    bare = _HASH.sub("", line).strip()
+    shown = repr(bare if len(bare) <= 80 else bare[:77] + "…")
+    if not bare.isprintable():
+        raise BuildFailed(f"{where}: {shown} has characters that can't be printed")
+    if bare.startswith("-"):
+        raise BuildFailed(f"{where}: {shown} is an option; only packages of the index are allowed")
+    if "://" in bare or " @" in bare or re.match(r"[^;]*@", bare):
+        raise BuildFailed(f"{where}: {shown} points to a URL or a repository; only packages of the index are allowed")
+    if bare.startswith((".", "/", "~")) or "/" in bare.partition(";")[0] or _ARCHIVE.search(bare.partition(";")[0]):
+        raise BuildFailed(f"{where}: {shown} is a path; only packages of the index are allowed")
+    match = _NAME.fullmatch(bare)
+    if match is None or _REST.fullmatch(match["rest"]) is None:
+        raise BuildFailed(f'{where}: {shown} is no requirement; write NAME, or NAME with versions such as "pillow>=10"')
+    return line
+
+
+def key(lines: tuple[str, ...], python: Interpreter) -> str:
+    """Names the layer that these requirements make here. The same text gives the same layer until it changes."""
+    text = "\n".join((str(RECIPE), python.runtime, platform.machine(), *platform.libc_ver(), *sorted(lines)))
+    return f"{python.runtime}-{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def install(
+    lines: tuple[str, ...],
+    into: Path,
+    *,
+    python: Interpreter,
+    cache: Path,
+    base: Path,
+    say: Callable[[str], None],
+    environ: Mapping[str, str],
+    running: set[int],
+) -> None:
+    """Install `lines` into the new folder `into`. `base` is the unpacked base layer that they will run on.
+
+    `say` gets the resolver's lines as they come; `running` holds the ids of process groups while they run, for a
+    builder that must stop. Raises BuildFailed with the resolver's reason.
+    """
+    work = into.with_name("resolver")
+    work.mkdir()
+    (work / "requirements.txt").write_text("\n".join(lines) + "\n")
+    command = [
+        *(uv.find_uv_bin(), "pip", "install", "--target", str(into), "--python", str(python.executable)),
+        *("--requirements", str(work / "requirements.txt"), "--only-binary", ":all:", "--no-config"),
+        *("--cache-dir", str(cache), "--link-mode", "copy", "--no-progress", "--color", "never"),
+    ]
+    code, output = _run(command, work, environ, say, running)
+    if code != 0:
+        raise BuildFailed(f"dependencies: {reason(output)}")
+    _clean(into)
+    _missing_libraries(into, base, python)
+    bytecode.compile_tree(python.executable, into, layout.DEPS_DIR, timeout_s=limits.BUILD_MAX_S)
+
+
+def _environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
+    env = {"HOME": str(home), "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+    for name, value in environ.items():
+        if name in _PASSED or name.lower() in _PASSED or (name.startswith("UV_") and name not in _OURS):
+            env[name] = value
+    for theirs, ours in _PIP.items():
+        if theirs in environ:
+            env.setdefault(ours, environ[theirs])
+    return env
+
+
+def _run(
+    command: list[str], work: Path, environ: Mapping[str, str], say: Callable[[str], None], running: set[int]
+) -> tuple[int, str]:
+    """Exit code and output of the resolver, killed with all its children after limits.BUILD_MAX_S."""
+    process = subprocess.Popen(
+        command,
+        cwd=work,
+        env=_environment(environ, work),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    running.add(process.pid)
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        _kill(process.pid)
+
+    timer = threading.Timer(limits.BUILD_MAX_S, kill)
+    timer.start()
+    output: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.append(line)
+            if line.strip() and not line.startswith("Using "):
+                say(line.strip()[:200])
+        code = process.wait()
+    finally:
+        timer.cancel()
+        _kill(process.pid)
+        running.discard(process.pid)
+        process.wait()
+    if late.is_set():
+        raise BuildFailed(f"dependencies: installing them took longer than {limits.BUILD_MAX_S:g} s")
+    return code, "".join(output)
+
+
+def _kill(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def reason(output: str) -> str:
+    """The lines of uv's output that say why, as one line."""
+    lines = [re.sub(r"^[\s×╰─▶│├]+|^(?:error|Caused by):\s*", "", line).strip() for line in output.splitlines()]
+    told = " ".join(line for line in lines if line and not line.startswith(("Using ", "Resolved ", "Prepared ")))
+    told = told or "the resolver failed and gave no reason"
+    return told if len(told) <= _REASON_MAX_CHARS else told[: _REASON_MAX_CHARS - 1] + "…"
+
+
+def _clean(into: Path) -> None:
+    """Leave out what can't be used at run time, and what differs from one installation to the next.
+
+    Stub files stay: some packages read their own to load modules lazily.
+    """
+    shutil.rmtree(into / "bin", ignore_errors=True)
+    for name in (".lock", "CACHEDIR.TAG", ".gitignore"):
+        (into / name).unlink(missing_ok=True)
+    for folder in [*into.rglob("__pycache__")]:
+        shutil.rmtree(folder)
+    for record in [*into.glob("*.dist-info/uv_cache.json"), *into.glob("*.dist-info/REQUESTED")]:
+        record.unlink()
+
+
+def _missing_libraries(into: Path, base: Path, python: Interpreter) -> None:
+    """Raises BuildFailed when an extension module needs a library that neither the image nor a package has."""
+    inside = {path.name: (path,) for path in base.glob("lib*/**/*.so*")} | {
+        path.name: (path,) for path in base.glob("usr/lib*/**/*.so*")
+    }
+    bundled = {path.name: (path,) for path in into.rglob("*.so*") if path.is_file()}
+    suffixes = (f".{python.cache_tag}", ".abi3.so")
+    modules = [p for (p,) in bundled.values() if f".{python.cache_tag}-" in p.name or p.name.endswith(suffixes)]
+    found = elf.closure(sorted(modules), elf.Loader(bundled | inside, dirs=()))
+    for name, by in sorted(found.missing.items()):
+        file = by.relative_to(into).as_posix() if by.is_relative_to(into) else by.name
+        raise BuildFailed(f"dependencies: {file} needs {name}, which the image doesn't have and no package brings")

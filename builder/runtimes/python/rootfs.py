@@ -1,0 +1,207 @@
+"""What the root file system of a Python runtime holds: one interpreter, what it needs, and nothing more.
+
+`fill` takes the executable, the standard library as .pyc files alone, the extension modules, the shared libraries that
+all these need, certificates and time zones from this host. base.py makes a layer of it, and says when to do so again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from builder import elf
+from jiffy.contract import layout
+from jiffy.contract.errors import PlatformError
+
+from . import bytecode
+from .interpreter import Interpreter
+
+# Parts of the standard library that need a terminal, a screen, a compiler or a package host, or are its own tests.
+_LEFT_OUT_DIRS = {"__pycache__", "test", "tests", "site-packages", "dist-packages", "lib-dynload", "ensurepip"}
+_LEFT_OUT_DIRS |= {"lib2to3", "idlelib", "tkinter", "turtledemo", "pydoc_data", "__phello__"}
+_LEFT_OUT_FILES = {"turtle.py", "sitecustomize.py", "usercustomize.py", "__hello__.py", "__phello__.foo.py"}
+_LEFT_OUT_FILES |= {"_pyio.py", "_pydecimal.py", "_pydatetime.py"}  # twins of what the interpreter has in C
+_LEFT_OUT_MODULES: tuple[str, ...] = ("_test", "_ctypes_test", "_xxtest", "xxlimited", "_xxinterp", "_tkinter")
+_LEFT_OUT_MODULES += ("readline", "_curses", "_dbm", "_gdbm", "nis", "ossaudiodev")
+_LEFT_OUT_ENDINGS = (".pyc", ".exe", ".so", ".a", ".txt", ".rst")
+# What the policy for portable wheels (manylinux) lets them expect of a system, and the interpreter may not need itself.
+# libgcc_s is also loaded by name when a thread is cancelled; some of the rest are empty shells since glibc 2.34.
+_LIBRARIES: tuple[str, ...] = ("libgcc_s.so.1", "libstdc++.so.6", "libz.so.1", "libexpat.so.1", "libpthread.so.0")
+_LIBRARIES += ("libdl.so.2", "librt.so.1", "libutil.so.1", "libresolv.so.2", "libnss_dns.so.2", "libnss_files.so.2")
+_CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+_CERTIFICATES_INSIDE = "/etc/ssl/certs/ca-certificates.crt"
+_ZONEINFO = Path("/usr/share/zoneinfo")
+_FILES = {
+    "etc/passwd": "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/tmp:/sbin/nologin\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "etc/resolv.conf": "",  # a place to mount the host's on
+}
+_EMPTY_DIRS = (layout.TASK_DIR, layout.DEPS_DIR, layout.SOCKET_DIR, "/proc", "/dev", "/sys", "/etc")
+
+
+def fill(root: Path, python: Interpreter, files: Mapping[str, bytes]) -> dict[str, list[int]]:
+    """Make the new folder `root` a root file system, with `files` in /var/runtime.
+
+    Returns the host's files it came from, each with its `stamp`. Raises PlatformError where the host lacks a part.
+    """
+    tree = _Tree(root)
+    _interpreter(tree, python)
+    _libraries(tree, python)
+    _system(tree, python)
+    for name, content in files.items():
+        tree.write(f"{layout.RUNTIME_DIR}/{name}", content)
+    _strip(root)
+    _compile(root, python, files)
+    return tree.sources
+
+
+def stamp(path: Path) -> list[int]:
+    """What changes when a file of the host is replaced."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+class _Tree:
+    """A root file system in the making; remembers which of the host's files went into it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.sources: dict[str, list[int]] = {}
+        self.elves: list[Path] = []  # of the host
+        root.mkdir()
+
+    def at(self, inside: str) -> Path:
+        path = self.root / inside.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def copy(self, source: Path, inside: str) -> None:
+        source = source.resolve()
+        shutil.copyfile(source, target := self.at(inside))
+        target.chmod(0o755 if source.stat().st_mode & 0o111 else 0o644)
+        self.sources[str(source)] = stamp(source)
+
+    def copy_elf(self, source: Path, inside: str) -> None:
+        self.copy(source, inside)
+        self.elves.append(source)
+
+    def write(self, inside: str, content: bytes) -> None:
+        self.at(inside).write_bytes(content)
+
+    def link(self, inside: str, target: str) -> None:
+        path = self.at(inside)
+        if not path.exists() and not path.is_symlink():
+            path.symlink_to(target)
+
+
+def _interpreter(tree: _Tree, python: Interpreter) -> None:
+    inside = f"/usr/local/{python.platlibdir}/{python.runtime}"
+    tree.copy_elf(python.executable, f"/usr/local/bin/{python.runtime}")
+    tree.link("/usr/local/bin/python3", python.runtime)
+    for source in _sources(python.stdlib):
+        tree.copy(source, f"{inside}/{source.relative_to(python.stdlib)}")
+    tree.at(f"{inside}/lib-dynload/x").parent.mkdir(exist_ok=True)  # a landmark even when it is empty
+    for source in sorted(python.dynload.glob("*.so")):
+        if not source.name.startswith(_LEFT_OUT_MODULES):
+            tree.copy_elf(source, f"{inside}/lib-dynload/{source.name}")
+
+
+def _sources(stdlib: Path) -> Iterator[Path]:
+    """The standard library's files, less what a function has no use for."""
+    for folder, dirs, names in os.walk(stdlib):
+        dirs[:] = sorted(d for d in dirs if d not in _LEFT_OUT_DIRS and not d.startswith("config-"))
+        for name in sorted(names):
+            if name not in _LEFT_OUT_FILES and not name.endswith(_LEFT_OUT_ENDINGS):
+                yield Path(folder, name)
+
+
+def _libraries(tree: _Tree, python: Interpreter) -> None:
+    """Every shared library that the files need, where the image's loader looks when it has no cache to look in."""
+    loader = elf.Loader.of_host()
+    executable = elf.read(python.executable)
+    if executable is None:
+        raise PlatformError(f"{python.executable} is no ELF executable")
+    found = elf.closure(tree.elves, loader)
+    for name, by in found.missing.items():
+        if by == python.executable:
+            raise PlatformError(f"{python.executable} needs {name}, which this host doesn't have")
+        _forget(tree, python, by)  # a module that the host's interpreter can't import either
+    extra = [loader.find(name, python.executable, executable) for name in _LIBRARIES]
+    wanted = {path.name: path for path in extra if path is not None}
+    folder = library_dir(executable, found.found)
+    start = Path(executable.interpreter)
+    libraries = found.found | wanted | elf.closure(wanted.values(), loader).found
+    for name, path in sorted(libraries.items()):
+        if name != start.name:
+            tree.copy(path, f"{folder}/{name}")
+    if executable.interpreter:
+        tree.copy(start, executable.interpreter)
+        tree.at(executable.interpreter).chmod(0o755)
+
+
+def library_dir(executable: elf.Elf, found: Mapping[str, Path]) -> str:
+    """A folder that the image's loader searches by default: the one where the host's loader finds the C library."""
+    libc = found.get("libc.so.6")
+    return str(libc.parent) if libc is not None else "/lib"  # musl is its own C library and looks in /lib
+
+
+def _forget(tree: _Tree, python: Interpreter, by: Path) -> None:
+    copy = tree.root / f"usr/local/{python.platlibdir}/{python.runtime}/lib-dynload/{by.name}"
+    if by.parent == python.dynload:
+        copy.unlink(missing_ok=True)
+
+
+def _system(tree: _Tree, python: Interpreter) -> None:
+    for folder in _EMPTY_DIRS:
+        tree.at(f"{folder}/x").parent.mkdir(exist_ok=True)
+    tree.at(f"{layout.SCRATCH_DIR}/x").parent.chmod(0o1777)
+    for name, text in _FILES.items():
+        tree.write(name, text.encode())
+    bundle = next((p for p in map(Path, _CERTIFICATES) if p.is_file()), None)
+    if bundle is not None:
+        tree.copy(bundle, _CERTIFICATES_INSIDE)
+        if python.cafile.startswith("/"):
+            tree.link(python.cafile, _CERTIFICATES_INSIDE)
+    _zones(tree)
+
+
+def _zones(tree: _Tree) -> None:
+    """Time zones; the copies under posix/ and right/ left out, and equal zones stored once."""
+    first: dict[bytes, str] = {}
+    for folder, dirs, names in os.walk(_ZONEINFO):
+        dirs[:] = sorted(d for d in dirs if d not in ("posix", "right"))
+        for name in sorted(names):
+            source = Path(folder, name)
+            inside = str(source)
+            content = source.read_bytes()
+            if content in first:
+                tree.link(inside, os.path.relpath(first[content], folder))
+            elif content[:4] == b"TZif" or name.endswith(".tab"):
+                first[content] = inside
+                tree.copy(source, inside)
+
+
+def _strip(root: Path) -> None:
+    """Take symbols that nothing needs at run time out of every ELF file, where the host can."""
+    strip = shutil.which("strip")
+    files = [str(p) for p in sorted(root.rglob("*")) if p.is_file() and not p.is_symlink() and elf.is_elf(p)]
+    if strip and files:
+        subprocess.run(
+            [strip, "--strip-unneeded", *files], check=False, capture_output=True, timeout=120, env={"LC_ALL": "C"}
+        )
+
+
+def _compile(root: Path, python: Interpreter, files: Mapping[str, bytes]) -> None:
+    """The standard library as .pyc alone; Jiffy's own files keep their source, which people read."""
+    library = f"usr/local/{python.platlibdir}/{python.runtime}"
+    runtime = root / layout.RUNTIME_DIR.lstrip("/")
+    done = bytecode.compile_tree(python.executable, root / library, f"/{library}", sourceless=True)
+    ours = bytecode.compile_tree(python.executable, runtime, layout.RUNTIME_DIR)
+    for problem in (*done.problems, *ours.problems):
+        if problem.file == "os.py" or problem.file in files:
+            raise PlatformError(f"{python.runtime} can't compile {problem.file}: {problem.message}")
