@@ -40,6 +40,8 @@ CONNECTIONS_MAX = 256  # logs and builds that are being followed hold one each
 FORGET_AFTER_MS = 60_000  # heartbeats older than this are removed
 RECORD_KEEP_S = int(limits.ASYNC_WAIT_MAX_S) + limits.RESULT_KEEP_S
 BACK_OFF_S = 0.2
+LOGS_PAGE = 100  # entries per look, at most 6 MB
+LOGS_MAX_BYTES = 16 * limits.MIB  # of the past that one request holds in memory
 
 M = TypeVar("M")
 
@@ -275,9 +277,11 @@ class Store:
         with _translated():
             await pipe.execute()
 
-    async def has_build(self, build: str) -> bool:
+    async def last_build_event(self, build: str) -> BuildEvent | None:
+        """The newest event; None when there is no such build (any more)."""
         with _translated():
-            return bool(await self._redis.exists(keys.build(build)))
+            found = await self._redis.xrevrange(keys.build(build), count=1)
+        return _entries(found, b"e", BuildEvent)[0][1] if found else None
 
     async def build_events(self, build: str, after: str, wait_ms: int) -> list[tuple[str, BuildEvent]]:
         """Events after the one with id `after`; waits up to `wait_ms` for the first."""
@@ -292,10 +296,18 @@ class Store:
         return _entries(found, b"l", LogEntry)
 
     async def logs_last(self, tenant: str, name: str, count: int) -> list[tuple[str, LogEntry]]:
-        """The last `count` entries, in order."""
-        with _translated():
-            found = await self._redis.xrevrange(keys.logs(tenant, name), count=count)
-        return _entries(found[::-1], b"l", LogEntry)
+        """The last `count` entries, in order; fewer when they are more than LOGS_MAX_BYTES together."""
+        entries: list[tuple[str, LogEntry]] = []
+        end, size = "+", 0
+        while len(entries) < count and size < LOGS_MAX_BYTES:
+            page = min(LOGS_PAGE, count - len(entries))
+            with _translated():
+                found = await self._redis.xrevrange(keys.logs(tenant, name), end, count=page)
+            entries += _entries(found, b"l", LogEntry)
+            if len(found) < page:
+                break
+            end, size = f"({entries[-1][0]}", sum(len(entry.text) for _, entry in entries)
+        return entries[::-1]
 
     async def logs_after(self, tenant: str, name: str, after: str, wait_ms: int) -> list[tuple[str, LogEntry]]:
         """Entries after stream id `after`; waits up to `wait_ms` for the first."""

@@ -1,0 +1,271 @@
+"""``python -m gateway``: one gateway process. Reads the command line, wires the rooms by hand, serves until SIGTERM.
+
+What is wired: Gateway below. How a call goes through it: dispatch.py. The API key comes by the environment
+(JIFFY_API_KEY), because a command line can be read by everyone on the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from gateway import ledger as books
+from gateway.admission import Admission
+from gateway.app import App, control
+from gateway.catalog import Catalog
+from gateway.dispatch import Dispatcher
+from gateway.following import Following
+from gateway.metrics import Metrics
+from gateway.openapi import Endpoint
+from gateway.placement import Placement
+from gateway.protocol import BoundedHttp
+from gateway.pulse import Pulse
+from gateway.routes import invoke, usage
+from gateway.routes.builds import Builds
+from gateway.routes.functions import Functions
+from gateway.routes.health import Health
+from gateway.routes.invocations import Invocations
+from gateway.routes.logs import Logs
+from gateway.routes.sources import Sources
+from gateway.store import Store
+from jiffy.contract import layout
+from jiffy.contract.errors import JiffyError
+
+BACKLOG = 2048
+FINISH_S = 4  # for calls in flight at SIGTERM; `jiffy up` waits 6 s for a gateway in all
+KEEP_ALIVE_S = 75  # longer than usual clients keep an idle connection, so that they close first
+
+log = logging.getLogger("jiffy.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All that can be set."""
+
+    redis: str
+    data: Path
+    fd: int | None
+    host: str
+    port: int
+    name: str
+    ledger: str
+    api_key: str | None
+
+
+def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
+    parser = argparse.ArgumentParser(prog="python -m gateway", description="Jiffy's HTTP gateway.")
+    parser.add_argument("--redis", required=True, metavar="URL", help="redis://, rediss:// or unix:// URL")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
+    parser.add_argument("--fd", type=int, metavar="N", help="an inherited listening socket, in place of host and port")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--name", help="unique among the gateways of one Redis (default: made up)")
+    parser.add_argument("--ledger", metavar="URL", help="database of the ledger (default: SQLite in the data folder)")
+    given = parser.parse_args(arguments)
+    return Config(
+        redis=given.redis,
+        data=given.data,
+        fd=given.fd,
+        host=given.host,
+        port=given.port,
+        name=given.name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+        ledger=given.ledger or f"sqlite:///{given.data.absolute() / layout.LEDGER}",
+        api_key=environment.get("JIFFY_API_KEY") or None,
+    )
+
+
+class Gateway:
+    """All parts of one gateway, wired. Make it with `open`, inside a running loop."""
+
+    def __init__(self, config: Config, store: Store, ledger: books.Ledger) -> None:
+        self.store, self.ledger = store, ledger
+        self.following = Following()
+        self.placement, self.admission, metrics = Placement(), Admission(), Metrics()
+        self.catalog = Catalog(store)
+        self.pulse = Pulse(store, self.placement, store.now_ms)
+        self.dispatcher = Dispatcher(store, config.name)
+        health = Health(store, self.pulse, self.catalog, self.dispatcher, metrics, version("jiffy"))
+        self.endpoints: tuple[Endpoint, ...] = (
+            *invoke.ENDPOINTS,
+            *Functions(store, self.catalog, self.pulse).endpoints(),
+            *Logs(store, self.catalog, self.following).endpoints(),
+            *Sources(store, self.admission).endpoints(),
+            *Builds(store, self.following).endpoints(),
+            *Invocations(store, ledger).endpoints(),
+            *health.endpoints(),
+        )
+        health.describe((*self.endpoints, USAGE))
+        self.app = App(
+            invoke=invoke.Invoke(self.catalog, self.placement, self.dispatcher, self.admission, metrics, store.now_ms),
+            catalog=self.catalog,
+            control=control(self.endpoints, usage.routes(ledger)),
+            open_paths=[endpoint.path for endpoint in self.endpoints if endpoint.open],
+            api_key=config.api_key,
+            start=self.start,
+            stop=self.stop,
+        )
+        self.failed = asyncio.Event()  # a loop ended that never should
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def open(cls, config: Config) -> Gateway:
+        """Raises Unavailable when Redis or the ledger's database can't be reached."""
+        store = Store(config.redis)
+        try:
+            await store.ping()
+            ledger = await books.open_ledger(config.ledger, config.redis, store.now_ms)
+        except JiffyError:
+            await store.close()
+            raise
+        return cls(config, store, ledger)
+
+    async def start(self) -> None:
+        await self.pulse.look()
+        await self.catalog.resync()
+        await self.ledger.start()
+        loops = [asyncio.create_task(loop()) for loop in (self.pulse.watch, self.catalog.watch)]
+        self._tasks = [*self.dispatcher.start(), *loops]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        self.following.stop()
+        await self.dispatcher.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.ledger.close()
+        with contextlib.suppress(JiffyError):
+            await self.store.close()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a loop of the gateway failed", exc_info=error)
+            self.failed.set()
+
+
+USAGE = Endpoint(
+    *("GET", "/v1/usage", None, "What calls cost, by call, function, day or altogether."),
+    query={
+        "by": "call (the default), function, day, total",
+        "function": "only this function",
+        "since": "a day, an ISO time, or a time ago such as 24h",
+        "until": "likewise",
+        "limit": "rows of a page",
+        "after": "`next` of the page before",
+        "format": "json (the default) or csv",
+    },
+    errors=("400", "503"),
+)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with the signals left to us: it would end the process by the signal instead of with exit code 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(config: Config) -> socket.socket:
+    """The listening socket. Raises OSError."""
+    if config.fd is not None:
+        listener = socket.socket(fileno=config.fd)
+    else:
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+        listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def guarded(listener: socket.socket, config: Config) -> bool:
+    """Is it safe to serve here: on loopback, or with a key?"""
+    address = listener.getsockname()
+    return config.api_key is not None or isinstance(address, str) or ipaddress.ip_address(address[0]).is_loopback
+
+
+def server(app: App) -> Server:
+    return Server(
+        uvicorn.Config(
+            app,
+            http=BoundedHttp,
+            ws="none",
+            lifespan="on",
+            interface="asgi3",
+            log_config=None,
+            log_level=logging.ERROR,  # a warning per malformed request would let anyone fill the disk
+            access_log=False,
+            proxy_headers=False,  # X-Forwarded-For is a header like any other; whom it may be believed is not known
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=FINISH_S,
+        )
+    )
+
+
+async def serve(config: Config, listener: socket.socket) -> int:
+    """Serve until a signal. Returns the exit code."""
+    gateway = await Gateway.open(config)
+    running = server(gateway.app)
+
+    def end() -> None:
+        gateway.following.stop()
+        running.should_exit = True
+
+    async def watch() -> None:
+        await gateway.failed.wait()
+        end()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    watching = loop.create_task(watch())
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: the collector need not walk it again
+    await running.serve(sockets=[listener])
+    watching.cancel()
+    return 1 if gateway.failed.is_set() or not running.started else 0
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    config = configure(sys.argv[1:], dict(os.environ))
+    try:
+        listener = listen(config)
+    except OSError as exc:
+        where = f"socket {config.fd}" if config.fd is not None else f"{config.host}:{config.port}"
+        print(f"gateway: can't listen on {where}: {exc.strerror or exc}", file=sys.stderr)
+        return 1
+    if not guarded(listener, config):
+        print("gateway: refusing to serve beyond loopback without an API key: set JIFFY_API_KEY", file=sys.stderr)
+        return 1
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve(config, listener))
+    except JiffyError as exc:
+        print(f"gateway: {exc.message}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

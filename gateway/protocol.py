@@ -1,0 +1,47 @@
+"""uvicorn's HTTP protocol with a bound on the head of a request, which uvicorn itself would gather without end."""
+
+from __future__ import annotations
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from jiffy.contract import limits
+
+HEAD_MAX_BYTES = limits.HEADERS_MAX_BYTES + 16 * 1024  # request line and line ends beside the headers
+_TOO_LARGE = b'{"error": {"code": "invalid_request", "message": "the head of the request is too large"}}'
+_ANSWER = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(_TOO_LARGE), _TOO_LARGE)
+)
+_BAD = b'{"error": {"code": "invalid_request", "message": "the request is no HTTP"}}'
+_BAD_ANSWER = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(_BAD), _BAD)
+)
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Counts bytes only while a head is incomplete, so an ordinary request costs one comparison."""
+
+    _head_open = False
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_open:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_MAX_BYTES and not self.transport.is_closing():
+                self.transport.write(_ANSWER)
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._head_open, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_open = False
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets our kind of error; no line in the log, or anyone could fill the disk."""
+        self.transport.write(_BAD_ANSWER)
+        self.transport.close()

@@ -1,0 +1,148 @@
+"""/v1/functions: deploy, list, show, remove. A deploy queues a build; routes/builds.py tells how it goes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from uuid_utils import uuid7
+
+from gateway.admission import TENANT, check_size, known_name
+from gateway.catalog import Catalog
+from gateway.openapi import Endpoint
+from gateway.pulse import Pulse
+from gateway.store import Store
+from jiffy.contract import limits, spec
+from jiffy.contract.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from jiffy.contract.messages import BuildEvent, BuildRequest, Revision
+
+BODY_MAX_BYTES = 64 * 1024  # a spec with all of its environment and routes fits several times
+_SOURCE = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class Functions:
+    def __init__(self, store: Store, catalog: Catalog, pulse: Pulse) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._pulse = pulse
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path = "/v1/functions/{name}"
+        return (
+            Endpoint("GET", "/v1/functions", self.all, "All functions, with their live revisions."),
+            Endpoint("GET", path, self.show, "One function: its revisions, layers and spec.", errors=("404",)),
+            Endpoint(
+                *("PUT", path, self.deploy, "Build a revision from an uploaded source and put it in service."),
+                body="application/json",
+                status="202",
+                errors=("400", "409", "413", "503"),
+            ),
+            Endpoint(
+                *("DELETE", path, self.remove, "Remove a function, its routes, revisions and logs."),
+                status="204",
+                answer="",
+                errors=("404", "503"),
+            ),
+        )
+
+    async def all(self, request: Request) -> Response:
+        return JSONResponse(
+            {"functions": [_summary(request, function.revision) for function in self._catalog.all(TENANT)]}
+        )
+
+    async def show(self, request: Request) -> Response:
+        name = known_name(request.path_params["name"])
+        live, revisions = await self._store.revisions(TENANT, name)
+        current = next((r for r in revisions if r.number == live), None)
+        if current is None:
+            raise NotFound(f"there is no function {name!r}")
+        return JSONResponse(
+            _summary(request, current)
+            | {
+                "env": dict(current.env),
+                "spec": current.spec,
+                "layers": _layers(current),
+                "revisions": [_revision(revision, revision.number == live) for revision in revisions],
+            }
+        )
+
+    async def deploy(self, request: Request) -> Response:
+        name = spec.check_name(request.path_params["name"])
+        document = await _document(request)
+        declared = spec.parse_function(name, document.get("spec"), "spec")
+        source = document.get("source")
+        if not isinstance(source, str) or not _SOURCE.fullmatch(source):
+            raise InvalidRequest(f'source = {str(source)[:80]!r}; allowed: "sha256:…" of an uploaded archive')
+        if not self._pulse.builders():
+            raise Unavailable("no builder is alive", retry_after_s=limits.SILENT_AFTER_S)
+        if not await self._store.has_source(source):
+            raise Conflict(f"there is no source {source}; upload it first: PUT /v1/sources/{source[7:]}")
+        now_ms = self._store.now_ms()
+        build = BuildRequest(str(uuid7()), TENANT, name, declared.to_dict(), source, now_ms)
+        queued = BuildEvent("step", "queued", "queue", now_ms, 0, False, 0)
+        await self._store.request_build(build, queued)
+        return JSONResponse({"build": build.build}, 202, headers={"location": f"/v1/builds/{build.build}/events"})
+
+    async def remove(self, request: Request) -> Response:
+        name = known_name(request.path_params["name"])
+        if not await self._store.remove(TENANT, name):
+            raise NotFound(f"there is no function {name!r}")
+        await self._catalog.refresh(TENANT, name)
+        return Response(status_code=204)
+
+
+async def _document(request: Request) -> dict[str, Any]:
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            check_size(len(body), BODY_MAX_BYTES)
+    except ClientDisconnect as exc:
+        raise InvalidRequest("the request broke off") from exc
+    try:
+        document = json.loads(bytes(body))
+    except (ValueError, RecursionError) as exc:
+        raise InvalidRequest(f'the body must be JSON, {{"spec": {{…}}, "source": "sha256:…"}}: {exc}') from exc
+    if not isinstance(document, dict):
+        raise InvalidRequest('the body must be an object, {"spec": {…}, "source": "sha256:…"}')
+    for key in document:
+        if key not in ("spec", "source"):
+            raise InvalidRequest(f"unknown key {key[:80]!r}; allowed: spec, source")
+    return document
+
+
+def _summary(request: Request, revision: Revision) -> dict[str, Any]:
+    return {
+        "name": revision.function,
+        "revision": revision.number,
+        "url": f"{request.url.scheme}://{request.url.netloc}/function/{revision.function}",
+        "routes": list(revision.routes),
+        "runtime": revision.runtime,
+        "handler": revision.handler,
+        "memory_mb": revision.memory_mb,
+        "timeout_s": revision.timeout_ms / 1000,
+        "max_instances": revision.max_instances,
+        "network": revision.network,
+        "description": str(revision.spec.get("description", "")),
+        "size_bytes": sum(layer.size_bytes for layer in revision.layers),
+        "created_ms": revision.created_ms,
+    }
+
+
+def _revision(revision: Revision, live: bool) -> dict[str, Any]:
+    return {
+        "revision": revision.number,
+        "live": live,
+        "digest": revision.digest,
+        "image": revision.image,
+        "runtime": revision.runtime,
+        "created_ms": revision.created_ms,
+        "layers": _layers(revision),
+    }
+
+
+def _layers(revision: Revision) -> list[dict[str, Any]]:
+    return [layer._asdict() for layer in revision.layers]

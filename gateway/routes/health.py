@@ -1,0 +1,84 @@
+"""/healthz, /v1/status, /metrics, /openapi.json: how the platform is, for machines and for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from gateway import openapi
+from gateway.catalog import Catalog
+from gateway.dispatch import Dispatcher
+from gateway.metrics import Metrics
+from gateway.openapi import Endpoint
+from gateway.pulse import Pulse
+from gateway.store import Store
+from jiffy.contract import limits
+from jiffy.contract.errors import JiffyError, Unavailable
+
+
+class Health:
+    def __init__(
+        self, store: Store, pulse: Pulse, catalog: Catalog, dispatcher: Dispatcher, metrics: Metrics, version: str
+    ) -> None:
+        self._store = store
+        self._pulse = pulse
+        self._catalog = catalog
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._version = version
+        self._document: dict[str, Any] = {}
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint("GET", "/healthz", self.healthz, "Can functions be called and built?", errors=("503",), open=True),
+            Endpoint("GET", "/v1/status", self.status, "Invokers, builders and what they are doing."),
+            Endpoint("GET", "/metrics", self.metrics, "Counters for Prometheus.", answer="text/plain"),
+            Endpoint("GET", "/openapi.json", self.openapi, "This description.", open=True),
+        )
+
+    def describe(self, endpoints: tuple[Endpoint, ...]) -> None:
+        """Say once what /openapi.json tells: all endpoints there are."""
+        self._document = openapi.document(endpoints, self._version)
+
+    async def healthz(self, request: Request) -> Response:
+        try:
+            await self._store.ping()
+        except Unavailable as exc:
+            raise Unavailable(exc.message, retry_after_s=limits.SILENT_AFTER_S) from exc
+        missing = self._pulse.missing()
+        if missing:
+            text = " and ".join(f"no {what}" for what in missing)
+            raise Unavailable(f"{text} is alive", retry_after_s=limits.SILENT_AFTER_S)
+        return JSONResponse({"status": "ok"})
+
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(
+            {
+                "version": self._version,
+                "healthy": not self._pulse.missing(),
+                "missing": self._pulse.missing(),
+                "gateway": {"name": self._dispatcher.gateway, "in_flight": len(self._dispatcher)},
+                "invokers": [
+                    beat._asdict() | {"functions": [function._asdict() for function in beat.functions]}
+                    for beat in self._pulse.invokers()
+                ],
+                "builders": [beat._asdict() for beat in self._pulse.builders()],
+                "functions": len(self._catalog),
+            }
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        invokers = [beat.invoker for beat in self._pulse.invokers()]
+        try:
+            queued = await self._store.queued(invokers)
+        except JiffyError:
+            queued = 0  # counters are of use above all when Redis is not
+        text = self._metrics.text(
+            in_flight=len(self._dispatcher), queued=queued, invokers=len(invokers), functions=len(self._catalog)
+        )
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(self._document)

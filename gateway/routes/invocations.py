@@ -1,0 +1,94 @@
+"""/v1/invocations/{id}: what became of a call. Asynchronous ones have a record; others are found in the ledger."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.admission import TENANT
+from gateway.openapi import Endpoint
+from gateway.store import Store
+from jiffy.contract.errors import NotFound
+from jiffy.contract.messages import Answer, InvocationRecord
+
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class Attempt(Protocol):
+    """One attempt as the ledger tells it."""
+
+    def to_dict(self) -> dict[str, object]: ...
+
+
+class Ledger(Protocol):
+    """What is needed of the ledger."""
+
+    async def invocation(self, invocation_id: str) -> Sequence[Attempt]: ...
+
+
+class Invocations:
+    def __init__(self, store: Store, ledger: Ledger) -> None:
+        self._store = store
+        self._ledger = ledger
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path = "/v1/invocations/{invocation}"
+        return (Endpoint("GET", path, self.show, "State, outcome and result of a call.", errors=("404", "503")),)
+
+    async def show(self, request: Request) -> Response:
+        invocation = request.path_params["invocation"]
+        if not _ID.fullmatch(invocation):
+            raise NotFound(f"there is no invocation {invocation[:80]!r}")
+        record = await self._store.invocation(invocation)
+        if record is not None and record.tenant == TENANT:
+            return JSONResponse(_document(record))
+        attempts = await self._ledger.invocation(invocation)
+        if not attempts:
+            raise NotFound(f"there is no invocation {invocation}; results are kept for a day")
+        return JSONResponse(_from_ledger(attempts))
+
+
+def _document(record: InvocationRecord) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "invocation": record.invocation,
+        "function": record.function,
+        "revision": record.revision,
+        "state": record.state,
+        "attempts": record.attempts,
+        "accepted_ms": record.accepted_ms,
+    }
+    return document if record.answer is None else document | _answer(record.answer)
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    try:
+        result = json.loads(answer.payload) if answer.payload else None
+    except (ValueError, RecursionError):
+        result = answer.payload.decode("utf-8", "replace")
+    return {
+        "outcome": answer.outcome,
+        "result" if answer.outcome == "ok" else "error": result,
+        "duration_ms": answer.duration_us / 1000,
+        "billed_ms": answer.billed_ms,
+        "cold": answer.cold,
+        "init_ms": answer.init_us / 1000,
+        "queue_ms": answer.queue_us / 1000,
+        "max_memory_bytes": answer.max_memory_bytes,
+    }
+
+
+def _from_ledger(attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """A synchronous call's result went to its caller and is not kept; how it went is."""
+    last = attempts[-1].to_dict()
+    kept = ("invocation", "function", "revision", "outcome", "billed_ms", "cold", "max_memory_bytes")
+    numbers = ("duration_ms", "init_ms", "queue_ms")
+    return (
+        {"state": "done", "attempts": len(attempts)}
+        | {name: last[name] for name in kept}
+        | {name: float(str(last[name])) for name in numbers}
+    )

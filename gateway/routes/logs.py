@@ -1,0 +1,188 @@
+"""/v1/functions/{name}/logs: what a function printed, between START, END and REPORT lines as Lambda writes them.
+
+Text is for people, format=json (one entry a line) for programs: there what a function prints can't pass for a line of
+ours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from gateway.admission import TENANT, known_name
+from gateway.catalog import Catalog
+from gateway.following import Following
+from gateway.openapi import Endpoint
+from gateway.store import Store
+from jiffy.contract import limits
+from jiffy.contract.errors import InvalidRequest
+from jiffy.contract.messages import LogEntry
+
+LIMIT_DEFAULT = 100
+PAGE = 100  # entries; at most 6 MB
+CLOCKS_APART_MS = 60_000  # an id's time is its gateway's, an entry's is Redis's
+_AGO = re.compile(r"(\d{1,6})([smhd])")
+_UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class _Question(NamedTuple):
+    text: bool
+    follow: bool
+    limit: int
+    invocation: str  # "" for all
+    start_ms: int | None
+
+
+class Logs:
+    def __init__(self, store: Store, catalog: Catalog, following: Following) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._following = following
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint(
+                *("GET", "/v1/functions/{name}/logs", self.logs, "What a function printed."),
+                query={
+                    "follow": "true: go on with what comes",
+                    "invocation": "id of the only invocation to show",
+                    "limit": f"how many entries back, {LIMIT_DEFAULT} by default; a call makes one, or more when long",
+                    "since": "milliseconds since 1970, or a time ago: 30s, 10m, 2h, 1d",
+                    "format": "text (the default) or json: one entry a line",
+                },
+                answer="text/plain",
+                errors=("400", "404", "503"),
+            ),
+        )
+
+    async def logs(self, request: Request) -> Response:
+        name = known_name(request.path_params["name"])
+        await self._catalog.find(TENANT, name)
+        question = _question(request.query_params, self._store.now_ms())
+        if question.follow:
+            self._following.admit()
+        past = self._past(name, question)
+        first = await anext(past, None)  # what fails, fails before the answer has begun
+        media_type = "text/plain; charset=utf-8" if question.text else "application/x-ndjson"
+        headers = {"x-content-type-options": "nosniff"}  # a function's output is not a page of ours
+        return StreamingResponse(self._body(name, question, first, past), media_type=media_type, headers=headers)
+
+    async def _body(
+        self,
+        name: str,
+        question: _Question,
+        first: list[tuple[str, LogEntry]] | None,
+        past: AsyncIterator[list[tuple[str, LogEntry]]],
+    ) -> AsyncIterator[bytes]:
+        write = render if question.text else _line
+        after, page = "0", first
+        while page is not None:
+            for _, entry in page:
+                if question.invocation in ("", entry.invocation):
+                    yield write(entry)
+            after = page[-1][0] if page else after
+            page = await anext(past, None)
+        if not question.follow:
+            return
+
+        async def read(after: str, wait_ms: int) -> list[tuple[str, LogEntry]]:
+            return await self._store.logs_after(TENANT, name, after, wait_ms)
+
+        async for found in self._following.follow(read, after):
+            if found is not None and question.invocation in ("", found[1].invocation):
+                yield write(found[1])
+
+    async def _past(self, name: str, question: _Question) -> AsyncIterator[list[tuple[str, LogEntry]]]:
+        """What is there already, page by page, oldest first."""
+        if question.start_ms is None:
+            yield await self._store.logs_last(TENANT, name, question.limit)
+            return
+        start, left = str(max(0, question.start_ms)), limits.LOG_ENTRIES_MAX * 2
+        while left > 0:
+            page = await self._store.logs_since(TENANT, name, start, PAGE)
+            yield page
+            if len(page) < PAGE:
+                return
+            start, left = f"({page[-1][0]}", left - len(page)
+
+
+def _question(query: QueryParams, now_ms: int) -> _Question:
+    for name in query:
+        if name not in ("follow", "invocation", "limit", "since", "format"):
+            raise InvalidRequest(f"unknown parameter {name[:40]!r}; allowed: follow, invocation, limit, since, format")
+    form, follow = query.get("format", "text"), query.get("follow", "false")
+    limit, invocation = query.get("limit", str(LIMIT_DEFAULT)), query.get("invocation", "")
+    if form not in ("text", "json"):
+        raise InvalidRequest(f"format = {form[:40]!r}; allowed: text, json")
+    if follow not in ("true", "false", "1", "0", ""):
+        raise InvalidRequest(f"follow = {follow[:40]!r}; allowed: true, false")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= limits.LOG_ENTRIES_MAX:
+        raise InvalidRequest(f"limit = {limit[:40]!r}; allowed: 1 to {limits.LOG_ENTRIES_MAX}")
+    start_ms = _since(query.get("since", ""), now_ms)
+    if invocation:
+        start_ms = max(start_ms or 0, _born_ms(invocation) - CLOCKS_APART_MS)
+    return _Question(form == "text", follow in ("true", "1"), int(limit), invocation, start_ms)
+
+
+def _since(text: str, now_ms: int) -> int | None:
+    if not text:
+        return None
+    if match := _AGO.fullmatch(text):
+        return now_ms - int(match[1]) * _UNIT_MS[match[2]]
+    if text.isascii() and text.isdigit() and len(text) <= 15:
+        return int(text)
+    raise InvalidRequest(f"since = {text[:40]!r}; allowed: milliseconds since 1970, or 30s, 10m, 2h, 1d")
+
+
+def _born_ms(invocation: str) -> int:
+    """When a UUIDv7 was made: entries before that need not be searched."""
+    try:
+        return uuid.UUID(invocation).int >> 80
+    except ValueError as exc:
+        raise InvalidRequest(f"invocation = {invocation[:40]!r}; allowed: an invocation's id") from exc
+
+
+def render(entry: LogEntry) -> bytes:
+    """An entry as lines of text; whatever the function printed ends with a line break."""
+    lines: list[bytes] = []
+    request = b"RequestId: " + entry.invocation.encode()
+    if entry.first:
+        lines.append(b"START %b Version: %d\n" % (request, entry.revision))
+    if entry.text:
+        lines.append(entry.text if entry.text.endswith(b"\n") else entry.text + b"\n")
+    if entry.dropped_bytes:
+        lines.append(b"[%d bytes more were printed and are not kept]\n" % entry.dropped_bytes)
+    if entry.report is not None:
+        lines += (b"END %b\n" % request, _report(request, entry.report))
+    return b"".join(lines)
+
+
+def _report(request: bytes, report: tuple[str, int, int, int, int, int]) -> bytes:
+    outcome, duration_us, billed_ms, memory_mb, max_memory_bytes, init_us = report
+    parts = [
+        b"REPORT " + request,
+        b"Duration: %.2f ms" % (duration_us / 1000),
+        b"Billed Duration: %d ms" % billed_ms,
+        b"Memory Size: %d MB" % memory_mb,
+        b"Max Memory Used: %d MB" % -(-max_memory_bytes // limits.MIB),
+    ]
+    if init_us:
+        parts.append(b"Init Duration: %.2f ms" % (init_us / 1000))
+    if outcome != "ok":
+        parts.append(b"Status: " + outcome.encode())
+    return b"\t".join(parts) + b"\n"
+
+
+def _line(entry: LogEntry) -> bytes:
+    document = entry._asdict() | {"text": entry.text.decode("utf-8", "replace")}
+    if entry.report is not None:
+        names = ("outcome", "duration_us", "billed_ms", "memory_mb", "max_memory_bytes", "init_us")
+        document["report"] = dict(zip(names, entry.report, strict=True))
+    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
