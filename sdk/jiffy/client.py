@@ -179,7 +179,12 @@ class Client:
                 if answer.is_error:
                     answer.read()
                     raise _error(answer)
-                yield from answer.iter_lines()
+                left = b""
+                for chunk in answer.iter_bytes():  # not iter_lines, which also breaks at U+2028 inside a JSON text
+                    *lines, left = (left + chunk).split(b"\n")
+                    yield from (line.decode(errors="replace") for line in lines)
+                if left:
+                    yield left.decode(errors="replace")
         except httpx.TransportError as exc:
             raise self._unreachable(exc) from exc
 

@@ -71,8 +71,11 @@ def _tell(result: dict[str, Any]) -> None:
 
 def _step(event: dict[str, Any]) -> str:
     notes = [size(event["bytes"])] if event["bytes"] else []
-    notes.append("cached" if event["cached"] else f"{event['elapsed_ms'] / 1000:.2f} s")
-    return f"{event['step']:<8}{event['text']}  ({', '.join(notes)})"
+    if event["cached"]:
+        notes.append("cached")
+    elif event["elapsed_ms"]:
+        notes.append(f"{event['elapsed_ms'] / 1000:.2f} s")
+    return f"{event['step']:<8}{event['text']}{'  (' + ', '.join(notes) + ')' if notes else ''}"
 
 
 @contextlib.contextmanager

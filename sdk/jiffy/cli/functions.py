@@ -1,0 +1,108 @@
+"""`jiffy list`, `show` and `remove`: the functions that are deployed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from jiffy.client import Client
+
+from .screen import columns, json_option, show_json, size, when
+
+
+@click.command("list", short_help="List your functions.")
+@json_option
+def list_functions(as_json: bool) -> None:
+    """List the functions that are deployed, with the revision in service.
+
+    \b
+    Example:
+      jiffy list
+    """
+    with Client() as client:
+        found = client.functions()
+    if as_json:
+        show_json({"functions": found})
+    elif not found:
+        click.echo("no function is deployed yet; `jiffy init` writes one, `jiffy deploy` puts it in service", err=True)
+    else:
+        heads = ("NAME", "REVISION", "RUNTIME", "MEMORY", "SIZE", "ROUTES")
+        click.echo(columns(heads, [_row(function) for function in found]))
+
+
+def _row(function: dict[str, Any]) -> tuple[object, ...]:
+    where = ", ".join([*function["routes"], f"/function/{function['name']}"])
+    return (
+        *(function["name"], function["revision"], function["runtime"], f"{function['memory_mb']} MB"),
+        *(size(function["size_bytes"]), where),
+    )
+
+
+@click.command(short_help="Show one function: revisions, layers, routes.")
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show the function NAME: its configuration, its layers and all of its revisions.
+
+    \b
+    Example:
+      jiffy show hello
+    """
+    with Client() as client:
+        function = client.function(name)
+    if as_json:
+        show_json(function)
+        return
+    click.echo(columns(("NAME", function["name"]), _facts(function)))
+    click.echo()
+    layers = [(layer["kind"], size(layer["size_bytes"]), layer["digest"]) for layer in function["layers"]]
+    click.echo(columns(("LAYER", "SIZE", "DIGEST"), layers))
+    click.echo()
+    revisions = [
+        (
+            one["revision"],
+            "live" if one["live"] else "",
+            when(one["created_ms"]),
+            one["runtime"],
+            one["digest"][:19] + "…",
+        )
+        for one in function["revisions"]
+    ]
+    click.echo(columns(("REVISION", "", "MADE", "RUNTIME", "DIGEST"), revisions))
+
+
+def _facts(function: dict[str, Any]) -> list[tuple[str, object]]:
+    return [
+        ("description", function["description"]),
+        ("url", function["url"]),
+        ("routes", ", ".join(function["routes"])),
+        ("revision", function["revision"]),
+        ("handler", function["handler"]),
+        ("runtime", function["runtime"]),
+        ("memory", f"{function['memory_mb']} MB"),
+        ("timeout", f"{function['timeout_s']:g} s"),
+        ("max instances", function["max_instances"]),
+        ("network", "yes" if function["network"] else "no"),
+        ("environment", ", ".join(sorted(function["env"]))),
+    ]
+
+
+@click.command(short_help="Remove a function.")
+@click.argument("name")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+@json_option
+def remove(name: str, yes: bool, as_json: bool) -> None:
+    """Remove the function NAME: its URL, routes, revisions and logs. What its calls cost stays on the bill.
+
+    \b
+    Example:
+      jiffy remove hello
+      jiffy remove hello --yes
+    """
+    with Client() as client:
+        client.function(name)  # says what is wrong before it asks
+        if not yes:
+            click.confirm(f"Remove {name} with all of its revisions and logs?", abort=True, err=True)
+        client.remove(name)
+    show_json({"removed": name}) if as_json else click.echo(f"removed {name}")
