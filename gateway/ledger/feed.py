@@ -14,6 +14,7 @@ import redis
 from jiffy.contract import keys
 from jiffy.contract.errors import Unavailable
 
+REPLY_ENTRIES = 128  # parsing one reply holds the interpreter, so the event loop too: 0.2 ms
 ANSWER_S = 5.0  # a Redis that is silent for longer counts as gone
 
 # KEYS[1] stream of usage; ARGV[1] id of the last entry that was read and is settled.
@@ -73,9 +74,17 @@ class RedisFeed:
         self._lease = self._redis.register_script(LEASE)
 
     def read(self, count: int) -> list[Entry]:
-        with _translated():
-            reply: Any = self._redis.xrange(keys.USAGE, count=count)
-        return [Entry(entry_id.decode(), _field(fields)) for entry_id, fields in reply]
+        entries: list[Entry] = []
+        start = "-"
+        while len(entries) < count:
+            wanted = min(REPLY_ENTRIES, count - len(entries))
+            with _translated():
+                reply: Any = self._redis.xrange(keys.USAGE, min=start, count=wanted)
+            entries += [Entry(entry_id.decode(), _field(fields)) for entry_id, fields in reply]
+            if len(reply) < wanted:
+                break
+            start = f"({entries[-1].id}"
+        return entries
 
     def forget(self, last: str) -> None:
         with _translated():

@@ -63,7 +63,7 @@ class PriceList:
 
     def at(self, moment_ms: int) -> PriceBook:
         """The book in force at a moment; before the first one, the first."""
-        return self.books[max(0, bisect.bisect_right(self._from, moment_ms) - 1)]
+        return self.books[bisect.bisect_right(self._from, moment_ms, 1) - 1]
 
 
 def shipped() -> PriceList:

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from gateway.admission import TENANT
 from gateway.ledger import Ledger
 from gateway.ledger.lines import Attempt, moment_text, nothing
 from gateway.ledger.questions import By, Question
@@ -44,8 +45,7 @@ def routes(ledger: Ledger) -> list[BaseRoute]:
 
 
 async def _usage(ledger: Ledger, request: Request) -> Response:
-    tenant = request.scope.get("tenant", "default")
-    question, form = parse(request.query_params, tenant, ledger.now_ms())
+    question, form = parse(request.query_params, TENANT, ledger.now_ms())
     waiting = await ledger.settle_now()
     if form == "csv":
         return await _csv(ledger, question, "limit" in request.query_params)

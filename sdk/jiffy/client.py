@@ -159,6 +159,10 @@ class Client:
         """What calls cost: docs/billing.md."""
         return self.get_json("/v1/usage", params)
 
+    def usage_csv(self, **params: str | int | None) -> Iterator[str]:
+        """The same rows as lines of CSV, a header first; all of them unless there is a limit."""
+        return self._lines("/v1/usage", {**params, "format": "csv"})
+
     # --- HTTP -----------------------------------------------------------------------------------------------------
 
     def get_json(self, path: str, params: Params | None = None) -> dict[str, Any]:
