@@ -11,6 +11,10 @@ from jiffy.client import Client
 
 from .screen import columns, json_option, show_json, size
 
+INVOKER = ("INVOKER", "HOST", "SANDBOX", "RUNNING", "WAITING", "STEMS", "FREE MEMORY")
+BUILDER = ("BUILDER", "HOST", "BUILDING", "RUNTIMES")
+FUNCTION = ("FUNCTION", "REVISION", "IDLE", "RUNNING", "FROZEN", "WAITING", "MEMORY", "CALLS", "COLD")
+
 
 @click.command(short_help="Show how the platform is doing.")
 @json_option
@@ -35,19 +39,15 @@ def _tell(url: str, platform: dict[str, Any]) -> None:
     missing = ", ".join(platform["missing"])
     health = f"not healthy: no {missing} is alive" if missing else "healthy"
     click.echo(f"{url}  jiffy {platform['version']}  {health}  {platform['functions']} functions\n")
-    heads = ("INVOKER", "HOST", "SANDBOX", "RUNNING", "WAITING", "STEMS", "FREE MEMORY")
-    click.echo(columns(heads, [_invoker(one) for one in platform["invokers"]]))
-    click.echo()
-    heads = ("BUILDER", "HOST", "BUILDING", "RUNTIMES")
-    builders = [
-        (one["builder"], one["host"], one["building"], ", ".join(one["runtimes"])) for one in platform["builders"]
-    ]
-    click.echo(columns(heads, builders))
+    click.echo(columns(INVOKER, [_invoker(one) for one in platform["invokers"]]) + "\n")
+    click.echo(columns(BUILDER, [_builder(one) for one in platform["builders"]]))
     functions = [_function(one) for invoker in platform["invokers"] for one in invoker["functions"]]
     if functions:
-        click.echo()
-        heads = ("FUNCTION", "REVISION", "IDLE", "RUNNING", "FROZEN", "WAITING", "MEMORY", "CALLS", "COLD")
-        click.echo(columns(heads, functions))
+        click.echo("\n" + columns(FUNCTION, functions))
+
+
+def _builder(one: dict[str, Any]) -> tuple[object, ...]:
+    return (one["builder"], one["host"], one["building"], ", ".join(one["runtimes"]))
 
 
 def _invoker(one: dict[str, Any]) -> tuple[object, ...]:
