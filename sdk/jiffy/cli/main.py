@@ -80,3 +80,7 @@ def main() -> None:
       JIFFY_URL      where the platform is (default http://127.0.0.1:8080)
       JIFFY_API_KEY  the key it asks for, if it does
     """
+
+
+if __name__ == "__main__":
+    main()
