@@ -1,0 +1,395 @@
+"""Control groups: each sandbox has one, and each instance a child of it with its own memory limit and counters.
+
+Version 1 is what this was tested on. Version 2 follows its rules (a group with children holds no processes, so the
+zygote lives in the leaf "z"; controllers are handed down through cgroup.subtree_control), but had no host to be tested
+on. Where groups can't be written, there are none: the agent then limits itself (RLIMIT_DATA, RLIMIT_NPROC), nothing
+freezes, and counters come from /proc. Layout: OWN/jiffy-INVOKER/SANDBOX/{z,i-N}; for docker CONTAINER/{z,i-N}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+CONTROLLERS = ("memory", "cpuacct", "cpu", "pids", "freezer")
+FORK_BYTES = 4 * 1024 * 1024  # page tables and kernel stacks of a fork are charged to the zygote: allow for them
+SHARES_PER_CPU, MB_PER_CPU = 1024, 1769  # AWS Lambda's share of a CPU for memory
+FREEZE_TRIES = 50  # of a millisecond each
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What one version calls its files, and how it writes values."""
+
+    limit: tuple[str, ...]  # memory; the second one counts swap, too
+    usage: str
+    peak: str
+    cpu: str
+    oom: str
+    anonymous: str  # the line of memory.stat
+
+
+V1 = Names(
+    limit=("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+    usage="memory.usage_in_bytes",
+    peak="memory.max_usage_in_bytes",
+    cpu="cpuacct.usage",
+    oom="memory.oom_control",
+    anonymous="rss",
+)
+V2 = Names(
+    limit=("memory.max",),
+    usage="memory.current",
+    peak="memory.peak",
+    cpu="cpu.stat",
+    oom="memory.events",
+    anonymous="anon",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """Where this host's controllers are mounted, and which version they are."""
+
+    version: int
+    mounts: dict[str, tuple[Path, str]]  # controller → (mount point, the group that it shows as its root)
+
+    @property
+    def names(self) -> Names:
+        return V1 if self.version == 1 else V2
+
+    def folders(self, pid: int | str = "self") -> dict[str, Path]:
+        """Controller → the group of that process."""
+        groups: dict[str, str] = {}
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            for name in controllers.split(",") if self.version == 1 else CONTROLLERS if not controllers else ():
+                groups[name] = path
+        found = {}
+        for name in CONTROLLERS:
+            point, root = self.mounts[name]
+            path = groups[name]
+            if root != "/" and path.startswith(root):
+                path = path[len(root) :]
+            found[name] = point / path.lstrip("/")
+        return found
+
+
+def hierarchy() -> Hierarchy | None:
+    """This host's, or None when a controller that we need is not mounted."""
+    mounts: dict[str, tuple[Path, str]] = {}
+    unified: tuple[Path, str] | None = None
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(), right.split()
+        if kind[0] == "cgroup":
+            for option in kind[2].split(","):
+                mounts.setdefault(option, (Path(fields[4]), fields[3]))
+        elif kind[0] == "cgroup2":
+            unified = (Path(fields[4]), fields[3])
+    if all(name in mounts for name in CONTROLLERS):
+        return Hierarchy(1, mounts)
+    if unified is not None and "memory" in _read(unified[0] / "cgroup.controllers").split():
+        return Hierarchy(2, dict.fromkeys(CONTROLLERS, unified))
+    return None
+
+
+class Cgroups:
+    """The groups of one invoker. `open` returns False where none can be made."""
+
+    def __init__(self, invoker: str) -> None:
+        self._name = f"jiffy-{invoker}"
+        self._hierarchy = hierarchy()
+        self._base: dict[str, Path] = {}
+
+    def open(self) -> bool:
+        """Remove what an earlier invoker of the same name left, and make our own base."""
+        if self._hierarchy is None:
+            return False
+        try:
+            own = self._hierarchy.folders()
+            if self._hierarchy.version == 2:
+                own = dict.fromkeys(CONTROLLERS, _delegated(own["memory"]))
+            self._base = {name: folder / self._name for name, folder in own.items()}
+            for folder in set(self._base.values()):
+                remove(folder)
+                folder.mkdir()
+                if self._hierarchy.version == 2:
+                    _delegate(folder)
+            self.make("probe").remove()
+        except OSError as exc:
+            log.warning("control groups can't be written (%s): sandboxes limit themselves", exc.strerror)
+            self._hierarchy = None
+            return False
+        return True
+
+    def make(self, name: str) -> Group:
+        """A new group for one sandbox."""
+        assert self._hierarchy is not None
+        folders = {controller: base / name for controller, base in self._base.items()}
+        for folder in set(folders.values()):
+            folder.mkdir()
+        return Group(self._hierarchy, folders, own=True)
+
+    def adopt(self, pid: int) -> Group | None:
+        """The group that an engine made for its container; None when it can't be written."""
+        found = hierarchy()
+        if found is None or pid <= 0:
+            return None
+        try:
+            folders = found.folders(pid)
+            if folders["memory"] == found.folders()["memory"]:
+                return None  # not a group of its own
+            return Group(found, folders, own=False)
+        except (OSError, KeyError):
+            return None
+
+    def close(self) -> None:
+        for folder in set(self._base.values()):
+            remove(folder)
+
+
+class Group:
+    """One sandbox's group. Its zygote's leaf is "z"; instances' are `Cell`s."""
+
+    def __init__(self, hierarchy: Hierarchy, folders: dict[str, Path], *, own: bool) -> None:
+        self._v2 = hierarchy.version == 2
+        self._names = hierarchy.names
+        self._folders = folders
+        self._own = own
+        self._zygote = folders["memory"] / "z"
+        self._dying: list[Path] = []
+        self._memory_bytes = 0
+        self.memory_mb = 0
+        self.shared_bytes = 0  # what every instance shares with the zygote
+        self._zygote.mkdir(exist_ok=True)
+
+    def admit(self, pid: int, pids_max: int) -> None:
+        """Put the zygote in, before it runs."""
+        if self._own:
+            for folder in set(self._folders.values()) - {self._folders["memory"]}:
+                _write(folder / "cgroup.procs", str(pid))
+        if self._own or self._v2:
+            _write(self._folders["pids"] / "pids.max", str(pids_max))
+        _write(self._zygote / "cgroup.procs", str(pid))
+        if self._v2:
+            _delegate(self._folders["memory"])
+
+    def restrict(self, memory_mb: int) -> None:
+        """The limits of the function that this sandbox is about to load."""
+        self.memory_mb = memory_mb
+        self._limit(self._zygote, memory_mb * 1024 * 1024)
+        shares = max(2, memory_mb * SHARES_PER_CPU // MB_PER_CPU)
+        if self._v2:
+            _write(self._folders["cpu"] / "cpu.weight", str(min(10_000, max(1, shares * 100 // SHARES_PER_CPU))))
+        else:
+            _write(self._folders["cpu"] / "cpu.shares", str(shares))
+
+    def loaded(self) -> None:
+        """The import is over: what the zygote holds now is what its instances share."""
+        for line in _read(self._zygote / "memory.stat").splitlines():
+            name, _, value = line.partition(" ")
+            if name == self._names.anonymous:
+                self.shared_bytes = int(value)
+
+    def _limit(self, folder: Path, limit: int) -> None:
+        for name in reversed(self._names.limit):  # raising: memory-with-swap may never be below memory
+            _write(folder / name, str(limit), missing_ok=True)
+        for name in self._names.limit:
+            _write(folder / name, str(limit), missing_ok=name != self._names.limit[0])
+        if self._v2:
+            _write(folder / "memory.swap.max", "0", missing_ok=True)
+
+    def cell(self, n: int, instances: int) -> Cell:
+        """The group of instance `n`, one of `instances`."""
+        self._bury()
+        self._limit(self._zygote, self.memory_mb * 1024 * 1024 + (instances + 1) * FORK_BYTES)
+        memory = self._folders["memory"] / f"i-{n}"
+        cpu = self._folders["cpuacct"] / f"i-{n}"
+        for folder in {memory, cpu}:
+            folder.mkdir()
+        self._limit(memory, self.memory_mb * 1024 * 1024)
+        return Cell(self, memory, cpu, self._names)
+
+    def bury(self, folders: Iterable[Path]) -> None:
+        """Remove instances' groups, now or when their last process is really gone."""
+        self._dying.extend(folders)
+        self._bury()
+
+    def _bury(self) -> None:
+        self._dying = [folder for folder in self._dying if not _rmdir(folder)]
+
+    def memory_bytes(self) -> int:
+        return int(_read(self._folders["memory"] / self._names.usage) or 0)
+
+    def oom_kills(self) -> int:
+        """Of the zygote."""
+        return _oom_kills(_read(self._zygote / self._names.oom))
+
+    def freeze(self) -> bool:
+        """Ask for it; True when every process has stopped."""
+        if self._v2:
+            _write(self._folders["freezer"] / "cgroup.freeze", "1")
+            return "frozen 1" in _read(self._folders["freezer"] / "cgroup.events")
+        _write(self._folders["freezer"] / "freezer.state", "FROZEN")
+        return _read(self._folders["freezer"] / "freezer.state").strip() == "FROZEN"
+
+    def thaw(self) -> None:
+        if self._v2:
+            _write(self._folders["freezer"] / "cgroup.freeze", "0", missing_ok=True)
+        else:
+            _write(self._folders["freezer"] / "freezer.state", "THAWED", missing_ok=True)
+
+    def remove(self) -> None:
+        """Kill what is left in it, and remove it; an engine removes its own part."""
+        self.thaw()  # what is frozen can't die
+        if self._own:
+            for folder in set(self._folders.values()):
+                remove(folder)
+        else:
+            for folder in {self._folders["memory"], self._folders["cpuacct"]}:
+                for child in _children(folder):
+                    remove(child)
+
+
+class Cell:
+    """One instance's group. Its counters are read through descriptors that stay open: one pread each."""
+
+    def __init__(self, group: Group, memory: Path, cpu: Path, names: Names) -> None:
+        self._group = group
+        self._memory, self._cpu = memory, cpu
+        peak = memory / names.peak
+        self._peak_fd = os.open(peak if peak.exists() else memory / names.usage, os.O_RDONLY | os.O_CLOEXEC)
+        self._cpu_fd = os.open(cpu / names.cpu, os.O_RDONLY | os.O_CLOEXEC)
+        self._oom = memory / names.oom
+        self._v2 = names is V2
+        self._last = (0, 0)
+
+    def admit(self, pid: int) -> None:
+        for folder in {self._memory, self._cpu}:
+            _write(folder / "cgroup.procs", str(pid))
+
+    def max_memory_bytes(self) -> int:
+        """The peak of what it used itself (all that its limit counts) plus what it shares; at most its limit."""
+        if self._peak_fd < 0:
+            return self._last[0]
+        own = int(os.pread(self._peak_fd, 32, 0))
+        return min(own + self._group.shared_bytes, self._group.memory_mb * 1024 * 1024)
+
+    def cpu_us(self) -> int:
+        if self._cpu_fd < 0:
+            return self._last[1]
+        text = os.pread(self._cpu_fd, 64, 0)
+        return int(text.split()[1]) if self._v2 else int(text) // 1000
+
+    def oom_kills(self) -> int:
+        return _oom_kills(_read(self._oom))
+
+    def kill(self) -> None:
+        """Everything in it."""
+        if self._v2 and _write(self._memory / "cgroup.kill", "1", missing_ok=True):
+            return
+        _kill(self._memory)
+
+    def remove(self) -> None:
+        """Kill what is left; the counters keep their last values."""
+        if self._peak_fd < 0:
+            return
+        self.kill()
+        self._last = (self.max_memory_bytes(), self.cpu_us())
+        os.close(self._peak_fd)
+        os.close(self._cpu_fd)
+        self._peak_fd = self._cpu_fd = -1
+        self._group.bury((self._memory, self._cpu) if self._memory != self._cpu else (self._memory,))
+
+
+def remove(folder: Path) -> None:
+    """Kill all processes of a group and its children, and remove them."""
+    if not folder.is_dir():
+        return
+    for child in _children(folder):
+        remove(child)
+    for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+        if (folder / name).exists():
+            _write(folder / name, value, missing_ok=True)
+    for _ in range(200):
+        _kill(folder)
+        if _rmdir(folder):
+            return
+        time.sleep(0.002)  # the kernel takes a moment to bury them
+    log.warning("control group %s can't be removed", folder)
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _kill(folder: Path) -> None:
+    for pid in _read(folder / "cgroup.procs").split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def _rmdir(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _oom_kills(text: str) -> int:
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+            return int(value)
+    return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _write(path: Path, value: str, *, missing_ok: bool = False) -> bool:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError:
+        if not missing_ok:
+            raise
+        return False
+    return True
+
+
+def _delegate(folder: Path) -> None:
+    _write(folder / "cgroup.subtree_control", "+memory +cpu +pids")
+
+
+def _delegated(own: Path) -> Path:
+    """Version 2: the group under which we may make others: our own, its processes moved into a leaf."""
+    if (own / "cgroup.type").exists():  # only the host's root group has none, and may hold processes and children
+        leaf = own / "jiffy-host"
+        leaf.mkdir(exist_ok=True)
+        for pid in _read(own / "cgroup.procs").split():
+            _write(leaf / "cgroup.procs", pid)
+    _delegate(own)
+    return own

@@ -1,0 +1,139 @@
+"""What the sandbox asks of an isolation driver. docker.py and bwrap.py answer; tests/invoker/test_drivers.py holds both
+to the same behaviour.
+
+A driver starts a command inside a base layer behind all walls and hands back a `Jail`: how to connect to the agent in
+it, how to give it a function's folders, how to end it. What is said over the connection is sandbox.py's business.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from invoker.cgroups import Group
+from jiffy.contract import layout, limits
+from jiffy.contract.messages import Layer
+
+SOCKET_NAME = "agent.sock"
+START_MAX_S = 15.0  # an engine that takes longer is as good as dead
+UID_FIRST = 1_900_000_000  # above what systemd gives to containers, below what Docker refuses (2³¹)
+UID_BLOCK, UID_BLOCKS = 65_536, 3_000  # one block per invoker, so that two on a host seldom share
+
+
+@dataclass(frozen=True, slots=True)
+class DriverConfig:
+    """What an invoker tells its driver."""
+
+    data: Path
+    invoker: str
+    docker_runtime: str = ""  # an OCI runtime that the engine knows, such as "runsc"; "": its default
+    scratch_bytes: int = limits.SCRATCH_MAX_BYTES
+    pids_max: int = limits.PIDS_MAX
+
+    @property
+    def run(self) -> Path:
+        return self.data / layout.RUN / f"invoker-{self.invoker}"
+
+
+class Jail(Protocol):
+    """One started sandbox, as its driver knows it."""
+
+    group: Group | None  # None: control groups can't be written
+    pid: int  # of the zygote on this host; 0: unknown
+
+    def connect(self) -> socket.socket:
+        """A new non-blocking connection to the agent. Raises OSError."""
+
+    def seal(self) -> None:
+        """The agent listens: from now on nobody in the sandbox can put another listener in its place."""
+
+    async def fill(self, folder: str, tree: Path) -> None:
+        """Make the files of `tree` appear, read-only, as `folder` ("task" or "deps"). Raises SandboxFailed."""
+
+    async def stop(self) -> str:
+        """Kill it and remove every trace; returns what its start-up wrote as errors. May be called twice."""
+
+
+class Driver(Protocol):
+    """Makes jails."""
+
+    name: str  # "docker" | "bwrap"
+    network: bool  # can it give a function a network?
+
+    async def open(self) -> None:
+        """Check that it works, and remove what an earlier invoker of the same id left. Raises Unavailable."""
+
+    async def start(self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool) -> Jail:
+        """Start `command` in `base`. Raises SandboxFailed, or Unavailable when `network` can't be given."""
+
+    async def close(self) -> None:
+        """Stop whatever still runs, and leave nothing behind."""
+
+
+class Uids:
+    """One unprivileged user per sandbox, so that two sandboxes share not even a quota."""
+
+    def __init__(self, invoker: str) -> None:
+        self._first = UID_FIRST + zlib.crc32(invoker.encode()) % UID_BLOCKS * UID_BLOCK
+        self._next = 0
+        self._free: list[int] = []
+
+    def take(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._next += 1
+        return self._first + self._next % UID_BLOCK
+
+    def give_back(self, uid: int) -> None:
+        self._free.append(uid)
+
+
+class Folder:
+    """A sandbox's folder on the host: RUN/ID/{task,deps,sock}."""
+
+    def __init__(self, run: Path, sandbox_id: str) -> None:
+        self.path = run / sandbox_id
+        self.sock = self.path / "sock"
+        self.sock.mkdir(parents=True)
+        for name in ("task", "deps"):
+            (self.path / name).mkdir()
+        for folder in (self.path, *self.path.iterdir()):
+            folder.chmod(0o755)
+
+    def listen(self) -> socket.socket:
+        """A listener in it; for agents that inherit theirs."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        fd = os.open(self.sock, os.O_PATH | os.O_DIRECTORY)
+        try:
+            listener.bind(f"/proc/self/fd/{fd}/{SOCKET_NAME}")  # a socket's path has room for 107 bytes only
+        finally:
+            os.close(fd)
+        listener.listen(1024)
+        return listener
+
+    def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        fd = os.open(self.sock, os.O_PATH | os.O_DIRECTORY)
+        try:
+            sock.setblocking(False)
+            sock.connect(f"/proc/self/fd/{fd}/{SOCKET_NAME}")
+        except OSError:
+            sock.close()
+            raise
+        finally:
+            os.close(fd)
+        return sock
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def new_id() -> str:
+    """A sandbox's id: unique on this host, short enough for every path and name that holds it."""
+    return secrets.token_hex(6)

