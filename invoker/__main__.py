@@ -1,0 +1,150 @@
+"""`python -m invoker`: reads the command line, wires everything by hand, runs until SIGTERM, and leaves nothing.
+
+Begin reading at `serve`. The story of a call is in execute.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from jiffy.contract.errors import JiffyError, PlatformError
+from jiffy.contract.messages import Layer
+
+from . import host, policy
+from .clock import Clock
+from .drivers import choose
+from .drivers.base import Driver, DriverConfig
+from .execute import Executor
+from .heartbeat import Pulse
+from .pool import Pool
+from .sandbox import Sandbox
+from .stems import Stems
+from .store import Store
+
+log = logging.getLogger("invoker")
+
+GRACE_S = 10.0  # what running calls get to end after SIGTERM
+LAST_WORDS_S = 1.0  # and Redis, to take what is still to be written
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The command line."""
+
+    redis: str
+    data: Path
+    sandbox: str
+    id: str | None
+    stems: int
+    keep_alive_s: float
+    runtime_option: str
+
+
+def parse(argv: Sequence[str]) -> Config:
+    parser = argparse.ArgumentParser(prog="python -m invoker", description="Runs functions in microcontainers.")
+    parser.add_argument("--redis", required=True, metavar="URL", help="the queue, such as unix:///run/valkey.sock")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
+    parser.add_argument("--sandbox", choices=("auto", "docker", "bwrap"), default="auto", help="default: %(default)s")
+    parser.add_argument("--id", help="this invoker's name; default: kept in DIR/invoker-id")
+    parser.add_argument("--stems", type=int, default=2, metavar="N", help="stems kept ready; default: %(default)s")
+    parser.add_argument(
+        "--keep-alive-s", type=float, default=60.0, metavar="S", help="idle instances end after; default: %(default)g"
+    )
+    parser.add_argument(
+        "--runtime-option", default="", metavar="NAME", help="an OCI runtime of Docker's, such as runsc"
+    )
+    return Config(**vars(parser.parse_args(argv)))
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return uvloop.run(serve(parse(sys.argv[1:])))
+    except JiffyError as exc:
+        print(f"invoker: {exc.message}", file=sys.stderr)
+        return 1
+
+
+async def serve(config: Config) -> int:
+    """Everything, from the first connection to the last. Raises PlatformError when a part does not work."""
+    stop = _on_signals()
+    clock = Clock()
+    store = Store(config.redis, host.invoker_id(config.data, config.id), clock)
+    try:
+        await store.open()
+        driver = await choose(config.sandbox, DriverConfig(config.data, store.invoker, config.runtime_option))
+        try:
+            await _work(config, store, driver, clock, stop)
+        finally:
+            await driver.close()
+    finally:
+        await store.close()
+    return 0
+
+
+async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop: asyncio.Event) -> None:
+    stems = Stems(partial(_start, driver, config.data), config.stems)
+    keep = policy.Keep(instance_us=int(config.keep_alive_s * 1e6))
+    pool = Pool(stems, clock, host.memory, keep=keep, instances_max=host.instances_max())
+    executor = Executor(store.invoker, store, pool, clock)
+    pulse = Pulse(store, clock, pool, stems, (store.invoker, host.name(), driver.name, driver.network))
+    calls = asyncio.create_task(executor.run())
+    others = [
+        asyncio.create_task(work) for work in (pulse.run(), pool.run(), store.watch(pool.set_live), _wait_for(stop))
+    ]
+    try:
+        await asyncio.wait((calls, *others), return_when=asyncio.FIRST_COMPLETED)
+        await _finish(executor, pool, pulse, calls)
+    finally:
+        for task in (calls, *others):
+            task.cancel()
+        await pool.close()
+        results = await asyncio.gather(calls, *others, return_exceptions=True)
+    with contextlib.suppress(PlatformError):  # where Redis is gone, our heartbeat ages by itself
+        await store.leave()
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+async def _finish(executor: Executor, pool: Pool, pulse: Pulse, calls: asyncio.Task[None]) -> None:
+    """Read no more, let running calls end, then end the others; write down what became of each."""
+    log.info("stopping")
+    pool.drain()
+    await executor.stop()
+    await pulse.send()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(executor.settled(), GRACE_S)
+    await pool.close()
+    await asyncio.wait((calls,), timeout=LAST_WORDS_S)
+
+
+async def _start(driver: Driver, data: Path, runtime: str, base: Layer, network: bool) -> Sandbox:
+    return await Sandbox.start(driver, data, runtime, base, network=network)
+
+
+async def _wait_for(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+def _on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Ended attempts on their way to Redis: gathered while a batch is in flight, resent until it got through.
+
+Nothing that ended is ever lost while this process lives: a batch whose answer did not come is sent again, and the
+script's fence (scripts/complete.lua) makes the second time harmless. How a batch is sent is store.py's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from jiffy.contract.errors import PlatformError, Unavailable
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX = 256  # items in one script call: about 3 ms in which the server does nothing else
+BATCH_MAX_BYTES = 8 * 1024 * 1024
+AGAIN_FIRST_S, AGAIN_MAX_S = 0.02, 1.0
+REFUSED_TRIES = 3  # an item that the server refuses by itself, for a reason of its own, is then given up
+
+
+class Completion(NamedTuple):
+    """One item of scripts/complete.lua, which documents each field."""
+
+    entry: bytes
+    answers_key: str
+    logs_key: str
+    record_key: str
+    note: bool
+    answer: bytes
+    usage: bytes
+    record: bytes
+    again: bytes
+    logs: tuple[bytes, ...]
+
+
+Send = Callable[[list[Completion]], Awaitable[None]]  # raises Unavailable, or PlatformError when the server refuses
+
+
+class Completions:
+    """`written` is told the entries of each batch that got through, or was given up."""
+
+    def __init__(self, send: Send, written: Callable[[list[Completion]], None]) -> None:
+        self._send = send
+        self._written = written
+        self._items: deque[Completion] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    def add(self, item: Completion) -> None:
+        self._items.append(item)
+        if self._wake is not None:
+            self._drained.clear()
+            self._wake.set_result(None)
+            self._wake = None
+
+    async def drained(self) -> None:
+        """Wait until everything added so far got through."""
+        await self._drained.wait()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._items:
+                self._drained.set()
+                self._wake = loop.create_future()
+                await self._wake
+            batch = self._take()
+            await self._deliver(batch)
+            self._written(batch)
+
+    def _take(self) -> list[Completion]:
+        items = self._items
+        if len(items) == 1:
+            return [items.popleft()]
+        batch: list[Completion] = []
+        size = 0
+        while items and len(batch) < BATCH_MAX and size < BATCH_MAX_BYTES:
+            item = items.popleft()
+            batch.append(item)
+            size += len(item.answer) + len(item.record) + len(item.again)
+        return batch
+
+    async def _deliver(self, batch: list[Completion]) -> None:
+        pause, refused = AGAIN_FIRST_S, 0
+        while True:
+            try:
+                await self._send(batch)
+                return
+            except Unavailable:
+                pass
+            except PlatformError as exc:
+                if len(batch) > 1:  # find the one that is refused
+                    for item in batch:
+                        await self._deliver([item])
+                    return
+                refused += 1
+                if refused == REFUSED_TRIES or batch[0].note:
+                    log.error("entry %r can't be completed: %s", batch[0].entry, exc.message)
+                    return
+            await asyncio.sleep(pause)
+            pause = min(AGAIN_MAX_S, pause * 2)

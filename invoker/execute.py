@@ -1,0 +1,271 @@
+"""Read first: the story of a call on this host. Lease → call → classify → meter → complete.
+
+    read     entries come off the stream in batches, no more than can be run or queued sensibly
+    lease    the pool starts the attempt on an instance, now or later, or refuses it
+    call     one frame out; a callback, not a task, when the answer is there
+    classify what the instance did becomes an Outcome
+    meter    durations, memory, processor time, billed milliseconds
+    complete answer, acknowledgement, usage and log go to Redis in one atomic step (completions.py, store.py)
+
+An entry stays in `_open` until its completion is written, so that after a lost connection it is clear which pending
+entries were never seen. What was pending when the process started was interrupted by a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import Protocol
+
+from jiffy.contract import limits
+from jiffy.contract.errors import PlatformError
+from jiffy.contract.messages import Call, Outcome
+from jiffy.contract.wire import pack, unpack
+
+from . import policy
+from .attempt import Attempt, Known
+from .classify import classify
+from .clock import Clock
+from .completions import Completion, Completions
+from .lease import Slot
+from .pool import Pool
+from .refusal import Refusal, platform
+from .sandbox import Exit, Reply
+
+log = logging.getLogger(__name__)
+
+BLOCK_MS = 1_000  # a read without news; nothing waits for it to return
+FULL_S = 0.002  # when the local queue is full: look again soon, calls end quickly
+AGAIN_FIRST_S, AGAIN_MAX_S = 0.05, 1.0
+REVISIONS_MAX = 4_096  # unpacked revisions kept by their bytes
+ATTEMPTS_MAX = 3  # of an asynchronous call whose invoker died under it: it may be what kills invokers
+LIVE_LOG_S = 0.25  # a call that runs longer has what it printed published meanwhile, so that logs can be followed
+SETTLE_S = 0.02  # at the end: how often to look whether all is quiet
+SIZE_WEIGHT = 0.05  # of the newest payload in the mean size
+
+
+class Queue(Protocol):
+    """Where calls come from: store.Store."""
+
+    async def read(self, count: int, block_ms: int) -> list[tuple[bytes, bytes]]: ...
+    async def pending(self) -> list[tuple[bytes, bytes]]: ...
+    async def interrupt(self) -> None: ...
+    async def complete(self, batch: list[Completion]) -> None: ...
+
+
+class Executor:
+    """See the module."""
+
+    def __init__(self, invoker: str, queue: Queue, pool: Pool, clock: Clock) -> None:
+        self._invoker = invoker
+        self._queue = queue
+        self._pool = pool
+        self._clock = clock
+        self._completions = Completions(queue.complete, self._written)
+        self._open: dict[bytes, Attempt | None] = {}  # entry → its attempt, until its completion is written
+        self._running: dict[bytes, Attempt] = {}  # in the order in which they began
+        self._revisions: dict[bytes, Known] = {}
+        self._mean_size = 1024.0
+        self._sweeping = False
+        self._stopping = False
+        self._quiet = asyncio.Event()  # `_open` is empty
+
+    # --- read -------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Take calls and run them until `stop`; then return when all that was read has ended and is written."""
+        writer = asyncio.ensure_future(self._completions.run())
+        try:
+            await self._recover()
+            await self._read()
+            while self._open:
+                self._quiet.clear()
+                await self._quiet.wait()
+        finally:
+            writer.cancel()
+
+    async def _read(self) -> None:
+        totals = self._pool.totals
+        pause = AGAIN_FIRST_S
+        lost = False
+        while not self._stopping:
+            count = policy.read_count(totals.calls, totals.payload_bytes, self._mean_size)
+            if not count:
+                await asyncio.sleep(FULL_S)
+                continue
+            try:
+                if lost:
+                    entries = await self._unseen()
+                    lost = False
+                else:
+                    entries = await self._queue.read(count, BLOCK_MS)
+            except PlatformError:
+                lost = True
+                await asyncio.sleep(pause)
+                pause = min(AGAIN_MAX_S, pause * 2)
+                continue
+            pause = AGAIN_FIRST_S
+            self.accept(entries)
+
+    async def _unseen(self) -> list[tuple[bytes, bytes]]:
+        """What was delivered to us and got lost on its way: pending there, and not known here."""
+        seen = set(self._open)  # before we ask: one that is completed while we do may be in the answer
+        return [item for item in await self._queue.pending() if item[0] not in seen]
+
+    def accept(self, entries: list[tuple[bytes, bytes]]) -> None:
+        """Have these entries run."""
+        now_us = self._clock()
+        for entry, packed in entries:
+            attempt = self._unpack(entry, packed, now_us)
+            if attempt is not None:
+                self._mean_size += (attempt.size - self._mean_size) * SIZE_WEIGHT
+                self._pool.lease(attempt, attempt.known.revision, now_us)
+
+    def _unpack(self, entry: bytes, packed: bytes, now_us: int) -> Attempt | None:
+        try:
+            call = unpack(Call, packed)
+            known = self._revisions.get(call.revision) or self._learn(call.revision)
+            attempt = Attempt(entry, call, known, now_us, self)
+        except (PlatformError, TypeError, AttributeError) as exc:
+            log.error("entry %r is no call: %s", entry, exc)
+            self._open[entry] = None
+            self._completions.add(Completion(entry, "", "", "", False, b"", b"", b"", b"", ()))
+            return None
+        self._open[entry] = attempt
+        return attempt
+
+    def _learn(self, packed: bytes) -> Known:
+        if len(self._revisions) >= REVISIONS_MAX:
+            del self._revisions[next(iter(self._revisions))]
+        known = self._revisions[packed] = Known.unpack(packed)
+        return known
+
+    # --- call -------------------------------------------------------------------------------------------------
+    def begin(self, attempt: Attempt, slot: Slot, now_us: int) -> None:
+        """The pool gives `attempt` the lease on `slot`."""
+        call, known = attempt.call, attempt.known
+        self._running[attempt.entry] = attempt
+        if attempt.init_log:
+            attempt.logbook().write(attempt.init_log)
+        meta = {"t": "call", "id": call.invocation, "timeout_ms": known.revision.timeout_ms}
+        future = slot.instance.call(meta, call.payload, known.timeout_s)
+        future.add_done_callback(partial(self._ended, attempt))
+        if not self._sweeping:
+            self._sweeping = True
+            asyncio.get_running_loop().call_later(LIVE_LOG_S, self._sweep)
+
+    def _ended(self, attempt: Attempt, future: asyncio.Future[Reply | Exit]) -> None:
+        """The instance answered, or ended."""
+        now_us = self._clock()
+        slot = attempt.slot
+        assert slot is not None
+        result = future.result()
+        instance = slot.instance
+        ending = classify(result, attempt.known.revision, now_us - attempt.started_us)
+        printed = instance.read_log()
+        memory, cpu = instance.max_memory_bytes(), instance.cpu_us()
+        cpu, slot.cpu_us = max(0, cpu - slot.cpu_us), cpu
+        del self._running[attempt.entry]
+        if type(result) is not Reply:
+            slot.pool.lost(slot)
+        elif ending.spent:
+            slot.pool.discard(slot)
+        else:
+            slot.pool.release(slot, now_us)  # the next call is on its way before this one is written down
+        if printed:
+            attempt.print(slot, printed)
+        outcome, payload = ending.outcome, ending.payload
+        if outcome is Outcome.CRASH and self._pool.closing and type(result) is Exit and result.reason == "closed":
+            outcome, payload = Outcome.PLATFORM, platform("the invoker was stopped while this call ran").error
+        self._completions.add(
+            attempt.completion(self._invoker, now_us, outcome, payload, ending.duration_us, memory, cpu)
+        )
+
+    def turned_away(self, attempt: Attempt, refusal: Refusal) -> None:
+        """The pool refuses `attempt`: it never began, or its function could not be imported.
+
+        A failed import has a duration of 0 and is billed one step: it used the host, but no handler ran.
+        """
+        now_us = self._clock()
+        attempt.cold = attempt.cold or refusal.init_us > 0
+        attempt.init_us = attempt.init_us or refusal.init_us
+        attempt.queue_us = max(0, now_us - attempt.call.accepted_ms * 1000 - attempt.init_us)
+        if refusal.log:
+            attempt.logbook().write(refusal.log)
+        again = b""
+        if refusal.outcome is Outcome.PLATFORM and self._stopping and attempt.call.mode == "async":
+            again = self._again(attempt, now_us)
+        self._completions.add(
+            attempt.completion(
+                *(self._invoker, now_us, refusal.outcome, refusal.error),
+                retry_after_s=refusal.retry_after_s,
+                again=again,
+            )
+        )
+
+    def _written(self, batch: list[Completion]) -> None:
+        for item in batch:
+            if not item.note:
+                self._open.pop(item.entry, None)
+        if not self._open:
+            self._quiet.set()
+
+    # --- logs of calls that run -----------------------------------------------------------------------------------
+    def _sweep(self) -> None:
+        """Publish what calls have printed that have run for a while already."""
+        now_us = self._clock()
+        for attempt in self._running.values():
+            if now_us - attempt.started_us < LIVE_LOG_S * 1e6:
+                break  # they are in the order in which they began
+            self._publish(attempt, now_us)
+        self._sweeping = bool(self._running)
+        if self._sweeping:
+            asyncio.get_running_loop().call_later(LIVE_LOG_S, self._sweep)
+
+    def _publish(self, attempt: Attempt, now_us: int) -> None:
+        assert attempt.slot is not None  # as it runs
+        printed = attempt.slot.instance.read_log()
+        if printed:
+            attempt.print(attempt.slot, printed)
+        logs = attempt.log.flush(now_us // 1000) if attempt.log else ()
+        state = "running" if attempt.call.mode == "async" and not attempt.noted else ""
+        if logs or state:
+            attempt.noted = True
+            self._completions.add(attempt.note(state, logs))
+
+    # --- after a crash, and at the end --------------------------------------------------------------------------
+    async def _recover(self) -> None:
+        """End what the last process of this invoker left behind: it may have run, so nobody may believe it did not."""
+        while True:
+            try:
+                entries = await self._queue.pending()
+                break
+            except PlatformError:
+                await asyncio.sleep(AGAIN_MAX_S)
+        now_us = self._clock()
+        for entry, packed in entries:
+            attempt = self._unpack(entry, packed, now_us)
+            if attempt is None:
+                continue
+            again = b""
+            if attempt.call.mode == "async" and attempt.call.attempt < ATTEMPTS_MAX:
+                again = self._again(attempt, now_us)
+            error = platform("the invoker was restarted while this call ran").error
+            self._completions.add(attempt.completion(self._invoker, now_us, Outcome.PLATFORM, error, again=again))
+
+    @staticmethod
+    def _again(attempt: Attempt, now_us: int) -> bytes:
+        """The next attempt at an asynchronous invocation, with a deadline of its own."""
+        call = attempt.call
+        deadline_ms = now_us // 1000 + int(limits.WAIT_MAX_S * 1000) + attempt.known.revision.timeout_ms
+        return pack(call._replace(attempt=call.attempt + 1, deadline_ms=max(deadline_ms, call.deadline_ms)))
+
+    async def stop(self) -> None:
+        """Read no more."""
+        self._stopping = True
+        await self._queue.interrupt()
+
+    async def settled(self) -> None:
+        """Wait until nothing runs or waits any more, written down or not."""
+        while self._running or self._pool.totals.calls:  # noqa: ASYNC110 - an event would cost every call
+            await asyncio.sleep(SETTLE_S)

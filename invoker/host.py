@@ -1,0 +1,69 @@
+"""This machine: its name, its memory, how many files a process may open, and the name under which it invokes.
+
+What to make of them is policy.py's business.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import socket
+from pathlib import Path
+
+from jiffy.contract import layout, limits
+from jiffy.contract.errors import Unavailable
+
+from .pool import Memory
+
+FILES_PER_INSTANCE = 8  # its two connections, its pid, its cgroup's counters
+FILES_OF_OURS = 512
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def name() -> str:
+    return socket.gethostname()
+
+
+def memory() -> Memory:
+    """What the kernel could give to new processes."""
+    values = {}
+    with Path("/proc/meminfo").open("rb") as file:
+        for line in file:
+            key, _, rest = line.partition(b":")
+            if key in (b"MemTotal", b"MemAvailable"):
+                values[key] = int(rest.split()[0]) // 1024
+                if len(values) == 2:
+                    break
+    return Memory(values[b"MemTotal"], values[b"MemAvailable"])
+
+
+def instances_max() -> int:
+    """How many instances this process has open files for; it raises its own limit as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return limits.INSTANCES_MAX
+    return max(1, min(limits.INSTANCES_MAX, (hard - FILES_OF_OURS) // FILES_PER_INSTANCE))
+
+
+def invoker_id(data: Path, given: str | None) -> str:
+    """The name of this host's invoker, kept in the data folder, so that a restart finds its own queue.
+
+    Raises Unavailable when the folder can't be written.
+    """
+    path = data / layout.INVOKER_ID
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        kept = path.read_text().strip() if path.exists() else ""
+        chosen = given or kept or f"inv-{os.urandom(4).hex()}"
+        if not _ID.fullmatch(chosen):
+            raise Unavailable(f"{chosen!r} can't name an invoker: use letters, digits, dots and hyphens")
+        if chosen != kept:
+            fresh = path.with_suffix(".new")
+            fresh.write_text(chosen + "\n")
+            fresh.replace(path)
+    except OSError as exc:
+        raise Unavailable(f"the data folder {data} can't be used: {exc.strerror or exc}") from exc
+    return chosen

@@ -1,0 +1,93 @@
+"""What the pool needs of its neighbours, and the lease: the right to use one instance for one call.
+
+The protocols say what a sandbox and its instances must offer (sandbox.py does, and the twin in tests), and what a
+waiting call must (execute.py's Attempt). Who gets which lease, and when, is revision_pool.py's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jiffy.contract.messages import Revision
+
+from .refusal import Refusal
+from .sandbox import Exit, Loaded, Reply
+
+if TYPE_CHECKING:
+    from .revision_pool import RevisionPool
+
+
+class Instance(Protocol):
+    """One process that serves one call at a time."""
+
+    on_exit: Callable[[Any], None] | None
+
+    @property
+    def log_dropped_bytes(self) -> int: ...
+    def call(self, meta: dict[str, Any], payload: bytes, timeout_s: float) -> asyncio.Future[Reply | Exit]: ...
+    def read_log(self) -> bytes: ...
+    async def close(self) -> None: ...
+    def max_memory_bytes(self) -> int: ...
+    def cpu_us(self) -> int: ...
+
+
+class Sandbox(Protocol):
+    """One isolated container: a stem until it is specialised, then one revision's."""
+
+    on_closed: Callable[[Any], None] | None
+
+    async def specialise(self, revision: Revision) -> Loaded: ...
+    async def fork(self) -> Instance: ...
+    async def freeze(self) -> None: ...
+    async def thaw(self) -> None: ...
+    async def close(self) -> None: ...
+    def memory_bytes(self) -> int: ...
+
+
+class Caller(Protocol):
+    """A call that wants a lease. Exactly one of `start` and `refuse` is called, once."""
+
+    arrived_us: int
+    latest_start_us: int
+    size: int  # of its payload
+    cold: bool  # the pool sets it: this call waited for a new sandbox
+    init_us: int  # and for how long
+    init_log: bytes  # and what the import printed, for the first call of a sandbox
+
+    def start(self, slot: Slot, now_us: int) -> None: ...
+    def refuse(self, refusal: Refusal) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Box:
+    """One sandbox of a revision and what its instances are doing."""
+
+    sandbox: Sandbox
+    last_used_us: int
+    instances: int = 0  # forks under way included
+    busy: int = 0
+    asleep: list[Slot] | None = None  # its idle instances while it is frozen; None: awake
+    changing: bool = False  # a freeze or a thaw is under way
+    closed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One instance, and the lease on it while `busy`."""
+
+    instance: Instance
+    box: Box
+    pool: RevisionPool
+    since_us: int  # since when it is idle, or busy
+    busy: bool = False
+    dead: bool = False
+    dropped_bytes: int = 0  # of its log, up to the last call's end; and
+    cpu_us: int = 0  # of its whole life up to the last call's end, so a call's share is a difference
+
+    def exited(self, _: object) -> None:
+        """The instance ended outside a call."""
+        if not self.busy:
+            self.pool.lost(self)

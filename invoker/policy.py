@@ -1,0 +1,128 @@
+"""What to start, keep, freeze, stop and refuse. Pure: plain numbers and `now` in, decisions out.
+
+It owns every threshold of the warm set, each with its reason. It knows no sandbox, no clock and no Redis; pool.py
+asks it and does what it says. All times are microseconds on one clock unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jiffy.contract import limits
+
+SECOND_US = 1_000_000
+FORK_US = 1_500  # what one more instance costs, measured: worth it once the queue would wait longer than that
+FORKS_AT_ONCE = 8  # per function: a zygote forks one at a time, and durations learnt meanwhile may end the need
+INSTANCES_PER_SANDBOX = 200  # leaves 5 of limits.PIDS_MAX processes and threads for each
+LEARNING = 0.2  # weight of the newest duration in the running mean
+STALE_KEEP_US = 2 * SECOND_US  # idle instances of a revision that is not live: long enough for a queue to drain
+WAITING_MAX = 4_096  # calls taken from the stream and not yet running; the rest waits in Redis, where others see it
+WAITING_BYTES_MAX = 256 * limits.MIB  # and what their payloads may take
+WAITING_PER_FUNCTION = WAITING_MAX // 2  # one busy function must not keep the others' calls in Redis
+RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 30.0
+BACKOFF_MIN_S, BACKOFF_MAX_S = 0.25, 15.0  # between starts of a driver that fails
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How long idle things stay; settable on the command line."""
+
+    instance_us: int = 60 * SECOND_US
+    sandbox_us: int = 600 * SECOND_US
+    freeze_after_us: int = SECOND_US // 5
+
+
+def wanted(queued: int, instances: int, starting: int, mean_us: float, oldest_us: int, limit: int) -> int:
+    """How many more instances to start now for `queued` calls of one function.
+
+    `instances` serve (all busy, or nothing would queue), `starting` are on their way, `limit` bounds both.
+    `mean_us` is how long a call holds an instance, 0 while unknown; `oldest_us` how long the first call has waited:
+    evidence that calls have become slower than the mean says.
+
+    One more is worth its price when the queue would wait longer than a fork takes; so many callers of a function
+    of 50 µs share few instances, and each caller of a slow one gets its own.
+    """
+    there = instances + starting
+    unserved = queued - starting
+    bound = min(unserved, limit - there, FORKS_AT_ONCE - starting)
+    if bound <= 0:
+        return 0
+    if there == 0:
+        return 1  # the first one; how many more is clear when it is up
+    if mean_us <= 0:
+        return bound
+    mean_us = max(mean_us, oldest_us / 2)
+    needed = -(-int(queued * mean_us) // FORK_US)
+    return max(0, min(needed - there, bound))
+
+
+def learned(mean_us: float, held_us: int) -> float:
+    """The running mean after one more call, which held its instance for `held_us`."""
+    return mean_us + (held_us - mean_us) * LEARNING if mean_us else max(1.0, float(held_us))
+
+
+def latest_start_us(deadline_ms: int, timeout_ms: int) -> int:
+    """After this moment a handler could no longer have its whole timeout: it must not be started."""
+    return (deadline_ms - timeout_ms) * 1000
+
+
+def retry_after_s(queued: int, instances: int, mean_us: float) -> float:
+    """When a place is likely for a caller who is turned away now."""
+    expected = queued * mean_us / max(1, instances) / SECOND_US
+    return min(RETRY_AFTER_MAX_S, max(RETRY_AFTER_MIN_S, expected))
+
+
+def instance_expired(now_us: int, idle_since_us: int, live: bool, keep: Keep) -> bool:
+    """Shall this idle instance go? One of a revision that is no longer live goes soon."""
+    return now_us - idle_since_us >= (keep.instance_us if live else min(STALE_KEEP_US, keep.instance_us))
+
+
+def sandbox_expired(now_us: int, last_used_us: int, instances: int, live: bool, keep: Keep) -> bool:
+    """Shall this sandbox go? Never while it has instances."""
+    return instances == 0 and now_us - last_used_us >= (
+        keep.sandbox_us if live else min(STALE_KEEP_US, keep.sandbox_us)
+    )
+
+
+def freeze_due(now_us: int, last_used_us: int, busy: int, keep: Keep) -> bool:
+    """Shall this sandbox, with `busy` instances at work, be frozen?"""
+    return busy == 0 and now_us - last_used_us >= keep.freeze_after_us
+
+
+def fits(free_mb: int, reserve_mb: int, memory_mb: int) -> bool:
+    """May one more instance of `memory_mb` start on a host with `free_mb`?
+
+    Instances share most pages with their zygote and rarely reach their limit, so what counts is what is really free:
+    enough for this one at its limit, and the reserve for everyone else's growth.
+    """
+    return free_mb - reserve_mb >= memory_mb
+
+
+def reserve_mb(total_mb: int) -> int:
+    """What an invoker leaves untouched of its host's memory."""
+    return min(1024, total_mb // 10)
+
+
+def read_count(waiting: int, waiting_bytes: int, mean_bytes: float) -> int:
+    """How many entries to read from the stream next; 0: none until some have left.
+
+    What is read can't be taken by another host any more, and its payload lies in this one's memory.
+    """
+    room = WAITING_MAX - waiting
+    room_bytes = WAITING_BYTES_MAX - waiting_bytes
+    if room <= 0 or room_bytes <= 0:
+        return 0
+    return max(1, min(limits.STREAM_READ_MAX, room, int(room_bytes / max(1.0, mean_bytes))))
+
+
+def backoff_s(failures: int) -> float:
+    """How long to leave a driver alone after its `failures`-th failure in a row."""
+    return min(BACKOFF_MAX_S, BACKOFF_MIN_S * float(2 ** min(failures - 1, 16)))
+
+
+def stems_missing(keep: int, ready: int, starting: int, demand: int, at_once: int) -> int:
+    """How many stems to start now: at once for each call that waits for one, one at a time to refill the shelf."""
+    free = at_once - starting
+    if demand > starting:
+        return max(0, min(demand - starting, free))
+    return 1 if starting == 0 and ready < keep and free > 0 else 0

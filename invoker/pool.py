@@ -1,0 +1,234 @@
+"""The warm set of this host: every revision's pool, and what they share.
+
+It finds the pool of a call's revision, holds the limits that go beyond one revision (a function's max_instances, the
+host's memory and number of instances), turns out what is idle when room is needed, and keeps time. How one
+revision's calls find instances: revision_pool.py. Every decision: policy.py. Ready sandboxes: stems.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+from jiffy.contract.messages import FunctionStatus, Revision
+
+from . import policy
+from .lease import Caller, Sandbox
+from .refusal import function_limit
+from .revision_pool import RevisionPool
+from .stems import Stems, kind_of
+from .waiting import Totals
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1  # how late an expiry, a freeze or an end may come
+SLOW_TICKS = 10  # pools with nothing awake are looked at every so many ticks
+NUDGE_S = 2 * policy.FORK_US / 1e6  # waiting calls are thought about again: has one waited longer than the mean says?
+FRESH_INSTANCE_MB = 16  # what a new instance takes until the host's free memory is read again
+
+Key = tuple[str, str, int]  # tenant, function, revision number
+
+
+class Memory(NamedTuple):
+    """The host's, in MiB."""
+
+    total_mb: int
+    free_mb: int
+
+
+class Pool:
+    """See the module. `memory` reads the host's memory; `clock` gives microseconds."""
+
+    def __init__(
+        self,
+        stems: Stems,
+        clock: Callable[[], int],
+        memory: Callable[[], Memory],
+        *,
+        keep: policy.Keep = policy.Keep(),  # noqa: B008 - frozen
+        instances_max: int,
+    ) -> None:
+        self.keep = keep
+        self.instances_max = instances_max
+        self.totals = Totals()
+        self.closing = False
+        self.memory = memory()
+        self.now = clock
+        self._stems = stems
+        self._read_memory = memory
+        self._pools: dict[Key, RevisionPool] = {}
+        self._hungry: set[RevisionPool] = set()
+        self._nudge: asyncio.TimerHandle | None = None
+        self._instances = 0
+        self._by_function: dict[tuple[str, str], int] = {}
+        self._live: dict[tuple[str, str], int] = {}
+        self._counts: dict[tuple[str, str], tuple[int, int]] = {}  # calls, cold calls of pools that are gone
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticks = 0
+        self._evicted_at = -1
+
+    # --- calls ------------------------------------------------------------------------------------------------
+    def lease(self, caller: Caller, revision: Revision, now_us: int) -> None:
+        """Start `caller` on an instance of `revision`: at once, when there is one, or never."""
+        pool = self._pools.get((revision.tenant, revision.function, revision.number))
+        if pool is None:
+            pool = self._add(revision)
+        pool.lease(caller, now_us)
+
+    def _add(self, revision: Revision) -> RevisionPool:
+        name = revision.tenant, revision.function
+        pool = self._pools[*name, revision.number] = RevisionPool(revision, self)
+        if revision.number > self._live.get(name, 0):
+            self.set_live(*name, revision)
+        pool.live = self._live[name] == revision.number
+        return pool
+
+    def set_live(self, tenant: str, function: str, revision: Revision | None) -> None:
+        """Another revision serves the function now, or none does: it was removed."""
+        number = revision.number if revision else 0
+        self._live[tenant, function] = number
+        if revision:
+            self._stems.want(kind_of(revision))
+        for key, pool in self._pools.items():
+            if key[:2] == (tenant, function):
+                pool.live = key[2] == number
+
+    # --- what revision pools ask of the host --------------------------------------------------------------------
+    def admit(self, pool: RevisionPool) -> str:
+        """Count one more instance of `pool` in; or say which limit forbids it. What is idle elsewhere makes room."""
+        revision = pool.revision
+        name = revision.tenant, revision.function
+        while self._by_function.get(name, 0) >= revision.max_instances:
+            if not _evict([other for key, other in self._pools.items() if key[:2] == name and other is not pool]):
+                return function_limit(revision.max_instances)
+        if self._instances >= self.instances_max and not self._evict_any(pool):
+            return f"this host runs {self.instances_max} instances, as many as it may"
+        if not policy.fits(self.memory.free_mb, policy.reserve_mb(self.memory.total_mb), revision.memory_mb):
+            if self._evicted_at != self._ticks:  # what it frees is seen at the next tick: one at a time
+                self._evicted_at = self._ticks
+                self._evict_any(pool)
+            return f"this host has too little free memory for another {revision.memory_mb} MB"
+        self._instances += 1
+        self._by_function[name] = self._by_function.get(name, 0) + 1
+        self.memory = self.memory._replace(free_mb=self.memory.free_mb - FRESH_INSTANCE_MB)
+        return ""
+
+    def _evict_any(self, pool: RevisionPool) -> bool:
+        return _evict([other for other in self._pools.values() if other is not pool])
+
+    def ended(self, pool: RevisionPool) -> None:
+        """One instance fewer."""
+        name = pool.revision.tenant, pool.revision.function
+        self._instances -= 1
+        self._by_function[name] -= 1
+        if not self._by_function[name]:
+            del self._by_function[name]
+
+    def hungry(self, pool: RevisionPool) -> None:
+        """Calls wait in `pool`: think about it again soon, whatever happens."""
+        self._hungry.add(pool)
+        if self._nudge is None:
+            self._nudge = asyncio.get_running_loop().call_later(NUDGE_S, self._feed)
+
+    def _feed(self) -> None:
+        self._nudge = None
+        self._hungry = {pool for pool in self._hungry if pool.waiting}
+        now_us = self.now()
+        for pool in list(self._hungry):
+            pool.scale(now_us)
+            self.hungry(pool)
+
+    async def stem(self, revision: Revision) -> Sandbox:
+        return await self._stems.take(kind_of(revision))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a fault in the pool", exc_info=task.exception())
+
+    # --- time -------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Keep time until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        """Do what time alone calls for."""
+        now_us = self.now()
+        self._ticks += 1
+        slow = self._ticks % SLOW_TICKS == 0
+        self.memory = self._read_memory()
+        for key, pool in list(self._pools.items()):
+            if not (slow or pool.awake):
+                continue
+            pool.tick(now_us)
+            if slow and pool.empty:
+                self._drop(key, pool)
+
+    def _drop(self, key: Key, pool: RevisionPool) -> None:
+        del self._pools[key]
+        calls, cold_calls = self._counts.get(key[:2], (0, 0))
+        self._counts[key[:2]] = calls + pool.calls, cold_calls + pool.cold_calls
+
+    # --- what is told about it ----------------------------------------------------------------------------------
+    @property
+    def running(self) -> int:
+        return sum(pool.running for pool in self._pools.values())
+
+    @property
+    def instances(self) -> int:
+        return self._instances
+
+    def statuses(self) -> tuple[FunctionStatus, ...]:
+        """One row per revision that has something warm or waiting here."""
+        rows = []
+        for (tenant, function, number), pool in self._pools.items():
+            calls, cold = self._counts.get((tenant, function), (0, 0)) if pool.live else (0, 0)
+            frozen = sum(len(box.asleep) for box in pool.boxes if box.asleep)
+            rows.append(
+                FunctionStatus(
+                    *(tenant, function, number),
+                    idle=len(pool.idle),
+                    running=pool.running,
+                    frozen=frozen,
+                    waiting=len(pool.waiting),
+                    memory_bytes=sum(box.sandbox.memory_bytes() for box in pool.boxes),
+                    calls=calls + pool.calls,
+                    cold_calls=cold + pool.cold_calls,
+                )
+            )
+        return tuple(rows)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+    def drain(self) -> None:
+        """Start nothing new; what is warm goes on serving what waits."""
+        self.closing = True
+        for pool in self._pools.values():
+            pool.drain()
+
+    async def close(self) -> None:
+        """Refuse what still waits, and end every sandbox. Calls that still run are told by their instances."""
+        self.drain()
+        if self._nudge is not None:
+            self._nudge.cancel()
+        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+        await self._stems.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def _evict(pools: list[RevisionPool]) -> bool:
+    """End the least recently used idle instance of these pools; False when none is idle."""
+    idle = [(since, pool) for pool in pools if (since := pool.evictable_us()) is not None]
+    if not idle:
+        return False
+    min(idle, key=lambda pair: pair[0])[1].evict()
+    return True

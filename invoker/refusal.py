@@ -1,0 +1,40 @@
+"""Why a call was not run, and what its caller is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+from jiffy.contract.messages import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    outcome: Outcome
+    error: bytes  # {"errorType", "errorMessage"[, "stackTrace"]}
+    retry_after_s: float = 0.0
+    init_us: int = 0  # how long the call waited for an import that failed
+    log: bytes = b""  # what that import printed
+
+    def after(self, init_us: int, log: bytes) -> Refusal:
+        """The same for one of several calls, each of which waited for its own `init_us`."""
+        return replace(self, init_us=init_us, log=log)
+
+
+def error_json(kind: str, message: str) -> bytes:
+    """An error as every outcome but OK carries it."""
+    return json.dumps({"errorType": kind, "errorMessage": message}, ensure_ascii=False).encode()
+
+
+def platform(message: str) -> Refusal:
+    """We failed the call."""
+    return Refusal(Outcome.PLATFORM, error_json("Jiffy.PlatformError", message))
+
+
+def throttled(function: str, why: str, retry_after_s: float) -> Refusal:
+    """A limit held until the latest moment that the call could have begun."""
+    return Refusal(Outcome.THROTTLED, error_json("Jiffy.Throttled", f"{function} was not run: {why}"), retry_after_s)
+
+
+def function_limit(max_instances: int) -> str:
+    return f"max_instances = {max_instances} and no instance was free in time"

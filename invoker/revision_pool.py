@@ -1,0 +1,397 @@
+"""The warm sandboxes of one revision: who gets which instance, and when.
+
+Idle instances are a stack, so that the fewest stay warm; waiting calls are a queue. A frozen sandbox's instances are
+not on the stack, so a lease off the stack needs no further question. Whether to start, freeze or stop is policy.py's
+to say; what the host allows, and stems, come from `Host`, which pool.py is.
+
+A call is *cold* when it waited for its function's first sandbox here to start and to import. One that waited for
+one more fork of a warm zygote (about 1.5 ms), or for a thaw, is not: that time counts as queueing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from jiffy.contract.errors import JiffyError, PlatformError, SandboxFailed
+from jiffy.contract.messages import Outcome, Revision
+
+from . import policy
+from .lease import Box, Caller, Instance, Sandbox, Slot
+from .refusal import Refusal, function_limit, platform, throttled
+from .waiting import Totals, Waiting
+
+log = logging.getLogger(__name__)
+
+STOPPING = "the invoker is stopping"
+FORK_PAUSE_US = 200_000  # after a fork failed: whatever refuses it will hardly change sooner
+
+
+class Host(Protocol):
+    """What one revision's pool needs of the whole."""
+
+    closing: bool
+    totals: Totals
+    keep: policy.Keep
+
+    def now(self) -> int: ...
+    def admit(self, pool: RevisionPool) -> str: ...
+    def ended(self, pool: RevisionPool) -> None: ...
+    def hungry(self, pool: RevisionPool) -> None: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
+    async def stem(self, revision: Revision) -> Sandbox: ...
+
+
+class RevisionPool:
+    """See the module. `live` is False once another revision serves the function: idle instances then go soon."""
+
+    def __init__(self, revision: Revision, host: Host) -> None:
+        self.revision = revision
+        self.live = True
+        self.idle: list[Slot] = []
+        self.waiting = Waiting(host.totals)
+        self.boxes: list[Box] = []
+        self.running = 0
+        self.starting = 0  # forks under way
+        self.calls = 0
+        self.cold_calls = 0
+        self.mean_us = 0.0
+        self._host = host
+        self._opening = False
+        self._closed = False
+        self._new: Box | None = None  # what is being opened
+        self._waking = False
+        self._fork_again_us = 0
+        self._limit = ""  # what kept another instance from starting, the last time one was wanted
+
+    # --- the hot path -----------------------------------------------------------------------------------------
+    def lease(self, caller: Caller, now_us: int) -> None:
+        """Start `caller` on an idle instance, now or when there is one."""
+        if self.idle:
+            self._run(self.idle.pop(), caller, now_us)
+        elif len(self.waiting) >= policy.WAITING_PER_FUNCTION:
+            caller.refuse(self._throttled(f"{len(self.waiting)} calls wait for an instance already"))
+        else:
+            self.waiting.append(caller)
+            self._host.hungry(self)
+            self.scale(now_us)
+
+    def release(self, slot: Slot, now_us: int) -> None:
+        """The call on `slot` has ended and its instance lives."""
+        self._returned(slot, now_us)
+        if not slot.dead and not self._serve(slot, now_us):
+            slot.since_us = now_us
+            self.idle.append(slot)
+
+    def lost(self, slot: Slot) -> None:
+        """The instance of `slot` is gone, at work or idle. Saying so twice is harmless."""
+        now_us = self._host.now()
+        if slot.busy:
+            self._returned(slot, now_us)
+        if not slot.dead:
+            slot.dead = True
+            slot.box.instances -= 1
+            self._host.ended(self)
+            if slot in self.idle:
+                self.idle.remove(slot)
+            elif slot.box.asleep is not None and slot in slot.box.asleep:
+                slot.box.asleep.remove(slot)
+        self.scale(now_us)
+
+    def discard(self, slot: Slot) -> None:
+        """As lost, and end the instance."""
+        self._host.spawn(_quietly(slot.instance.close()))
+        self.lost(slot)
+
+    def _returned(self, slot: Slot, now_us: int) -> None:
+        self.mean_us = policy.learned(self.mean_us, now_us - slot.since_us)
+        slot.busy = False
+        self.running -= 1
+        slot.box.busy -= 1
+        slot.box.last_used_us = now_us
+
+    def _run(self, slot: Slot, caller: Caller, now_us: int) -> None:
+        slot.busy = True
+        slot.since_us = now_us
+        slot.box.busy += 1
+        self.running += 1
+        self.calls += 1
+        caller.start(slot, now_us)
+
+    def _serve(self, slot: Slot, now_us: int) -> bool:
+        """Run the first waiting call that may still begin; False when there is none."""
+        while self.waiting:
+            caller = self.waiting.pop()
+            if caller.latest_start_us >= now_us:
+                self._run(slot, caller, now_us)
+                return True
+            caller.refuse(self._late())
+        return False
+
+    # --- refusing ---------------------------------------------------------------------------------------------
+    def refuse_all(self, refusal: Refusal, begun_us: int = 0) -> None:
+        """Tell every waiting call the same; `begun_us` is when the cold start began that they waited for."""
+        now_us = self._host.now()
+        text = refusal.log
+        while self.waiting:
+            caller = self.waiting.pop()
+            init_us = now_us - max(begun_us, caller.arrived_us) if begun_us else 0
+            caller.refuse(refusal.after(init_us, text))
+            text = b""
+
+    def _throttled(self, why: str) -> Refusal:
+        after_s = policy.retry_after_s(len(self.waiting), self.instances, self.mean_us)
+        return throttled(self.revision.function, why, after_s)
+
+    def _late(self) -> Refusal:
+        return self._throttled(self._limit or f"none of its {self.instances} instances was free in time")
+
+    # --- growing ----------------------------------------------------------------------------------------------
+    @property
+    def instances(self) -> int:
+        return sum(box.instances for box in self.boxes)
+
+    def scale(self, now_us: int) -> None:
+        """Start what the waiting calls justify: wake a frozen sandbox, open the first one, or fork."""
+        if not self.waiting or self._opening or self._waking or self._host.closing:
+            return
+        for box in self.boxes:
+            if box.asleep is not None:
+                if not box.changing:
+                    self._waking = box.changing = True
+                    self._host.spawn(self._wake(box))
+                return
+        if not self.boxes:
+            self._limit = self._host.admit(self)
+            if not self._limit:
+                self._opening = True
+                self._host.spawn(self._open(now_us))
+            return
+        if now_us >= self._fork_again_us:
+            self._fork_more(now_us)
+
+    def _fork_more(self, now_us: int) -> None:
+        oldest_us = now_us - self.waiting.first.arrived_us
+        there = self.running + len(self.idle)
+        limit = self.revision.max_instances
+        self._limit = function_limit(limit) if there + self.starting >= limit else ""
+        for _ in range(policy.wanted(len(self.waiting), there, self.starting, self.mean_us, oldest_us, limit)):
+            self._limit = self._host.admit(self)
+            if self._limit:
+                return
+            box = min(self.boxes, key=lambda box: box.instances)
+            if box.instances >= policy.INSTANCES_PER_SANDBOX:
+                self._opening = True
+                self._host.spawn(self._open(now_us))
+                return
+            self.starting += 1
+            box.instances += 1
+            self._host.spawn(self._fork(box))
+
+    async def _fork(self, box: Box) -> None:
+        try:
+            instance = await box.sandbox.fork()
+        except JiffyError as exc:
+            log.warning("no further instance of %s: %s", self.revision.function, exc.message)
+            self._fork_again_us = self._host.now() + FORK_PAUSE_US
+            box.instances -= 1
+            self._host.ended(self)
+        else:
+            self._joined(box, instance)
+        finally:
+            self.starting -= 1
+        self.scale(self._host.now())
+
+    def _joined(self, box: Box, instance: Instance) -> None:
+        """A new instance, already counted, takes its first call."""
+        now_us = self._host.now()
+        slot = Slot(instance, box, self, now_us)
+        instance.on_exit = slot.exited
+        if box.closed:
+            self.discard(slot)
+        elif not self._serve(slot, now_us):
+            self.idle.append(slot)
+
+    # --- a cold start -----------------------------------------------------------------------------------------
+    async def _open(self, begun_us: int) -> None:
+        """One more sandbox, with its first instance, which is admitted already. We try twice before we fail a call."""
+        joined = False
+        try:
+            try:
+                joined = await self._open_once(begun_us)
+            except PlatformError as exc:
+                if self._host.closing:
+                    raise
+                log.warning("cold start of %s failed, trying again: %s", self.revision.function, exc.message)
+                joined = await self._open_once(begun_us)
+        except PlatformError as exc:
+            log.error("cold start of %s failed: %s", self.revision.function, exc.message)
+            self._failed_open(platform(exc.message), begun_us)
+        finally:
+            self._opening = False
+            if not joined:
+                self._host.ended(self)
+        self.scale(self._host.now())
+
+    async def _open_once(self, begun_us: int) -> bool:
+        sandbox = await self._host.stem(self.revision)
+        box = self._new = Box(sandbox, self._host.now(), instances=1)
+        sandbox.on_closed = lambda _: self._box_closed(box)
+        try:
+            if self._closed:
+                raise SandboxFailed(STOPPING)
+            loaded = await sandbox.specialise(self.revision)
+            if loaded.error is not None:
+                await _quietly(sandbox.close())
+                self._failed_open(Refusal(Outcome.ERROR, loaded.error, log=loaded.log), begun_us)
+                return False
+            instance = await sandbox.fork()
+            if box.closed or self._closed:
+                raise SandboxFailed("the sandbox ended while it started")
+        except JiffyError:
+            await _quietly(sandbox.close())
+            raise
+        if not self.boxes:
+            self._mark_cold(begun_us, loaded.log)
+        self.boxes.append(box)
+        self._joined(box, instance)
+        return True
+
+    def _failed_open(self, refusal: Refusal, begun_us: int) -> None:
+        """Everyone who waited gets the same error: a sandbox for each would only fail as often.
+
+        Where other sandboxes of this revision serve, the calls wait on for those.
+        """
+        if self.boxes:
+            self._fork_again_us = self._host.now() + FORK_PAUSE_US
+            return
+        self.calls += len(self.waiting)
+        self.cold_calls += len(self.waiting)
+        self.refuse_all(refusal, begun_us)
+
+    def _mark_cold(self, begun_us: int, text: bytes) -> None:
+        now_us = self._host.now()
+        self.cold_calls += len(self.waiting)
+        for caller in self.waiting:
+            caller.cold = True
+            caller.init_us = now_us - max(begun_us, caller.arrived_us)
+        if self.waiting:
+            self.waiting.first.init_log = text
+
+    # --- sleeping, waking, ending -------------------------------------------------------------------------------
+    @property
+    def awake(self) -> bool:
+        """Is there anything that time may end soon? Frozen sandboxes can wait a little."""
+        return bool(self.waiting or self._opening or any(box.asleep is None for box in self.boxes))
+
+    @property
+    def empty(self) -> bool:
+        return not (self.boxes or self.running or self.awake)
+
+    def tick(self, now_us: int) -> None:
+        """Do what time alone calls for."""
+        for caller in self.waiting.late(now_us):
+            caller.refuse(self._late())
+        self.scale(now_us)
+        keep = self._host.keep
+        for box in list(self.boxes):
+            slots = [slot for slot in (self.idle if box.asleep is None else box.asleep) if slot.box is box]
+            spent = [slot for slot in slots if policy.instance_expired(now_us, slot.since_us, self.live, keep)]
+            if box.changing:
+                continue
+            active = box.instances - len(slots)  # busy, or being forked
+            if policy.sandbox_expired(now_us, box.last_used_us, box.instances - len(spent), self.live, keep):
+                self._end(box)
+            elif box.asleep is None:
+                self._close_slots(spent)
+                if policy.freeze_due(now_us, box.last_used_us, active, keep):
+                    self._put_to_sleep(box)
+            elif spent:
+                self._waking = box.changing = True
+                self._host.spawn(self._thin(box, spent))
+
+    def _put_to_sleep(self, box: Box) -> None:
+        box.asleep = [slot for slot in self.idle if slot.box is box]
+        self.idle = [slot for slot in self.idle if slot.box is not box]
+        box.changing = True
+        self._host.spawn(self._freeze(box))
+
+    async def _freeze(self, box: Box) -> None:
+        await _quietly(box.sandbox.freeze())
+        box.changing = False
+        self.scale(self._host.now())
+
+    async def _wake(self, box: Box) -> None:
+        await _quietly(box.sandbox.thaw())
+        slots, box.asleep, box.changing = box.asleep or [], None, False
+        now_us = box.last_used_us = self._host.now()
+        for slot in slots:
+            if not slot.dead and not self._serve(slot, now_us):
+                self.idle.append(slot)
+        self._waking = False
+        self.scale(now_us)
+
+    async def _thin(self, box: Box, spent: list[Slot]) -> None:
+        """End some instances of a frozen sandbox. A frozen process can't notice that its connection closed."""
+        since_us = box.last_used_us
+        box.asleep = [slot for slot in box.asleep or [] if slot not in spent]
+        self._close_slots(spent)
+        await self._wake(box)
+        box.last_used_us = since_us  # nobody called: the sandbox's own age goes on
+
+    def _close_slots(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            self.discard(slot)
+
+    def evictable_us(self) -> int | None:
+        """Since when the least recently used instance here is idle; None when none is."""
+        since = [self.idle[0].since_us] if self.idle else []
+        since += [box.last_used_us for box in self.boxes if box.asleep and not box.changing]
+        return min(since, default=None)
+
+    def evict(self) -> None:
+        """Make room for somebody else: end the least recently used idle instance, or a whole frozen sandbox."""
+        frozen = [box for box in self.boxes if box.asleep and not box.changing]
+        if frozen:
+            self._end(min(frozen, key=lambda box: box.last_used_us))
+        elif self.idle:
+            self.discard(self.idle[0])
+
+    def _end(self, box: Box) -> None:
+        box.changing = True
+        self._box_closed(box)
+        self._host.spawn(_quietly(box.sandbox.close()))
+
+    def _box_closed(self, box: Box) -> None:
+        """The sandbox is gone, whatever the reason. Calls on it are told by their instances."""
+        if box.closed:
+            return
+        box.closed = True
+        if box in self.boxes:
+            self.boxes.remove(box)
+        slots = [slot for slot in self.idle if slot.box is box] + (box.asleep or [])
+        for slot in slots:
+            self.lost(slot)
+        self.scale(self._host.now())
+
+    def drain(self) -> None:
+        """Nothing new will be started: tell the calls that could only wait for that."""
+        if not self.boxes and not self._opening:
+            self.refuse_all(platform(STOPPING))
+
+    async def close(self) -> None:
+        """End every sandbox, the one that is being opened included; refuse what waits."""
+        self._closed = True
+        self.refuse_all(platform(STOPPING))
+        for box in [*self.boxes, *([self._new] if self._new else [])]:
+            box.changing = True
+            await _quietly(box.sandbox.close())
+
+
+async def _quietly(work: Any) -> None:
+    """Wait for what may fail without consequence for any call; a sandbox that can't be kept in order ends itself."""
+    try:
+        await work
+    except JiffyError as exc:
+        log.warning("%s", exc.message)

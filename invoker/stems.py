@@ -1,0 +1,178 @@
+"""The shelf of stems: started sandboxes without a function, per runtime, base layer and network.
+
+It keeps some ready for every kind that a live function needs, refills in the background one at a time, starts at once
+for a call that finds none, and leaves a failing driver alone for a while. What a stem becomes is not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jiffy.contract.errors import JiffyError, SandboxFailed
+from jiffy.contract.messages import Layer, Revision
+
+from . import policy
+from .lease import Sandbox
+
+log = logging.getLogger(__name__)
+
+STARTS_AT_ONCE = 4  # more only make each of them slower on a small host
+KINDS_MAX = 8  # kinds kept ready at a time; the least recently wanted one goes
+
+
+class Kind(NamedTuple):
+    """What makes one stem as good as another."""
+
+    runtime: str
+    base: Layer
+    network: bool
+
+
+def kind_of(revision: Revision) -> Kind:
+    return Kind(revision.runtime, revision.layers[0], revision.network)
+
+
+@dataclass(slots=True, eq=False)
+class _Shelf:
+    ready: deque[Sandbox] = field(default_factory=deque)
+    demand: deque[asyncio.Future[Sandbox]] = field(default_factory=deque)
+    starting: int = 0
+    failures: int = 0
+    retry: asyncio.TimerHandle | None = None
+
+
+class Stems:
+    """Ready stems by kind. `start` makes one; `keep` is how many of each kind stand ready."""
+
+    def __init__(self, start: Callable[[str, Layer, bool], Awaitable[Sandbox]], keep: int) -> None:
+        self._start = start
+        self._keep = keep
+        self._shelves: dict[Kind, _Shelf] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting = 0
+        self._closed = False
+
+    def ready(self) -> dict[str, int]:
+        """Runtime → ready stems."""
+        counts: dict[str, int] = {}
+        for kind, shelf in self._shelves.items():
+            counts[kind.runtime] = counts.get(kind.runtime, 0) + len(shelf.ready)
+        return counts
+
+    def want(self, kind: Kind) -> None:
+        """Keep stems of this kind ready from now on."""
+        self._fill(kind, self._shelf(kind))
+
+    async def take(self, kind: Kind) -> Sandbox:
+        """A stem, nobody else's. Raises PlatformError when none could be started."""
+        if self._closed:
+            raise SandboxFailed("the invoker is stopping")
+        shelf = self._shelf(kind)
+        if shelf.ready:
+            stem = shelf.ready.popleft()
+            stem.on_closed = None
+            self._fill(kind, shelf)
+            return stem
+        future: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
+        shelf.demand.append(future)
+        self._fill(kind, shelf)
+        return await future
+
+    async def close(self) -> None:
+        """Close every stem, those that are just starting included."""
+        self._closed = True
+        for shelf in self._shelves.values():
+            if shelf.retry is not None:
+                shelf.retry.cancel()
+            while shelf.demand:
+                self._deliver(shelf, SandboxFailed("the invoker is stopping"))
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        stems = [stem for shelf in self._shelves.values() for stem in shelf.ready]
+        self._shelves.clear()
+        for stem in stems:
+            stem.on_closed = None
+        await asyncio.gather(*(stem.close() for stem in stems), return_exceptions=True)
+
+    def _shelf(self, kind: Kind) -> _Shelf:
+        shelf = self._shelves.pop(kind, None) or _Shelf()
+        self._shelves[kind] = shelf  # the most recently wanted is the last
+        if len(self._shelves) > KINDS_MAX:
+            oldest, old = next(iter(self._shelves.items()))
+            if not old.demand and not old.starting:
+                del self._shelves[oldest]
+                for stem in old.ready:
+                    stem.on_closed = None
+                    self._spawn(stem.close())
+        return shelf
+
+    def _fill(self, kind: Kind, shelf: _Shelf) -> None:
+        if self._closed:
+            return
+        keep = 0 if shelf.retry is not None else self._keep
+        at_once = shelf.starting + STARTS_AT_ONCE - self._starting
+        for _ in range(policy.stems_missing(keep, len(shelf.ready), shelf.starting, len(shelf.demand), at_once)):
+            shelf.starting += 1
+            self._starting += 1
+            self._spawn(self._make(kind, shelf))
+
+    async def _make(self, kind: Kind, shelf: _Shelf) -> None:
+        try:
+            stem = await self._start(*kind)
+        except JiffyError as exc:
+            self._failed(kind, shelf, exc)
+        else:
+            shelf.failures = 0
+            await self._shelve(kind, shelf, stem)
+        finally:
+            shelf.starting -= 1
+            self._starting -= 1
+            for other, its in list(self._shelves.items()):  # whoever waited for a free start
+                self._fill(other, its)
+
+    async def _shelve(self, kind: Kind, shelf: _Shelf, stem: Sandbox) -> None:
+        if self._closed or self._shelves.get(kind) is not shelf:
+            await stem.close()
+        elif not self._deliver(shelf, stem):
+            stem.on_closed = lambda _: self._died(kind, shelf, stem)
+            shelf.ready.append(stem)
+
+    def _failed(self, kind: Kind, shelf: _Shelf, exc: JiffyError) -> None:
+        shelf.failures += 1
+        if not self._deliver(shelf, exc):
+            log.warning("no stem of %s: %s", kind.runtime, exc.message)
+        if shelf.retry is None and not self._closed:
+            delay = policy.backoff_s(shelf.failures)
+            shelf.retry = asyncio.get_running_loop().call_later(delay, self._retry, kind, shelf)
+
+    def _retry(self, kind: Kind, shelf: _Shelf) -> None:
+        shelf.retry = None
+        self._fill(kind, shelf)
+
+    def _died(self, kind: Kind, shelf: _Shelf, stem: Sandbox) -> None:
+        if stem in shelf.ready:
+            shelf.ready.remove(stem)
+            self._fill(kind, shelf)
+
+    @staticmethod
+    def _deliver(shelf: _Shelf, what: Sandbox | JiffyError) -> bool:
+        """Give it to the first call that waits; False when none does."""
+        while shelf.demand:
+            future = shelf.demand.popleft()
+            if not future.done():
+                if isinstance(what, JiffyError):
+                    future.set_exception(what)
+                else:
+                    future.set_result(what)
+                return True
+        return False
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,216 @@
+"""All that the invoker says to Redis: the only module here that knows it.
+
+Calls are read and completions written on two connections of our own, without redis-py's pool and its callbacks: a
+request then costs what its bytes cost. Everything else goes the ordinary way. Errors leave as Unavailable (nobody
+answers: try again) or PlatformError (the server refuses). Who resends what: completions.py and execute.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, NoReturn
+
+import hiredis
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from jiffy.contract import keys, limits
+from jiffy.contract.errors import JiffyError, PlatformError, Unavailable
+from jiffy.contract.messages import Heartbeat, Revision
+from jiffy.contract.wire import pack, unpack
+
+from .clock import Clock
+from .completions import Completion
+
+log = logging.getLogger(__name__)
+
+ANSWER_MAX_S = 3.0  # an ordinary request that takes longer: the server hangs, or the network lost it
+RETRY_S = 0.5
+Entry = tuple[bytes, bytes]  # id in the stream, packed Call
+
+_SCRIPT = resources.files(__package__).joinpath("scripts/complete.lua").read_bytes()
+_SHA = hashlib.sha1(_SCRIPT).hexdigest()  # noqa: S324 - how EVALSHA names scripts
+
+
+class Line:
+    """One connection of our own. It connects when it is first needed, and again after a failure."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._connection: Any = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+
+    async def ask(self, *command: Any) -> Any:
+        connection = self._connection
+        try:
+            await connection.send_packed_command(hiredis.pack_command(command), check_health=False)
+            return await connection.read_response(disable_decoding=True)
+        except (RedisError, OSError) as exc:
+            _translate(exc)
+
+    async def cut(self) -> None:
+        """End the connection; whoever waits for an answer on it gets Unavailable."""
+        await self._connection.disconnect(nowait=True)
+
+
+class Store:
+    """See the module. `clock` is set to the server's with every heartbeat."""
+
+    def __init__(self, url: str, invoker: str, clock: Clock) -> None:
+        self._name = f"jiffy-invoker-{invoker}"
+        patient: dict[str, Any] = {
+            "retry": Retry(NoBackoff(), 0),
+            "socket_connect_timeout": ANSWER_MAX_S,
+            "protocol": 2,
+        }
+        self._redis = Redis.from_url(url, socket_timeout=ANSWER_MAX_S, **patient)
+        self._lines = Redis.from_url(
+            url, socket_timeout=None, client_name=self._name, **patient
+        )  # a heartbeat that fails cuts them
+        self._reader = Line(self._lines)
+        self._writer = Line(self._lines)
+        self._clock = clock
+        self.invoker = invoker
+        self._stream = keys.calls(invoker)
+        self._read = ("XREADGROUP", "GROUP", keys.GROUP, invoker, "COUNT")
+
+    async def open(self) -> None:
+        """Connect, set the clock, make the stream's group. Raises Unavailable."""
+        await self._ask_the_time()
+        await self._make_group()
+
+    async def close(self) -> None:
+        """Never fails, Redis there or not."""
+        for line in (self._reader, self._writer):
+            await line.cut()
+        for redis in (self._redis, self._lines):
+            await redis.aclose()
+
+    # --- calls ------------------------------------------------------------------------------------------------
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        """Up to `count` new entries; none after `block_ms`, or when `interrupt` was called."""
+        answer = await self._reader.ask(*self._read, count, "BLOCK", block_ms, "STREAMS", self._stream, ">")
+        return [(entry, fields[1]) for entry, fields in answer[0][1]] if answer else []
+
+    async def pending(self) -> list[Entry]:
+        """Every entry that was delivered to this invoker and not completed, oldest first."""
+        await self._make_group()
+        found: list[Entry] = []
+        last: bytes | str = "0"
+        while True:
+            answer = await self._reader.ask(*self._read, limits.STREAM_READ_MAX, "STREAMS", self._stream, last)
+            entries = answer[0][1] if answer else []
+            if not entries:
+                return found
+            found += [(entry, fields[1] if fields else b"") for entry, fields in entries]
+            last = entries[-1][0]
+
+    async def interrupt(self) -> None:
+        """Make a `read` that blocks return."""
+        try:
+            clients = await self._redis.client_list()
+            for client in clients:
+                if client["name"] == self._name:
+                    await self._redis.client_unblock(int(client["id"]))
+        except (RedisError, OSError):
+            await self._reader.cut()
+
+    async def complete(self, batch: list[Completion]) -> None:
+        """Write a batch: see scripts/complete.lua. Raises PlatformError; sending it again is harmless."""
+        names: list[str] = [self._stream, keys.USAGE]
+        values: list[str | bytes | int] = [
+            *(keys.GROUP, limits.ANSWERS_KEEP_S, limits.RESULT_KEEP_S, limits.LOG_ENTRIES_MAX)
+        ]
+        for c in batch:
+            names += (c.answers_key, c.logs_key, c.record_key)
+            values += (c.entry, "1" if c.note else "0", c.answer, c.usage, c.record, c.again, len(c.logs), *c.logs)
+        try:
+            await self._writer.ask("EVALSHA", _SHA, len(names), *names, *values)
+        except _ScriptMissing:
+            await self._writer.ask("EVAL", _SCRIPT, len(names), *names, *values)
+
+    # --- what this invoker says about itself --------------------------------------------------------------------
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """Publish a heartbeat and set the clock. Raises Unavailable, and has then ended the other connections."""
+        try:
+            await self._ask_the_time()
+            await self._redis.hset(keys.INVOKERS, self.invoker, pack(heartbeat))
+        except (RedisError, OSError, JiffyError) as exc:
+            await self._reader.cut()
+            await self._writer.cut()
+            _translate(exc)
+
+    async def leave(self) -> None:
+        """Take the heartbeat back. Raises Unavailable."""
+        try:
+            await self._redis.hdel(keys.INVOKERS, self.invoker)
+        except (RedisError, OSError) as exc:
+            _translate(exc)
+
+    # --- functions ----------------------------------------------------------------------------------------------
+    async def watch(self, changed: Callable[[str, str, Revision | None], None]) -> None:
+        """Tell every live revision, now and whenever one changes, until cancelled; None: the function is gone."""
+        while True:
+            try:
+                async with self._lines.pubsub(ignore_subscribe_messages=True) as news:
+                    await news.subscribe(keys.FUNCTIONS_CHANGED)
+                    for tenant in map(_text, await self._redis.smembers(keys.TENANTS)):
+                        for name in map(_text, await self._redis.smembers(keys.functions(tenant))):
+                            await self._tell(tenant, name, changed)
+                    async for message in news.listen():
+                        tenant, _, name = _text(message["data"]).partition(":")
+                        await self._tell(tenant, name, changed)
+            except (RedisError, OSError):
+                await asyncio.sleep(RETRY_S)
+
+    async def _tell(self, tenant: str, name: str, changed: Callable[[str, str, Revision | None], None]) -> None:
+        key = keys.function(tenant, name)
+        live = await self._redis.hget(key, "live")
+        packed: Any = await self._redis.hget(key, keys.revision_field(int(live))) if live else None
+        try:
+            changed(tenant, name, unpack(Revision, packed) if packed else None)
+        except PlatformError as exc:
+            log.warning("revision %s of %s:%s: %s", live, tenant, name, exc.message)
+
+    # --- within -------------------------------------------------------------------------------------------------
+    async def _ask_the_time(self) -> None:
+        asked = time.monotonic_ns()
+        try:
+            seconds, micros = await self._redis.time()
+        except (RedisError, OSError) as exc:
+            _translate(exc)
+        self._clock.set(int(seconds) * 1_000_000 + int(micros), asked, time.monotonic_ns())
+
+    async def _make_group(self) -> None:
+        try:
+            await self._redis.xgroup_create(self._stream, keys.GROUP, id="0", mkstream=True)
+        except ResponseError as exc:
+            if "BUSYGROUP" not in str(exc):
+                _translate(exc)
+        except (RedisError, OSError) as exc:
+            _translate(exc)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+class _ScriptMissing(PlatformError):
+    """The server lost its scripts, as it does when it restarts."""
+
+
+def _translate(exc: Exception) -> NoReturn:
+    if isinstance(exc, JiffyError):
+        raise exc
+    if isinstance(exc, NoScriptError):
+        raise _ScriptMissing("the script is not loaded") from exc
+    if isinstance(exc, (RedisConnectionError, RedisTimeoutError, OSError)):
+        raise Unavailable(f"Redis does not answer: {exc}") from exc
+    raise PlatformError(f"Redis refuses: {exc}") from exc

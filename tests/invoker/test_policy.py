@@ -1,0 +1,128 @@
+"""What to start, keep and read: plain tables."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invoker import policy
+from jiffy.contract import limits
+
+
+@pytest.mark.parametrize(
+    ("queued", "instances", "starting", "mean_us", "oldest_us", "limit", "expected"),
+    [
+        (1, 0, 0, 0, 0, 100, 1),  # the first call
+        (64, 0, 0, 0, 0, 100, 1),  # a burst on a cold function: one import, then see
+        (1, 0, 1, 0, 0, 100, 0),  # its instance is on the way
+        (5, 1, 0, 0, 0, 100, 5),  # duration unknown: promptly
+        (63, 1, 0, 50, 0, 100, 2),  # 64 callers of 50 µs share three instances
+        (10, 1, 0, 50, 0, 100, 0),  # 0.5 ms of queue is cheaper than a fork
+        (5, 1, 0, 100_000, 0, 100, 5),  # a slow function: one each
+        (5, 1, 3, 100_000, 0, 100, 2),  # those on the way count
+        (5, 4, 0, 100_000, 0, 4, 0),  # max_instances
+        (5, 2, 1, 100_000, 0, 4, 1),
+        (500, 1, 0, 100_000, 0, 1000, policy.FORKS_AT_ONCE),
+        (2, 1, 0, 50, 2_000, 100, 1),  # the mean says 50 µs, but the first has waited for 2 ms
+        (0, 3, 0, 50, 0, 100, 0),
+    ],
+)
+def test_scale_out(
+    queued: int, instances: int, starting: int, mean_us: float, oldest_us: int, limit: int, expected: int
+) -> None:
+    assert policy.wanted(queued, instances, starting, mean_us, oldest_us, limit) == expected
+
+
+@given(
+    queued=st.integers(0, 5000),
+    instances=st.integers(0, 1000),
+    starting=st.integers(0, 20),
+    mean_us=st.floats(0, 1e9),
+    oldest_us=st.integers(0, 10**8),
+    limit=st.integers(1, 10_000),
+)
+def test_scale_out_stays_in_bounds(
+    queued: int, instances: int, starting: int, mean_us: float, oldest_us: int, limit: int
+) -> None:
+    more = policy.wanted(queued, instances, starting, mean_us, oldest_us, limit)
+    assert 0 <= more <= max(0, queued - starting)
+    assert more == 0 or instances + starting + more <= limit
+    if queued and not instances and not starting:
+        assert more == 1  # nobody waits for nothing
+
+
+def test_the_mean_follows_what_it_learns() -> None:
+    mean = policy.learned(0.0, 1000)
+    assert mean == 1000
+    for _ in range(30):
+        mean = policy.learned(mean, 50)
+    assert mean == pytest.approx(50, rel=0.1)
+
+
+def test_a_handler_is_not_started_when_it_could_not_end_in_time() -> None:
+    assert policy.latest_start_us(deadline_ms=13_000, timeout_ms=3_000) == 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "live", "expected"), [(59, True, False), (60, True, True), (1, False, False), (2, False, True)]
+)
+def test_idle_instances_go(idle_s: int, live: bool, expected: bool) -> None:
+    assert policy.instance_expired(idle_s * policy.SECOND_US, 0, live, policy.Keep()) is expected
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "instances", "live", "expected"),
+    [(599, 0, True, False), (600, 0, True, True), (9999, 1, True, False), (2, 0, False, True), (1, 0, False, False)],
+)
+def test_idle_sandboxes_go(idle_s: int, instances: int, live: bool, expected: bool) -> None:
+    assert policy.sandbox_expired(idle_s * policy.SECOND_US, 0, instances, live, policy.Keep()) is expected
+
+
+def test_only_idle_sandboxes_are_frozen() -> None:
+    keep = policy.Keep()
+    assert policy.freeze_due(keep.freeze_after_us, 0, 0, keep)
+    assert not policy.freeze_due(keep.freeze_after_us, 0, 1, keep)
+    assert not policy.freeze_due(keep.freeze_after_us - 1, 0, 0, keep)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "waiting_bytes", "mean_bytes", "expected"),
+    [
+        (0, 0, 100, limits.STREAM_READ_MAX),
+        (policy.WAITING_MAX, 0, 100, 0),
+        (policy.WAITING_MAX - 5, 0, 100, 5),
+        (3, policy.WAITING_BYTES_MAX, 100, 0),
+        (0, 0, limits.PAYLOAD_MAX_BYTES, policy.WAITING_BYTES_MAX // limits.PAYLOAD_MAX_BYTES),
+        (0, policy.WAITING_BYTES_MAX - 1, limits.PAYLOAD_MAX_BYTES, 1),
+    ],
+)
+def test_no_more_is_read_than_fits(waiting: int, waiting_bytes: int, mean_bytes: float, expected: int) -> None:
+    assert policy.read_count(waiting, waiting_bytes, mean_bytes) == expected
+
+
+def test_memory_is_what_is_really_free() -> None:
+    reserve = policy.reserve_mb(8_000)
+    assert policy.fits(reserve + 128, reserve, 128)
+    assert not policy.fits(reserve + 127, reserve, 128)
+
+
+def test_retry_after_is_never_silly() -> None:
+    assert policy.retry_after_s(1, 1, 50) == policy.RETRY_AFTER_MIN_S
+    assert policy.retry_after_s(10, 2, 1_000_000) == 5.0
+    assert policy.retry_after_s(10**6, 0, 1e9) == policy.RETRY_AFTER_MAX_S
+
+
+def test_a_failing_driver_is_left_alone_longer_and_longer() -> None:
+    pauses = [policy.backoff_s(n) for n in range(1, 12)]
+    assert pauses == sorted(pauses) and pauses[0] == policy.BACKOFF_MIN_S and pauses[-1] == policy.BACKOFF_MAX_S
+
+
+@pytest.mark.parametrize(
+    ("ready", "starting", "demand", "expected"),
+    [(2, 0, 0, 0), (0, 0, 0, 1), (0, 1, 0, 0), (1, 0, 0, 1), (0, 1, 3, 2), (0, 0, 9, 4), (0, 4, 9, 0)],
+)
+def test_stems_are_refilled_gently_and_started_at_once_on_demand(
+    ready: int, starting: int, demand: int, expected: int
+) -> None:
+    assert policy.stems_missing(2, ready, starting, demand, at_once=4) == expected
