@@ -8,13 +8,9 @@ elsewhere (a path, a URL, an option) is refused. Which layer comes of it is buil
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
-import threading
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +18,7 @@ from pathlib import Path
 import uv
 
 from builder import elf
+from builder.processes import Processes
 from builder.runtimes.python import bytecode
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout, limits
@@ -109,12 +106,11 @@ def install(
     base: Path,
     say: Callable[[str], None],
     environ: Mapping[str, str],
-    running: set[int],
+    processes: Processes,
 ) -> None:
     """Install `lines` into the new folder `into`. `base` is the unpacked base layer that they will run on.
 
-    `say` gets the resolver's lines as they come; `running` holds the ids of process groups while they run, for a
-    builder that must stop. Raises BuildFailed with the resolver's reason.
+    `say` gets the resolver's lines as they come. Raises BuildFailed with the resolver's reason.
     """
     work = into.with_name("resolver")
     work.mkdir()
@@ -124,12 +120,20 @@ def install(
         *("--requirements", str(work / "requirements.txt"), "--only-binary", ":all:", "--no-config"),
         *("--cache-dir", str(cache), "--link-mode", "copy", "--no-progress", "--color", "never"),
     ]
-    code, output = _run(command, work, environ, say, running)
-    if code != 0:
-        raise BuildFailed(f"dependencies: {reason(output)}")
+
+    def tell(line: str) -> None:
+        if line.startswith(("Resolved ", "Downloading ", "Downloaded ", "Prepared ", "Installed ", " + ")):
+            say(line.strip()[:200])
+
+    ended = processes.run(command, env=_environment(environ, work), cwd=work, timeout_s=limits.BUILD_MAX_S, say=tell)
+    if ended.late:
+        raise BuildFailed(f"dependencies: installing them took longer than {limits.BUILD_MAX_S:g} s")
+    if ended.code != 0:
+        raise BuildFailed(f"dependencies: {reason(ended.output)}")
+    say("compiling")
     _clean(into)
     _missing_libraries(into, base, python)
-    bytecode.compile_tree(python.executable, into, layout.DEPS_DIR, timeout_s=limits.BUILD_MAX_S)
+    bytecode.compile_tree(processes, python.executable, into, layout.DEPS_DIR, timeout_s=limits.BUILD_MAX_S)
 
 
 def _environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
@@ -143,59 +147,10 @@ def _environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
     return env
 
 
-def _run(
-    command: list[str], work: Path, environ: Mapping[str, str], say: Callable[[str], None], running: set[int]
-) -> tuple[int, str]:
-    """Exit code and output of the resolver, killed with all its children after limits.BUILD_MAX_S."""
-    process = subprocess.Popen(
-        command,
-        cwd=work,
-        env=_environment(environ, work),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    running.add(process.pid)
-    late = threading.Event()
-
-    def kill() -> None:
-        late.set()
-        _kill(process.pid)
-
-    timer = threading.Timer(limits.BUILD_MAX_S, kill)
-    timer.start()
-    output: list[str] = []
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            output.append(line)
-            if line.strip() and not line.startswith("Using "):
-                say(line.strip()[:200])
-        code = process.wait()
-    finally:
-        timer.cancel()
-        _kill(process.pid)
-        running.discard(process.pid)
-        process.wait()
-    if late.is_set():
-        raise BuildFailed(f"dependencies: installing them took longer than {limits.BUILD_MAX_S:g} s")
-    return code, "".join(output)
-
-
-def _kill(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
 def reason(output: str) -> str:
     """The lines of uv's output that say why, as one line."""
-    lines = [re.sub(r"^[\s×╰─▶│├]+|^(?:error|Caused by):\s*", "", line).strip() for line in output.splitlines()]
-    told = " ".join(line for line in lines if line and not line.startswith(("Using ", "Resolved ", "Prepared ")))
+    lines = [re.sub(r"^[\s×╰─▶│├]+|^(?:error|cause|Caused by):\s*", "", line).strip() for line in output.splitlines()]
+    told = ": ".join(line for line in lines if line and not line.startswith(("Using ", "Resolved ", "Prepared ")))
     told = told or "the resolver failed and gave no reason"
     return told if len(told) <= _REASON_MAX_CHARS else told[: _REASON_MAX_CHARS - 1] + "…"
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builder.layers import LayerStore, StoredLayer
+from builder.processes import Processes
 from jiffy.contract import layout
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Layer
@@ -29,7 +30,7 @@ _HERE = Path(__file__).parent
 def ensure(data: Path, runtime: str = "python3") -> Layer:
     """The base layer of `runtime`, unpacked at ``layout.layer_tree(data, layer.digest)``; made now if need be."""
     python = interpreter.choose(runtime, interpreter.find_all())
-    return ensure_for(LayerStore(data), python)[0].layer
+    return ensure_for(LayerStore(data), python, Processes())[0].layer
 
 
 def runtime_files() -> dict[str, bytes]:
@@ -43,7 +44,7 @@ def runtime_files() -> dict[str, bytes]:
 
 
 def ensure_for(
-    store: LayerStore, python: Interpreter, files: Mapping[str, bytes] | None = None
+    store: LayerStore, python: Interpreter, processes: Processes, files: Mapping[str, bytes] | None = None
 ) -> tuple[StoredLayer, bool]:
     """The layer, and whether it was there already. `files` replaces `runtime_files()`."""
     files = runtime_files() if files is None else files
@@ -53,7 +54,7 @@ def ensure_for(
         return known, True
     with store.staging() as folder:
         root = folder / "root"
-        sources = rootfs.fill(root, python, files)
+        sources = rootfs.fill(root, python, files, processes)
         stored = store.put("base", root)
     note.parent.mkdir(parents=True, exist_ok=True)
     draft = note.with_suffix(f".{os.getpid()}")

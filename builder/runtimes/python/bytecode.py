@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from builder.processes import Processes
 
 _CHUNKS = 4  # fixed, because what shares a process may share marshal references: it is part of the result
 _JOB = Path(__file__).with_name("compile_job.py")
@@ -34,7 +35,14 @@ class Compiled:
 
 
 def compile_tree(
-    python: Path, tree: Path, seen_as: str, *, sourceless: bool = False, names_of: str = "", timeout_s: float = 120.0
+    processes: Processes,
+    python: Path,
+    tree: Path,
+    seen_as: str,
+    *,
+    sourceless: bool = False,
+    names_of: str = "",
+    timeout_s: float = 120.0,
 ) -> Compiled:
     """Compile every .py under `tree`; in tracebacks they are files under `seen_as`.
 
@@ -57,7 +65,7 @@ def compile_tree(
             "sourceless": sourceless,
             "names_of": names_of if names_of in chunk else "",
         }
-        return _run(python, json.dumps(job), timeout_s)
+        return _run(processes, python, json.dumps(job), timeout_s)
 
     with ThreadPoolExecutor(min(_CHUNKS, len(os.sched_getaffinity(0)))) as pool:
         answers = [answer for part in pool.map(run, chunks) for answer in part]
@@ -70,25 +78,14 @@ def _names(found: object) -> tuple[str, ...] | None:
     return tuple(str(name) for name in found) if isinstance(found, list) else None
 
 
-def _run(python: Path, job: str, timeout_s: float) -> list[dict[str, object]]:
-    try:
-        done = subprocess.run(
-            # -P -S -s rather than -I, which would ignore the fixed hash seed and let sets vary.
-            [str(python), "-P", "-S", "-s", "-B", str(_JOB)],
-            input=job,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout_s,
-            env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
-        )
-        code, out = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as exc:
-        code, out = -9, (exc.stdout or b"").decode(errors="replace")
-    lines = [line for line in out.split("\n") if line.endswith("}")]
+def _run(processes: Processes, python: Path, job: str, timeout_s: float) -> list[dict[str, object]]:
+    # -P -S -s rather than -I, which would ignore the fixed hash seed and let sets vary.
+    command = [str(python), "-P", "-S", "-s", "-B", str(_JOB)]
+    env = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+    ended = processes.run(command, env=env, timeout_s=timeout_s, stdin=job)
+    lines = [line for line in ended.output.split("\n") if line.startswith("{") and line.endswith("}")]
     answers: list[dict[str, object]] = [json.loads(line) for line in lines if not line.startswith('{"at"')]
-    if code != 0:
+    if ended.code != 0:
         last = next((json.loads(line)["at"] for line in reversed(lines) if line.startswith('{"at"')), "?")
         answers.append({"problem": {"file": last, "line": 0, "message": "compiling it took too much time or memory"}})
     return answers

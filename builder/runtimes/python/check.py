@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from builder.processes import Processes
 from jiffy.contract import layout
 from jiffy.contract.errors import BuildFailed
 
@@ -16,11 +17,11 @@ from . import bytecode
 from .interpreter import Interpreter
 
 
-def check(code: Path, handler: str, python: Interpreter) -> None:
+def check(code: Path, handler: str, python: Interpreter, processes: Processes) -> None:
     """Raises BuildFailed with file, line and message when `handler` ("module:attribute") can't work."""
     module, _, attribute = handler.partition(":")
     name = _find(code, module)
-    done = bytecode.compile_tree(python.executable, code, layout.TASK_DIR, names_of=name)
+    done = bytecode.compile_tree(processes, python.executable, code, layout.TASK_DIR, names_of=name)
     for problem in done.problems:
         if problem.file in (name, *_parents(module)):
             line = f", line {problem.line}" if problem.line else ""

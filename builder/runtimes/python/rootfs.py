@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from builder import elf
+from builder.processes import Processes
 from jiffy.contract import layout
 from jiffy.contract.errors import PlatformError
 
@@ -44,7 +45,7 @@ _FILES = {
 _EMPTY_DIRS = (layout.TASK_DIR, layout.DEPS_DIR, layout.SOCKET_DIR, "/proc", "/dev", "/sys", "/etc")
 
 
-def fill(root: Path, python: Interpreter, files: Mapping[str, bytes]) -> dict[str, list[int]]:
+def fill(root: Path, python: Interpreter, files: Mapping[str, bytes], processes: Processes) -> dict[str, list[int]]:
     """Make the new folder `root` a root file system, with `files` in /var/runtime.
 
     Returns the host's files it came from, each with its `stamp`. Raises PlatformError where the host lacks a part.
@@ -56,7 +57,7 @@ def fill(root: Path, python: Interpreter, files: Mapping[str, bytes]) -> dict[st
     for name, content in files.items():
         tree.write(f"{layout.RUNTIME_DIR}/{name}", content)
     _strip(root)
-    _compile(root, python, files)
+    _compile(root, python, files, processes)
     return tree.sources
 
 
@@ -196,12 +197,12 @@ def _strip(root: Path) -> None:
         )
 
 
-def _compile(root: Path, python: Interpreter, files: Mapping[str, bytes]) -> None:
+def _compile(root: Path, python: Interpreter, files: Mapping[str, bytes], processes: Processes) -> None:
     """The standard library as .pyc alone; Jiffy's own files keep their source, which people read."""
     library = f"usr/local/{python.platlibdir}/{python.runtime}"
     runtime = root / layout.RUNTIME_DIR.lstrip("/")
-    done = bytecode.compile_tree(python.executable, root / library, f"/{library}", sourceless=True)
-    ours = bytecode.compile_tree(python.executable, runtime, layout.RUNTIME_DIR)
+    done = bytecode.compile_tree(processes, python.executable, root / library, f"/{library}", sourceless=True)
+    ours = bytecode.compile_tree(processes, python.executable, runtime, layout.RUNTIME_DIR)
     for problem in (*done.problems, *ours.problems):
         if problem.file == "os.py" or problem.file in files:
             raise PlatformError(f"{python.runtime} can't compile {problem.file}: {problem.message}")

@@ -1,0 +1,93 @@
+"""The builder's process: ``python -m builder --redis URL --data DIR [--name ID]``.
+
+``python -m builder export NAME[:REVISION] FILE --data DIR`` writes an image for `docker load` instead: it needs no
+Redis and no running platform. Everything is wired here by hand; the story is in build.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import image
+from builder.build import Builder
+from builder.processes import Processes
+from builder.runtimes.python import interpreter
+from builder.store import Store
+from builder.worker import Worker
+from jiffy.contract.errors import JiffyError
+from jiffy.contract.spec import check_name
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One builder process."""
+
+    redis: str
+    data: Path
+    name: str  # must be its own among all builders of one queue, and the same after a restart
+
+
+def main(argv: list[str]) -> int:
+    try:
+        if argv[:1] == ["export"]:
+            return _export(argv[1:])
+        config = _config(argv)
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s builder %(message)s")
+        asyncio.run(_run(config))
+    except JiffyError as exc:
+        print(f"builder: {exc.message}", file=sys.stderr)
+        return 1
+    except OSError as exc:
+        print(f"builder: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _config(argv: list[str]) -> Config:
+    parser = argparse.ArgumentParser(prog="builder", description="Makes images and layers of functions.")
+    parser.add_argument("--redis", required=True, metavar="URL", help="the platform's queue")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
+    parser.add_argument("--name", default=socket.gethostname(), metavar="ID", help="this builder's (the host's name)")
+    known = parser.parse_args(argv)
+    return Config(known.redis, known.data.absolute(), known.name)
+
+
+async def _run(config: Config) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    os.umask(0o022)  # sandboxes' users read the layers
+    interpreters = await asyncio.to_thread(interpreter.find_all)
+    processes = Processes()
+    builder = Builder(config.data, interpreters, os.environ, processes)
+    await Worker(Store(config.redis, config.name), builder, processes, interpreters).run(stop)
+
+
+def _export(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="builder export", description="Writes an image for `docker load`.")
+    parser.add_argument("image", metavar="NAME[:REVISION]", help="the function, and which revision (the newest)")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the archive to write")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
+    parser.add_argument("--tenant", default="default", help=argparse.SUPPRESS)
+    known = parser.parse_args(argv)
+    name, _, number = known.image.partition(":")
+    if number and not number.isdecimal():
+        parser.error(f"{number!r} is no revision number")
+    found, digest = image.find(known.data, check_name(known.tenant, "tenant"), check_name(name), int(number or 0))
+    tag = f"jiffy/{name}:{found}"
+    size = image.export(known.data, digest, known.file, tag)
+    print(f"{known.file}: {tag}, {size / 1e6:.1f} MB; docker load -i {known.file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,195 @@
+"""The story of a build: source → plan → layers → image; worker.py publishes what comes of it.
+
+`Builder.make` is read top-down. It runs in a thread and touches the data folder alone: no Redis, no event loop. Each
+step says what it did, how long it took and whether it was there already. A change of code alone finds its base and its
+dependencies by their keys, so that it costs one unpacking, one compilation and one small layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import deps, image, source
+from builder.layers import LayerStore, StoredLayer
+from builder.processes import Processes
+from builder.runtimes.python import base, check, interpreter
+from builder.runtimes.python.interpreter import Interpreter
+from jiffy.contract import layout, limits
+from jiffy.contract.errors import BuildFailed
+from jiffy.contract.messages import BuildRequest, Revision
+from jiffy.contract.spec import FunctionSpec, parse_function
+
+
+@dataclass(slots=True)
+class Step:
+    """One step while it runs; what it says at its end."""
+
+    name: str  # BuildEvent.step
+    text: str = ""
+    cached: bool = False
+    bytes: int = 0
+    elapsed_ms: int = 0
+
+
+Tell = Callable[[Step], None]
+
+
+class Builder:
+    """Makes revisions in one data folder. `make` may run in several threads at once."""
+
+    def __init__(
+        self, data: Path, interpreters: Mapping[str, Interpreter], environ: Mapping[str, str], processes: Processes
+    ) -> None:
+        self._data = data
+        self._store = LayerStore(data)
+        self._interpreters = interpreters
+        self._environ = environ
+        self._processes = processes
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._store.sweep()
+
+    def make(self, request: BuildRequest, archive: bytes, tell: Tell) -> Revision:
+        """The revision that `request` asks for, with number 0, its layers and image in the data folder.
+
+        Raises SpecError or BuildFailed with the one line its author needs.
+        """
+        spec = parse_function(request.function, request.spec)
+        python = interpreter.choose(spec.runtime, self._interpreters)
+        with self._store.staging() as folder:
+            code = folder / "code"
+            with _step(tell, "unpack") as step:
+                step.bytes = source.unpack(archive, request.source, code)
+                wanted = deps.requirements(code)
+                check.check(code, spec.handler, python, self._processes)
+                step.text = f"{spec.handler} found in {_size(step.bytes)} of source"
+            layers = [self.base(python, tell)]
+            if wanted:
+                layers.append(self._dependencies(wanted, python, layers[0], folder, tell))
+            _check_size(step.bytes, layers[1:])
+            with _step(tell, "code") as step:
+                layers.append(self._store.put("code", code, layout.TASK_DIR))
+                step.bytes = layers[-1].layer.size_bytes
+                step.text = f"code layer, {_size(step.bytes)}"
+        with _step(tell, "image") as step:
+            made = image.write(self._store, _image(spec, python), tuple(layers))
+            step.bytes = sum(stored.blob_bytes for stored in layers)
+            step.text = f"image of {len(layers)} layers, {_size(step.bytes)} compressed"
+        return _revision(request, spec, python, tuple(layers), made)
+
+    def name(self, ref: str, made: str) -> None:
+        """Give the image `made` the name of its revision."""
+        image.name(self._data, ref, made)
+
+    def base(self, python: Interpreter, tell: Tell) -> StoredLayer:
+        """The base layer of `python`, made now if it is not there."""
+        with _step(tell, "base") as step, self._locks[python.runtime]:
+            stored, step.cached = base.ensure_for(self._store, python, self._processes)
+            step.bytes = stored.layer.size_bytes
+            step.text = f"{python.runtime} base layer, {_size(step.bytes)}"
+        return stored
+
+    def _dependencies(
+        self, wanted: tuple[str, ...], python: Interpreter, under: StoredLayer, folder: Path, tell: Tell
+    ) -> StoredLayer:
+        """The layer of these requirements. Functions that ask for the same share one, and its installation."""
+        key = deps.key(wanted, python)
+        note = self._data / layout.CACHE / "deps" / key
+        with _step(tell, "deps") as step, self._locks[key]:
+            stored = self._store.get(note.read_text()) if note.is_file() else None
+            step.cached = stored is not None
+            if stored is None:
+                tree = folder / "deps"
+                deps.install(
+                    wanted,
+                    tree,
+                    python=python,
+                    cache=self._data / layout.CACHE / "uv",
+                    base=layout.layer_tree(self._data, under.layer.digest),
+                    say=lambda line: tell(Step("deps", line)),
+                    environ=self._environ,
+                    processes=self._processes,
+                )
+                stored = self._store.put("deps", tree, layout.DEPS_DIR)
+                note.parent.mkdir(parents=True, exist_ok=True)
+                draft = folder / "note"
+                draft.write_text(stored.layer.digest)
+                draft.replace(note)
+            step.bytes = stored.layer.size_bytes
+            step.text = f"dependency layer, {_size(step.bytes)}"
+        return stored
+
+
+@contextmanager
+def _step(tell: Tell, name: str) -> Iterator[Step]:
+    step = Step(name)
+    began = time.monotonic()
+    yield step
+    step.elapsed_ms = round((time.monotonic() - began) * 1000)
+    tell(step)
+
+
+def _check_size(code_bytes: int, layers: list[StoredLayer]) -> None:
+    total = code_bytes + sum(stored.layer.size_bytes for stored in layers)
+    if total > limits.SOURCE_UNPACKED_MAX_BYTES:
+        most = _size(limits.SOURCE_UNPACKED_MAX_BYTES)
+        raise BuildFailed(f"code and dependencies have {_size(total)} unpacked; at most {most} are allowed")
+
+
+def _size(count: int) -> str:
+    if count < 1024:
+        return f"{count} bytes"
+    return f"{count / limits.MIB:.1f} MiB" if count >= limits.MIB else f"{count / 1024:.1f} KiB"
+
+
+def _image(spec: FunctionSpec, python: Interpreter) -> image.Image:
+    settings = {
+        "JIFFY_FUNCTION": spec.name,
+        "JIFFY_HANDLER": spec.handler,
+        "JIFFY_MEMORY_MB": str(spec.memory_mb),
+        "JIFFY_TIMEOUT_MS": str(_timeout_ms(spec)),
+    }
+    return image.Image(
+        title=spec.name,
+        description=spec.description,
+        entrypoint=(f"/usr/local/bin/{python.runtime}", "-I", "-S", "-B", f"{layout.RUNTIME_DIR}/serve.py"),
+        env={"PATH": "/usr/local/bin", "LANG": "C.UTF-8", **spec.env, **settings},
+        labels={"jiffy.runtime": python.runtime, "jiffy.handler": spec.handler},
+    )
+
+
+def _timeout_ms(spec: FunctionSpec) -> int:
+    return round(spec.timeout_s * 1000)
+
+
+def _revision(
+    request: BuildRequest, spec: FunctionSpec, python: Interpreter, layers: tuple[StoredLayer, ...], made: str
+) -> Revision:
+    declared = spec.to_dict()
+    identity = [python.runtime, declared, [stored.layer.digest for stored in layers]]
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return Revision(
+        tenant=request.tenant,
+        function=spec.name,
+        number=0,  # given when it is published
+        digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
+        runtime=python.runtime,
+        layers=tuple(stored.layer for stored in layers),
+        handler=spec.handler,
+        memory_mb=spec.memory_mb,
+        timeout_ms=_timeout_ms(spec),
+        max_instances=spec.max_instances,
+        network=spec.network,
+        env=dict(spec.env),
+        routes=spec.routes,
+        created_ms=0,
+        image=made,
+        spec=declared,
+    )

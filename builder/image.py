@@ -1,0 +1,205 @@
+"""OCI images: layers and a configuration become a manifest in the data folder's OCI layout; and a file to carry away.
+
+An image is content-addressed and depends on nothing but its layers and the function's settings, so it is made before
+its revision has a number; `name` gives it one afterwards. `export` writes an archive that `docker load`, podman and
+skopeo take. No daemon and no registry is needed for any of this.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from builder.layers import LayerStore, StoredLayer
+from jiffy.contract import layout
+from jiffy.contract.errors import NotFound
+
+PORT = 8080
+EPOCH = "1970-01-01T00:00:00Z"  # a date of making would make every build another image
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_INDEX = "application/vnd.oci.image.index.v1+json"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+_REF = "org.opencontainers.image.ref.name"
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What goes into an image beside its layers."""
+
+    title: str
+    description: str
+    entrypoint: tuple[str, ...]
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+
+
+def write(store: LayerStore, image: Image, layers: tuple[StoredLayer, ...]) -> str:
+    """Write configuration and manifest; the digest of the manifest."""
+    config = _blob(store, _encode(_configuration(image, layers)))
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": _MANIFEST,
+        "config": {"mediaType": _CONFIG, **config},
+        "layers": [{"mediaType": _LAYER, "digest": s.blob, "size": s.blob_bytes} for s in layers],
+    }
+    return str(_blob(store, _encode(manifest))["digest"])
+
+
+def _configuration(image: Image, layers: tuple[StoredLayer, ...]) -> dict[str, Any]:
+    labels = {"org.opencontainers.image.title": image.title, "org.opencontainers.image.description": image.description}
+    return {
+        "created": EPOCH,
+        "architecture": _MACHINES.get(platform.machine(), platform.machine()),
+        "os": "linux",
+        "config": {
+            "User": f"{layout.UID}:{layout.GID}",
+            "ExposedPorts": {f"{PORT}/tcp": {}},
+            "Env": [f"{name}={value}" for name, value in sorted(image.env.items())],
+            "Entrypoint": list(image.entrypoint),
+            "WorkingDir": layout.TASK_DIR,
+            "Labels": {name: text for name, text in sorted({**labels, **image.labels}.items()) if text},
+        },
+        "rootfs": {"type": "layers", "diff_ids": [s.layer.digest for s in layers]},
+        "history": [{"created": EPOCH, "created_by": f"jiffy: {s.layer.kind}"} for s in layers],
+    }
+
+
+def _encode(document: object) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _blob(store: LayerStore, data: bytes) -> dict[str, Any]:
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    path = store.blob_path(digest)
+    if not path.exists():
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_bytes(data)
+        draft.chmod(0o644)
+        draft.replace(path)
+    return {"digest": digest, "size": len(data)}
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+def reference(tenant: str, function: str, number: int) -> str:
+    """The name of a revision's image in index.json."""
+    return f"{tenant}/{function}:{number}"
+
+
+def name(data: Path, ref: str, digest: str) -> None:
+    """Let `ref` name the image `digest` in index.json."""
+    folder = data / layout.OCI
+    entry = {
+        "mediaType": _MANIFEST,
+        "digest": digest,
+        "size": _blob_path(data, digest).stat().st_size,
+        "annotations": {_REF: ref},
+    }
+    with _locked(folder):
+        others = [m for m in _index(data) if m.get("annotations", {}).get(_REF) != ref]
+        index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [*others, entry]}
+        _replace(folder / "oci-layout", _encode({"imageLayoutVersion": "1.0.0"}))
+        _replace(folder / "index.json", _encode(index))
+
+
+def find(data: Path, tenant: str, function: str, number: int = 0) -> tuple[int, str]:
+    """(number, digest) of a revision's image; the highest number when none is asked for. Raises NotFound."""
+    prefix = f"{tenant}/{function}:"
+    found: dict[int, str] = {}
+    for manifest in _index(data):
+        ref = str(manifest.get("annotations", {}).get(_REF, ""))
+        if ref.startswith(prefix) and ref.removeprefix(prefix).isdecimal():
+            found[int(ref.removeprefix(prefix))] = str(manifest["digest"])
+    chosen = number or max(found, default=0)
+    if chosen not in found:
+        what = f"revision {number} of {function!r}" if number else f"function {function!r}"
+        raise NotFound(f"{data} has no image of {what}")
+    return chosen, found[chosen]
+
+
+def _index(data: Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads((data / layout.OCI / "index.json").read_text())["manifests"])
+    except FileNotFoundError:
+        return []
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two builders of one data folder write the index one after the other."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _replace(path: Path, data: bytes) -> None:
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_bytes(data)
+    draft.chmod(0o644)
+    draft.replace(path)
+
+
+def _blob_path(data: Path, digest: str) -> Path:
+    layout.layer(data, digest)  # checks that it is a digest and no path
+    return data / layout.OCI / "blobs" / "sha256" / digest.removeprefix("sha256:")
+
+
+# --- export -------------------------------------------------------------------------------------------------
+
+
+def export(data: Path, digest: str, path: Path, tag: str) -> int:
+    """Write the image as an archive with the name `tag`, for `docker load` and OCI tools alike. Returns its bytes.
+
+    Raises NotFound when a part of the image is not in the data folder.
+    """
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        manifest = json.loads(_blob_path(data, digest).read_bytes())
+        with tarfile.open(draft, "w", format=tarfile.PAX_FORMAT) as tar:
+            _export(data, digest, manifest, tag, tar)
+        draft.replace(path)
+    except FileNotFoundError as exc:
+        raise NotFound(f"can't export {tag}: there is no {exc.filename}") from exc
+    finally:
+        draft.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def _export(data: Path, digest: str, manifest: dict[str, Any], tag: str, tar: tarfile.TarFile) -> None:
+    parts = [manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
+    at = {part: f"blobs/sha256/{part.removeprefix('sha256:')}" for part in (*parts, digest)}
+    entry = {
+        "mediaType": _MANIFEST,
+        "digest": digest,
+        "size": _blob_path(data, digest).stat().st_size,
+        "annotations": {_REF: tag.rpartition(":")[2], "io.containerd.image.name": f"docker.io/{tag}"},
+    }
+    docker = [{"Config": at[parts[0]], "RepoTags": [tag], "Layers": [at[part] for part in parts[1:]]}]
+    _add(tar, "oci-layout", _encode({"imageLayoutVersion": "1.0.0"}))
+    _add(tar, "index.json", _encode({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [entry]}))
+    _add(tar, "manifest.json", _encode(docker))
+    for part, inside in sorted(at.items()):
+        source = _blob_path(data, part)
+        info = tarfile.TarInfo(inside)
+        info.size, info.mode = source.stat().st_size, 0o644
+        with source.open("rb") as file:
+            tar.addfile(info, file)
+
+
+def _add(tar: tarfile.TarFile, inside: str, data: bytes) -> None:
+    info = tarfile.TarInfo(inside)
+    info.size, info.mode = len(data), 0o644
+    tar.addfile(info, BytesIO(data))

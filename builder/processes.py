@@ -1,0 +1,122 @@
+"""Child processes of a build, each leading a group that is killed as a whole: on time-out, on failure, at the end.
+
+A builder that must stop calls `close`; builds in other threads then find their children dead and no new ones allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jiffy.contract.errors import Unavailable
+
+_OUTPUT_MAX_LINES = 100_000  # of one child; a job on 20,000 files says two lines for each
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a child ended: its exit code (negative: a signal) and what it wrote."""
+
+    code: int
+    output: str
+    late: bool  # killed because its time was up
+
+
+class Processes:
+    """All children of one builder. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._groups: set[int] = set()
+        self._closed = False
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        timeout_s: float,
+        stdin: str = "",
+        cwd: Path | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Ended:
+        """Run `command`; `say` gets each line of its output, standard error included, as it comes.
+
+        Raises Unavailable when the builder is stopping.
+        """
+        process = self._start(command, env, cwd)
+        late = threading.Event()
+        timer = threading.Timer(timeout_s, self._expire, (process.pid, late))
+        timer.start()
+        lines: list[str] = []
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                with process.stdin as pipe:
+                    pipe.write(stdin)
+            except BrokenPipeError:
+                pass  # it ended without reading; its exit code tells
+            for line in process.stdout:
+                if len(lines) < _OUTPUT_MAX_LINES:
+                    lines.append(line)
+                if say is not None:
+                    say(line)
+            code = process.wait()
+        finally:
+            timer.cancel()
+            self._end(process)
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the builder is stopping")
+        return Ended(code, "".join(lines), late.is_set())
+
+    def _start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> subprocess.Popen[str]:
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the builder is stopping")
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+            self._groups.add(process.pid)
+        return process
+
+    def _expire(self, group: int, late: threading.Event) -> None:
+        with self._lock:
+            if group in self._groups:
+                late.set()
+                _kill(group)
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        with self._lock:
+            _kill(process.pid)  # whatever it left behind
+            self._groups.discard(process.pid)
+        if process.stdout is not None:
+            process.stdout.close()
+        process.wait()
+
+    def close(self) -> None:
+        """Kill all, allow no more."""
+        with self._lock:
+            self._closed = True
+            for group in self._groups:
+                _kill(group)
+
+
+def _kill(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
