@@ -1,0 +1,98 @@
+"""Usage records for tests, and the way they get into the stream."""
+
+from __future__ import annotations
+
+import uuid_utils
+from redis import Redis
+
+from gateway.ledger.feed import Entry
+from jiffy.contract import keys, meter, wire
+from jiffy.contract.messages import Outcome, Usage
+
+NOON_MS = 1_793_534_400_000  # 2026-11-01T12:00:00Z
+
+
+def record(
+    function: str = "hello",
+    *,
+    invocation: str | None = None,
+    attempt: int = 1,
+    tenant: str = "default",
+    revision: int = 1,
+    trigger: str = "http",
+    started_ms: int = NOON_MS,
+    outcome: Outcome = Outcome.OK,
+    cold: bool = False,
+    duration_us: int = 2041,
+    memory_mb: int = 128,
+) -> Usage:
+    return Usage(
+        invocation=invocation or str(uuid_utils.uuid7()),
+        attempt=attempt,
+        tenant=tenant,
+        function=function,
+        revision=revision,
+        trigger=trigger,
+        invoker="host-1",
+        started_ms=started_ms,
+        outcome=outcome.value,
+        cold=cold,
+        duration_us=duration_us,
+        billed_ms=meter.billed_ms(duration_us, outcome),
+        init_us=31_000 if cold else 0,
+        queue_us=120,
+        memory_mb=memory_mb,
+        max_memory_bytes=23_000_000,
+        cpu_us=1800,
+        bytes_in=20,
+        bytes_out=300,
+    )
+
+
+def meter_into(redis_url: str, *usages: Usage) -> None:
+    """As an invoker does when it completes calls."""
+    with Redis.from_url(redis_url) as client:
+        pipeline = client.pipeline(transaction=False)
+        for one in usages:
+            pipeline.xadd(keys.USAGE, {"u": wire.pack(one)})
+        pipeline.execute()
+
+
+def waiting(redis_url: str) -> int:
+    with Redis.from_url(redis_url) as client:
+        return int(client.xlen(keys.USAGE))
+
+
+class MemoryFeed:
+    """The in-memory twin of gateway.ledger.feed.RedisFeed."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._number = 0
+        self._holder = ""
+
+    def put(self, *usages: Usage) -> None:
+        for usage in usages:
+            self.put_raw(wire.pack(usage))
+
+    def put_raw(self, data: bytes | None) -> None:
+        self._number += 1
+        self._entries.append(Entry(f"{self._number}-0", data))
+
+    def read(self, count: int) -> list[Entry]:
+        return self._entries[:count]
+
+    def forget(self, last: str) -> None:
+        ids = [entry.id for entry in self._entries]
+        if last in ids:
+            del self._entries[: ids.index(last) + 1]
+
+    def waiting(self) -> int:
+        return len(self._entries)
+
+    def lease(self, holder: str, ttl_ms: int) -> bool:
+        self._holder = self._holder or holder
+        return self._holder == holder
+
+    def close(self) -> None:
+        pass
