@@ -273,9 +273,20 @@ class Cell:
         self._v2 = names is V2
         self._last = (0, 0)
 
+    def doors(self) -> list[int]:
+        """Descriptors through which the instance moves itself in, for the caller to close (empty: see `admit`).
+
+        Version 1 lets a single thread move itself without the lock that every move of another process takes, and
+        that waits for all CPUs: 15 ms. It is the opener's right to move that counts, so no right is given away.
+        """
+        if self._v2:
+            return []
+        return [os.open(folder / "tasks", os.O_WRONLY | os.O_CLOEXEC) for folder in {self._memory, self._cpu}]
+
     def admit(self, pid: int) -> None:
-        for folder in {self._memory, self._cpu}:
-            _write(folder / "cgroup.procs", str(pid))
+        """Move it in, where it could not do so itself."""
+        if self._v2:
+            _write(self._memory / "cgroup.procs", str(pid))
 
     def max_memory_bytes(self) -> int:
         """The peak of what it used itself (all that its limit counts) plus what it shares; at most its limit."""

@@ -21,7 +21,7 @@ from jiffy.contract import limits
 from jiffy.contract.errors import SandboxFailed
 
 from .cgroups import Cell
-from .channel import Channel, Log
+from .channel import Channel, Log, encode
 
 FORK_MAX_S = 5.0  # a fork takes a millisecond; beyond this something is badly wrong
 STATUS_MAX_S = 0.5  # between the end of a connection and the zygote's word on how the process ended
@@ -78,10 +78,13 @@ class Instance:
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._exit: Exit | None = None
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        doors = [] if cell is None else cell.doors()
+        socket.send_fds(sock, [encode({"t": "fork", "n": n})], doors)
+        for fd in doors:
+            os.close(fd)
         self._channel = Channel(
             sock, self._frame, self._lost, payload_max=limits.PAYLOAD_MAX_BYTES + PAYLOAD_SLACK_BYTES
         )
-        self._channel.send({"t": "fork", "n": n})
 
     async def ready(self) -> None:
         """Until the forked process has introduced itself and is in its control group. Raises SandboxFailed."""

@@ -66,7 +66,7 @@ class BwrapJail:
         try:
             os.write(filter_fd, self._driver.filter)
             os.lseek(filter_fd, 0, os.SEEK_SET)
-            ours = ["--seccomp", str(filter_fd), "--info-fd", str(info_end), "--block-fd", str(block)]
+            ours = ["--clearenv", "--seccomp", str(filter_fd), "--info-fd", str(info_end), "--block-fd", str(block)]
             ours += ["--setenv", "JIFFY_LISTEN_FD", str(listener.fileno())]
             user: dict[str, object] = {"user": self._uid, "group": self._uid, "extra_groups": []} if self._uid else {}
             self._process = subprocess.Popen(  # type: ignore[call-overload]
@@ -201,7 +201,7 @@ class Bwrap:
         jail.spawn([*self._walls(self.stage.staged(tree), folder), "--", *command], listener)
 
     def _walls(self, root: Path, folder: Path) -> list[str]:
-        words = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
+        words = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
         words += ["--uid", str(layout.UID), "--gid", str(layout.GID), "--hostname", "function"]
         words += ["--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev"]
         words += ["--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]

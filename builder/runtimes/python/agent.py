@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 if TYPE_CHECKING:
+    from builder.runtimes.python.jiffy_function import Context as Context
     from builder.runtimes.python.jiffy_function import (
         Function,
         LoadError,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         prepare,
         run,
     )
-    from builder.runtimes.python.jiffy_function import Context as Context
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # an isolated interpreter does not do it
     from jiffy_function import Context, Function, LoadError, exit_status, flush, load_handler, prepare, run
@@ -46,6 +46,7 @@ HEADER = struct.Struct(">II")
 LONELY_S = 60.0  # a stem that nobody connects to was orphaned before it could be owned
 HELLO_S = 5.0  # the invoker greets in the same breath as it connects
 OPEN_FILES_MAX = 1024
+GROUPS_MAX = 4  # descriptors of control groups in a hello
 COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect
 
 
@@ -213,18 +214,21 @@ class Zygote:
         conn, _ = self.listener.accept()
         conn.settimeout(HELLO_S)
         try:
-            hello = read_frame(conn)
-        except OSError:
-            hello = None
+            data, groups, _, _ = socket.recv_fds(conn, 4096, GROUPS_MAX)
+            hello = json.loads(data[8:])
+        except (OSError, ValueError):
+            hello, groups = {"t": ""}, []
         conn.settimeout(None)  # whatever socket.setdefaulttimeout the user chose
-        if hello is not None and hello[0]["t"] == "log":
-            self.logs[hello[0]["n"]] = conn
-        elif hello is not None and hello[0]["t"] == "fork" and self.handler is not None:
-            self.fork(conn, hello[0]["n"])
+        if hello["t"] == "log":
+            self.logs[hello["n"]] = conn
+        elif hello["t"] == "fork" and self.handler is not None:
+            self.fork(conn, hello["n"], groups)
         else:
             conn.close()
+        for fd in groups:
+            os.close(fd)
 
-    def fork(self, conn: socket.socket, n: int) -> None:
+    def fork(self, conn: socket.socket, n: int, groups: list[int]) -> None:
         log = self.logs.pop(n, None)
         flush()
         try:
@@ -234,6 +238,9 @@ class Zygote:
         if pid == 0:
             status = 1
             try:
+                for fd in groups:  # into our control groups: by ourselves, since that takes no lock of the whole host
+                    os.write(fd, b"0")
+                    os.close(fd)
                 status = self.become(conn, log, n)
             finally:
                 os._exit(status)
@@ -381,6 +388,8 @@ def main() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    gc.collect()
+    gc.freeze()  # the function's load then has only its own objects to look through
     send_frame(control, b'{"t":"stem"}')
     Zygote(listener, control).serve()
 
