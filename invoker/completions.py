@@ -48,26 +48,18 @@ class Completions:
         self._written = written
         self._items: deque[Completion] = deque()
         self._wake: asyncio.Future[None] | None = None
-        self._drained = asyncio.Event()
-        self._drained.set()
 
     def add(self, item: Completion) -> None:
         self._items.append(item)
         if self._wake is not None:
-            self._drained.clear()
             self._wake.set_result(None)
             self._wake = None
-
-    async def drained(self) -> None:
-        """Wait until everything added so far got through."""
-        await self._drained.wait()
 
     async def run(self) -> None:
         """Send until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             if not self._items:
-                self._drained.set()
                 self._wake = loop.create_future()
                 await self._wake
             batch = self._take()

@@ -1,0 +1,275 @@
+"""What the invoker says to Redis, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from invoker.clock import Clock
+from invoker.completions import Completion, Completions
+from invoker.store import Entry, Store
+from jiffy.contract import keys, limits
+from jiffy.contract.errors import PlatformError, Unavailable
+from jiffy.contract.messages import Heartbeat, Revision
+from jiffy.contract.wire import pack, unpack
+from tests import servers
+
+from .fakes import revision
+
+pytestmark = pytest.mark.redis
+STREAM = keys.calls("inv-1")
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = Redis.from_url(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[Store]:
+    store = Store(redis_url, "inv-1", Clock())
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def delivered(store: Store, redis: Redis, *calls: bytes) -> list[Entry]:
+    """Put calls into the stream and read them."""
+    for call in calls:
+        await redis.xadd(STREAM, {"c": call})
+    return await store.read(limits.STREAM_READ_MAX, 1000)
+
+
+async def end(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+def completion(entry: bytes, answer: bytes = b"answer", **changes: object) -> Completion:
+    whole = Completion(
+        entry, keys.answers("gw"), keys.logs("t", "f"), "", False, answer, b"usage", b"", b"", (b"one", b"two")
+    )
+    return whole._replace(**changes)  # type: ignore[arg-type]
+
+
+class Written:
+    """What was written, in order; can be waited for."""
+
+    def __init__(self) -> None:
+        self.entries: list[bytes] = []
+        self._more = asyncio.Event()
+
+    def __call__(self, batch: list[Completion]) -> None:
+        self.entries += [item.entry for item in batch]
+        self._more.set()
+
+    async def count(self, count: int) -> list[bytes]:
+        while len(self.entries) < count:
+            self._more.clear()
+            await self._more.wait()
+        return self.entries
+
+
+def beat(at_ms: int = 0) -> Heartbeat:
+    return Heartbeat("inv-1", "host", at_ms, 0, "bwrap", False, 0, 0, 9, 9, {"python3.11": 2}, ())
+
+
+async def test_calls_are_read_in_order_and_stay_pending(store: Store, redis: Redis) -> None:
+    entries = await delivered(store, redis, b"a", b"b", b"c")
+    assert [packed for _, packed in entries] == [b"a", b"b", b"c"]
+    assert await store.read(10, 1) == []
+    assert await store.pending() == entries
+
+
+async def test_a_completion_is_one_step(store: Store, redis: Redis) -> None:
+    [(entry, _)] = await delivered(store, redis, b"a")
+    await store.complete([completion(entry, record_key=keys.invocation("i"), record=b"record")])
+    assert await redis.lrange(keys.answers("gw"), 0, -1) == [b"answer"]
+    assert 0 < await redis.ttl(keys.answers("gw")) <= limits.ANSWERS_KEEP_S
+    assert [fields for _, fields in await redis.xrange(keys.USAGE)] == [{b"u": b"usage"}]
+    assert [fields[b"l"] for _, fields in await redis.xrange(keys.logs("t", "f"))] == [b"one", b"two"]
+    assert await redis.get(keys.invocation("i")) == b"record"
+    assert 0 < await redis.ttl(keys.invocation("i")) <= limits.RESULT_KEEP_S
+    assert await redis.xlen(STREAM) == 0 and await store.pending() == []
+
+
+async def test_what_is_completed_already_changes_nothing(store: Store, redis: Redis) -> None:
+    (first, _), (second, _) = await delivered(store, redis, b"a", b"b")
+    await store.complete([completion(first)])
+    await store.complete([completion(first, b"again"), completion(second, b"other"), completion(second, b"twice")])
+    assert await redis.lrange(keys.answers("gw"), 0, -1) == [b"answer", b"other"]
+    assert await redis.xlen(keys.USAGE) == 2
+
+
+async def test_nobody_waits_for_an_asynchronous_call(store: Store, redis: Redis) -> None:
+    [(entry, _)] = await delivered(store, redis, b"a")
+    await store.complete([completion(entry, answers_key="")])
+    assert await redis.keys(keys.answers("*")) == []
+    assert await redis.xlen(keys.USAGE) == 1
+
+
+async def test_the_next_attempt_takes_the_place_of_the_last_one(store: Store, redis: Redis) -> None:
+    [(entry, _)] = await delivered(store, redis, b"a")
+    await store.complete([completion(entry, answers_key="", again=b"a2")])
+    await store.complete([completion(entry, answers_key="", again=b"a2")])
+    assert [packed for _, packed in await store.read(10, 1000)] == [b"a2"], "once"
+
+
+async def test_notes_are_written_while_the_call_is_ours(store: Store, redis: Redis) -> None:
+    [(entry, _)] = await delivered(store, redis, b"a")
+    note = completion(entry, note=True, record_key=keys.invocation("i"), record=b"running", logs=(b"so far",))
+    await store.complete([note])
+    assert await redis.get(keys.invocation("i")) == b"running"
+    assert await redis.llen(keys.answers("gw")) == 0 and await redis.xlen(keys.USAGE) == 0
+    await store.complete([completion(entry, record_key=keys.invocation("i"), record=b"done")])
+    await store.complete([note])
+    assert await redis.get(keys.invocation("i")) == b"done", "a late note does not undo the end"
+
+
+async def test_a_server_that_lost_its_scripts_is_given_them_again(store: Store, redis: Redis) -> None:
+    entries = await delivered(store, redis, b"a", b"b")
+    await store.complete([completion(entries[0][0])])
+    await redis.script_flush()
+    await store.complete([completion(entries[1][0])])
+    assert await redis.xlen(keys.USAGE) == 2
+
+
+async def test_a_full_server_still_takes_completions(store: Store, redis: Redis) -> None:
+    [(entry, _)] = await delivered(store, redis, b"a")
+    await redis.config_set("maxmemory", "1")
+    try:
+        await store.complete([completion(entry)])
+    finally:
+        await redis.config_set("maxmemory", "0")
+    assert await redis.xlen(keys.USAGE) == 1 and await redis.llen(keys.answers("gw")) == 1
+
+
+async def test_a_stream_that_was_lost_is_made_again(store: Store, redis: Redis) -> None:
+    await redis.delete(STREAM)
+    with pytest.raises(PlatformError):
+        await store.read(1, 1)
+    assert await store.pending() == []
+    assert len(await delivered(store, redis, b"a")) == 1
+
+
+async def test_a_blocked_read_can_be_interrupted(store: Store) -> None:
+    reading = asyncio.ensure_future(store.read(1, 60_000))
+    while not reading.done():
+        await store.interrupt()
+        await asyncio.wait((reading,), timeout=0.02)
+    assert reading.result() == []
+
+
+async def test_heartbeats_are_there_until_one_leaves(store: Store, redis: Redis) -> None:
+    await store.beat(beat(7))
+    packed = await redis.hget(keys.INVOKERS, "inv-1")
+    assert packed is not None and unpack(Heartbeat, packed) == beat(7)  # type: ignore[arg-type]
+    await store.leave()
+    assert await redis.hlen(keys.INVOKERS) == 0
+
+
+async def test_the_clock_is_the_servers(redis_url: str) -> None:
+    clock = Clock()
+    clock.offset_us = 0
+    store = Store(redis_url, "inv-1", clock)
+    await store.open()
+    client = Redis.from_url(redis_url)
+    seconds, _ = await client.time()
+    assert abs(clock() - int(seconds) * 1_000_000) < 10_000_000
+    await client.aclose()
+    await store.close()
+
+
+async def test_live_revisions_are_told_at_once_and_when_they_change(store: Store, redis: Redis) -> None:
+    async def publish(made: Revision) -> None:
+        key = keys.function(made.tenant, made.function)
+        await redis.hset(key, mapping={"live": made.number, keys.revision_field(made.number): pack(made)})
+        await redis.sadd(keys.TENANTS, made.tenant)
+        await redis.sadd(keys.functions(made.tenant), made.function)
+        await redis.publish(keys.FUNCTIONS_CHANGED, f"{made.tenant}:{made.function}")
+
+    await publish(revision())
+    told: asyncio.Queue[tuple[str, str, Revision | None]] = asyncio.Queue()
+    watching = asyncio.ensure_future(store.watch(lambda *what: told.put_nowait(what)))
+    assert await told.get() == ("default", "hello", revision())
+    await publish(revision(number=2))
+    assert await told.get() == ("default", "hello", revision(number=2))
+    await redis.delete(keys.function("default", "hello"))
+    await redis.publish(keys.FUNCTIONS_CHANGED, "default:hello")
+    assert await told.get() == ("default", "hello", None)
+    await end(watching)
+
+
+async def test_nobody_there_is_one_clear_error() -> None:
+    store = Store("unix:///nowhere/redis.sock", "inv-1", Clock())
+    with pytest.raises(Unavailable, match="Redis does not answer"):
+        await store.open()
+    await store.close()
+
+
+async def test_nothing_that_ended_is_lost_while_the_server_is_away() -> None:
+    with servers.valkey(persistent=True) as server:
+        store = Store(server.url, "inv-1", Clock())
+        await store.open()
+        client = Redis.from_url(server.url)
+        entries = await delivered(store, client, b"a", b"b", b"c")
+        written = Written()
+        completions = Completions(store.complete, written)
+        running = asyncio.ensure_future(completions.run())
+        server.stop()
+        for entry, _ in entries:
+            completions.add(completion(entry))
+        with pytest.raises(Unavailable):
+            await store.beat(beat())
+        assert written.entries == []
+        server.start()
+        assert await written.count(3) == [entry for entry, _ in entries]
+        assert await client.xlen(keys.USAGE) == 3
+        await end(running)
+        await client.aclose()
+        await store.close()
+
+
+class Refusing:
+    """A server that refuses one entry for a reason of its own."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[bytes]] = []
+
+    async def send(self, batch: list[Completion]) -> None:
+        await asyncio.sleep(0)
+        if any(item.entry == b"bad" for item in batch):
+            raise PlatformError("no")
+        self.batches.append([item.entry for item in batch])
+
+
+async def test_one_refused_item_does_not_hold_up_the_others() -> None:
+    server = Refusing()
+    written = Written()
+    completions = Completions(server.send, written)
+    for entry in (b"1", b"bad", b"2"):
+        completions.add(completion(entry))
+    running = asyncio.ensure_future(completions.run())
+    assert await written.count(3) == [b"1", b"bad", b"2"], "the refused one is given up, and told"
+    assert server.batches == [[b"1"], [b"2"]]
+    await end(running)
+
+
+async def test_what_ends_while_a_batch_is_in_flight_goes_out_in_the_next() -> None:
+    server = Refusing()
+    written = Written()
+    completions = Completions(server.send, written)
+    running = asyncio.ensure_future(completions.run())
+    await asyncio.sleep(0)
+    completions.add(completion(b"1"))
+    await asyncio.sleep(0)
+    for entry in (b"2", b"3", b"4"):
+        completions.add(completion(entry))
+    await written.count(4)
+    assert server.batches == [[b"1"], [b"2", b"3", b"4"]]
+    await end(running)
