@@ -171,7 +171,9 @@ class Executor:
         elif ending.spent:
             slot.pool.discard(slot)
         else:
-            slot.pool.release(slot, now_us)  # the next call is on its way before this one is written down
+            slot.pool.release(
+                slot, now_us, ending.duration_us
+            )  # the next call is on its way before this one is written down
         if printed:
             attempt.print(slot, printed)
         outcome, payload = ending.outcome, ending.payload

@@ -12,6 +12,8 @@ from jiffy.contract import limits
 
 SECOND_US = 1_000_000
 FORK_US = 1_500  # what one more instance costs, measured: worth it once the queue would wait longer than that
+EXCHANGE_US = 100  # what a call holds its instance beside its handler
+STALL_US = 5_000  # a queue of quick calls that stands still for so long
 FORKS_AT_ONCE = 8  # per function: a zygote forks one at a time, and durations learnt meanwhile may end the need
 INSTANCES_PER_SANDBOX = 200  # leaves 5 of limits.PIDS_MAX processes and threads for each
 LEARNING = 0.2  # weight of the newest duration in the running mean
@@ -32,33 +34,33 @@ class Keep:
     freeze_after_us: int = SECOND_US // 5
 
 
-def wanted(queued: int, instances: int, starting: int, mean_us: float, oldest_us: int, limit: int) -> int:
+def wanted(queued: int, instances: int, starting: int, mean_us: float, stalled_us: int, limit: int) -> int:
     """How many more instances to start now for `queued` calls of one function.
 
     `instances` serve (all busy, or nothing would queue), `starting` are on their way, `limit` bounds both.
-    `mean_us` is how long a call holds an instance, 0 while unknown; `oldest_us` how long the first call has waited:
-    evidence that calls have become slower than the mean says.
+    `mean_us` is how long the handler takes, 0 while unknown. `stalled_us` is for how long no call has begun.
 
     One more is worth its price when the queue would wait longer than a fork takes; so many callers of a function
-    of 50 µs share few instances, and each caller of a slow one gets its own.
+    of 50 µs share few instances, and each caller of a slow one gets its own. When a queue stalls, calls have become
+    slower than the mean says, or the processors are short: then it doubles at most, until the mean tells which.
     """
     there = instances + starting
-    unserved = queued - starting
-    bound = min(unserved, limit - there, FORKS_AT_ONCE - starting)
+    bound = min(queued - starting, limit - there, FORKS_AT_ONCE - starting)
     if bound <= 0:
         return 0
     if there == 0:
         return 1  # the first one; how many more is clear when it is up
     if mean_us <= 0:
         return bound
-    mean_us = max(mean_us, oldest_us / 2)
-    needed = -(-int(queued * mean_us) // FORK_US)
-    return max(0, min(needed - there, bound))
+    needed = -(-int(queued * (mean_us + EXCHANGE_US)) // FORK_US)
+    if needed > there:
+        return min(needed - there, bound)
+    return min(there, bound) if stalled_us >= STALL_US else 0
 
 
-def learned(mean_us: float, held_us: int) -> float:
-    """The running mean after one more call, which held its instance for `held_us`."""
-    return mean_us + (held_us - mean_us) * LEARNING if mean_us else max(1.0, float(held_us))
+def learned(mean_us: float, duration_us: int) -> float:
+    """The running mean after one more call, whose handler took `duration_us`."""
+    return mean_us + (duration_us - mean_us) * LEARNING if mean_us else max(1.0, float(duration_us))
 
 
 def latest_start_us(deadline_ms: int, timeout_ms: int) -> int:
@@ -68,7 +70,7 @@ def latest_start_us(deadline_ms: int, timeout_ms: int) -> int:
 
 def retry_after_s(queued: int, instances: int, mean_us: float) -> float:
     """When a place is likely for a caller who is turned away now."""
-    expected = queued * mean_us / max(1, instances) / SECOND_US
+    expected = queued * (mean_us + EXCHANGE_US) / max(1, instances) / SECOND_US
     return min(RETRY_AFTER_MAX_S, max(RETRY_AFTER_MIN_S, expected))
 
 

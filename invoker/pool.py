@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1  # how late an expiry, a freeze or an end may come
 SLOW_TICKS = 10  # pools with nothing awake are looked at every so many ticks
-NUDGE_S = 2 * policy.FORK_US / 1e6  # waiting calls are thought about again: has one waited longer than the mean says?
+NUDGE_S = policy.STALL_US / 1e6  # waiting calls are thought about again, whatever happens or does not
 FRESH_INSTANCE_MB = 16  # what a new instance takes until the host's free memory is read again
 
 Key = tuple[str, str, int]  # tenant, function, revision number

@@ -14,17 +14,17 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from jiffy.contract.errors import JiffyError, PlatformError, SandboxFailed
-from jiffy.contract.messages import Outcome, Revision
+from jiffy.contract.errors import JiffyError
+from jiffy.contract.messages import Revision
 
 from . import policy
+from .cold_start import STOPPING, ColdStart, Opened, quietly
 from .lease import Box, Caller, Instance, Sandbox, Slot
 from .refusal import Refusal, function_limit, platform, throttled
 from .waiting import Totals, Waiting
 
 log = logging.getLogger(__name__)
 
-STOPPING = "the invoker is stopping"
 FORK_PAUSE_US = 200_000  # after a fork failed: whatever refuses it will hardly change sooner
 
 
@@ -58,9 +58,8 @@ class RevisionPool:
         self.cold_calls = 0
         self.mean_us = 0.0
         self._host = host
-        self._opening = False
-        self._closed = False
-        self._new: Box | None = None  # what is being opened
+        self._begun_us = 0  # when a call began here last
+        self._cold: ColdStart | None = None  # the one that is under way
         self._waking = False
         self._fork_again_us = 0
         self._limit = ""  # what kept another instance from starting, the last time one was wanted
@@ -77,9 +76,9 @@ class RevisionPool:
             self._host.hungry(self)
             self.scale(now_us)
 
-    def release(self, slot: Slot, now_us: int) -> None:
-        """The call on `slot` has ended and its instance lives."""
-        self._returned(slot, now_us)
+    def release(self, slot: Slot, now_us: int, duration_us: int) -> None:
+        """The call on `slot` has ended and its instance lives; its handler took `duration_us`."""
+        self._returned(slot, now_us, duration_us)
         if not slot.dead and not self._serve(slot, now_us):
             slot.since_us = now_us
             self.idle.append(slot)
@@ -88,7 +87,7 @@ class RevisionPool:
         """The instance of `slot` is gone, at work or idle. Saying so twice is harmless."""
         now_us = self._host.now()
         if slot.busy:
-            self._returned(slot, now_us)
+            self._returned(slot, now_us, now_us - slot.since_us)
         if not slot.dead:
             slot.dead = True
             slot.box.instances -= 1
@@ -101,11 +100,11 @@ class RevisionPool:
 
     def discard(self, slot: Slot) -> None:
         """As lost, and end the instance."""
-        self._host.spawn(_quietly(slot.instance.close()))
+        self._host.spawn(quietly(slot.instance.close()))
         self.lost(slot)
 
-    def _returned(self, slot: Slot, now_us: int) -> None:
-        self.mean_us = policy.learned(self.mean_us, now_us - slot.since_us)
+    def _returned(self, slot: Slot, now_us: int, duration_us: int) -> None:
+        self.mean_us = policy.learned(self.mean_us, duration_us)
         slot.busy = False
         self.running -= 1
         slot.box.busy -= 1
@@ -113,7 +112,7 @@ class RevisionPool:
 
     def _run(self, slot: Slot, caller: Caller, now_us: int) -> None:
         slot.busy = True
-        slot.since_us = now_us
+        slot.since_us = self._begun_us = now_us
         slot.box.busy += 1
         self.running += 1
         self.calls += 1
@@ -154,7 +153,7 @@ class RevisionPool:
 
     def scale(self, now_us: int) -> None:
         """Start what the waiting calls justify: wake a frozen sandbox, open the first one, or fork."""
-        if not self.waiting or self._opening or self._waking or self._host.closing:
+        if not self.waiting or self._cold or self._waking or self._host.closing:
             return
         for box in self.boxes:
             if box.asleep is not None:
@@ -165,25 +164,23 @@ class RevisionPool:
         if not self.boxes:
             self._limit = self._host.admit(self)
             if not self._limit:
-                self._opening = True
-                self._host.spawn(self._open(now_us))
+                self._open(now_us)
             return
         if now_us >= self._fork_again_us:
             self._fork_more(now_us)
 
     def _fork_more(self, now_us: int) -> None:
-        oldest_us = now_us - self.waiting.first.arrived_us
+        stalled_us = now_us - max(self._begun_us, self.waiting.first.arrived_us)
         there = self.running + len(self.idle)
         limit = self.revision.max_instances
         self._limit = function_limit(limit) if there + self.starting >= limit else ""
-        for _ in range(policy.wanted(len(self.waiting), there, self.starting, self.mean_us, oldest_us, limit)):
+        for _ in range(policy.wanted(len(self.waiting), there, self.starting, self.mean_us, stalled_us, limit)):
             self._limit = self._host.admit(self)
             if self._limit:
                 return
             box = min(self.boxes, key=lambda box: box.instances)
             if box.instances >= policy.INSTANCES_PER_SANDBOX:
-                self._opening = True
-                self._host.spawn(self._open(now_us))
+                self._open(now_us)
                 return
             self.starting += 1
             box.instances += 1
@@ -214,49 +211,23 @@ class RevisionPool:
             self.idle.append(slot)
 
     # --- a cold start -----------------------------------------------------------------------------------------
-    async def _open(self, begun_us: int) -> None:
-        """One more sandbox, with its first instance, which is admitted already. We try twice before we fail a call."""
-        joined = False
-        try:
-            try:
-                joined = await self._open_once(begun_us)
-            except PlatformError as exc:
-                if self._host.closing:
-                    raise
-                log.warning("cold start of %s failed, trying again: %s", self.revision.function, exc.message)
-                joined = await self._open_once(begun_us)
-        except PlatformError as exc:
-            log.error("cold start of %s failed: %s", self.revision.function, exc.message)
-            self._failed_open(platform(exc.message), begun_us)
-        finally:
-            self._opening = False
-            if not joined:
-                self._host.ended(self)
-        self.scale(self._host.now())
+    def _open(self, now_us: int) -> None:
+        """One more sandbox; its first instance is admitted already."""
+        self._cold = ColdStart(self.revision, self._host, self._box_closed)
+        self._host.spawn(self._opening(self._cold, now_us))
 
-    async def _open_once(self, begun_us: int) -> bool:
-        sandbox = await self._host.stem(self.revision)
-        box = self._new = Box(sandbox, self._host.now(), instances=1)
-        sandbox.on_closed = lambda _: self._box_closed(box)
-        try:
-            if self._closed:
-                raise SandboxFailed(STOPPING)
-            loaded = await sandbox.specialise(self.revision)
-            if loaded.error is not None:
-                await _quietly(sandbox.close())
-                self._failed_open(Refusal(Outcome.ERROR, loaded.error, log=loaded.log), begun_us)
-                return False
-            instance = await sandbox.fork()
-            if box.closed or self._closed:
-                raise SandboxFailed("the sandbox ended while it started")
-        except JiffyError:
-            await _quietly(sandbox.close())
-            raise
-        if not self.boxes:
-            self._mark_cold(begun_us, loaded.log)
-        self.boxes.append(box)
-        self._joined(box, instance)
-        return True
+    async def _opening(self, cold: ColdStart, begun_us: int) -> None:
+        came = await cold.run()
+        self._cold = None
+        if isinstance(came, Opened):
+            if not self.boxes:
+                self._mark_cold(begun_us, came.log)
+            self.boxes.append(came.box)
+            self._joined(came.box, came.instance)
+        else:
+            self._host.ended(self)
+            self._failed_open(came, begun_us)
+        self.scale(self._host.now())
 
     def _failed_open(self, refusal: Refusal, begun_us: int) -> None:
         """Everyone who waited gets the same error: a sandbox for each would only fail as often.
@@ -283,7 +254,7 @@ class RevisionPool:
     @property
     def awake(self) -> bool:
         """Is there anything that time may end soon? Frozen sandboxes can wait a little."""
-        return bool(self.waiting or self._opening or any(box.asleep is None for box in self.boxes))
+        return bool(self.waiting or self._cold or any(box.asleep is None for box in self.boxes))
 
     @property
     def empty(self) -> bool:
@@ -318,12 +289,12 @@ class RevisionPool:
         self._host.spawn(self._freeze(box))
 
     async def _freeze(self, box: Box) -> None:
-        await _quietly(box.sandbox.freeze())
+        await quietly(box.sandbox.freeze())
         box.changing = False
         self.scale(self._host.now())
 
     async def _wake(self, box: Box) -> None:
-        await _quietly(box.sandbox.thaw())
+        await quietly(box.sandbox.thaw())
         slots, box.asleep, box.changing = box.asleep or [], None, False
         now_us = box.last_used_us = self._host.now()
         for slot in slots:
@@ -361,7 +332,7 @@ class RevisionPool:
     def _end(self, box: Box) -> None:
         box.changing = True
         self._box_closed(box)
-        self._host.spawn(_quietly(box.sandbox.close()))
+        self._host.spawn(quietly(box.sandbox.close()))
 
     def _box_closed(self, box: Box) -> None:
         """The sandbox is gone, whatever the reason. Calls on it are told by their instances."""
@@ -377,21 +348,14 @@ class RevisionPool:
 
     def drain(self) -> None:
         """Nothing new will be started: tell the calls that could only wait for that."""
-        if not self.boxes and not self._opening:
+        if not self.boxes and not self._cold:
             self.refuse_all(platform(STOPPING))
 
     async def close(self) -> None:
         """End every sandbox, the one that is being opened included; refuse what waits."""
-        self._closed = True
         self.refuse_all(platform(STOPPING))
-        for box in [*self.boxes, *([self._new] if self._new else [])]:
+        if self._cold:
+            await self._cold.cancel()
+        for box in list(self.boxes):
             box.changing = True
-            await _quietly(box.sandbox.close())
-
-
-async def _quietly(work: Any) -> None:
-    """Wait for what may fail without consequence for any call; a sandbox that can't be kept in order ends itself."""
-    try:
-        await work
-    except JiffyError as exc:
-        log.warning("%s", exc.message)
+            await quietly(box.sandbox.close())

@@ -201,7 +201,8 @@ class FakeCaller:
     def end(self) -> None:
         """The function answered."""
         assert self.slot is not None
-        self.slot.pool.release(self.slot, self._clock())
+        now_us = self._clock()
+        self.slot.pool.release(self.slot, now_us, now_us - self.slot.since_us)
 
 
 async def settle(times: int = 12) -> None:

@@ -11,27 +11,30 @@ from jiffy.contract import limits
 
 
 @pytest.mark.parametrize(
-    ("queued", "instances", "starting", "mean_us", "oldest_us", "limit", "expected"),
+    ("queued", "instances", "starting", "mean_us", "stalled_us", "limit", "expected"),
     [
         (1, 0, 0, 0, 0, 100, 1),  # the first call
         (64, 0, 0, 0, 0, 100, 1),  # a burst on a cold function: one import, then see
         (1, 0, 1, 0, 0, 100, 0),  # its instance is on the way
         (5, 1, 0, 0, 0, 100, 5),  # duration unknown: promptly
-        (63, 1, 0, 50, 0, 100, 2),  # 64 callers of 50 µs share three instances
-        (10, 1, 0, 50, 0, 100, 0),  # 0.5 ms of queue is cheaper than a fork
+        (63, 1, 0, 50, 0, 100, 6),  # 64 callers of 50 µs share seven instances
+        (63, 7, 0, 50, 0, 100, 0),
+        (10, 1, 0, 50, 0, 100, 0),  # 1.5 ms of queue is no dearer than a fork
         (5, 1, 0, 100_000, 0, 100, 5),  # a slow function: one each
         (5, 1, 3, 100_000, 0, 100, 2),  # those on the way count
         (5, 4, 0, 100_000, 0, 4, 0),  # max_instances
         (5, 2, 1, 100_000, 0, 4, 1),
         (500, 1, 0, 100_000, 0, 1000, policy.FORKS_AT_ONCE),
-        (2, 1, 0, 50, 2_000, 100, 1),  # the mean says 50 µs, but the first has waited for 2 ms
+        (9, 1, 0, 50, policy.STALL_US, 100, 1),  # the mean says 50 µs, but nothing moves
+        (9, 4, 0, 50, policy.STALL_US, 100, 4),  # double, at most
+        (9, 1, 0, 50, policy.STALL_US - 1, 100, 0),
         (0, 3, 0, 50, 0, 100, 0),
     ],
 )
 def test_scale_out(
-    queued: int, instances: int, starting: int, mean_us: float, oldest_us: int, limit: int, expected: int
+    queued: int, instances: int, starting: int, mean_us: float, stalled_us: int, limit: int, expected: int
 ) -> None:
-    assert policy.wanted(queued, instances, starting, mean_us, oldest_us, limit) == expected
+    assert policy.wanted(queued, instances, starting, mean_us, stalled_us, limit) == expected
 
 
 @given(
@@ -39,13 +42,13 @@ def test_scale_out(
     instances=st.integers(0, 1000),
     starting=st.integers(0, 20),
     mean_us=st.floats(0, 1e9),
-    oldest_us=st.integers(0, 10**8),
+    stalled_us=st.integers(0, 10**8),
     limit=st.integers(1, 10_000),
 )
 def test_scale_out_stays_in_bounds(
-    queued: int, instances: int, starting: int, mean_us: float, oldest_us: int, limit: int
+    queued: int, instances: int, starting: int, mean_us: float, stalled_us: int, limit: int
 ) -> None:
-    more = policy.wanted(queued, instances, starting, mean_us, oldest_us, limit)
+    more = policy.wanted(queued, instances, starting, mean_us, stalled_us, limit)
     assert 0 <= more <= max(0, queued - starting)
     assert more == 0 or instances + starting + more <= limit
     if queued and not instances and not starting:
@@ -109,7 +112,7 @@ def test_memory_is_what_is_really_free() -> None:
 
 def test_retry_after_is_never_silly() -> None:
     assert policy.retry_after_s(1, 1, 50) == policy.RETRY_AFTER_MIN_S
-    assert policy.retry_after_s(10, 2, 1_000_000) == 5.0
+    assert policy.retry_after_s(10, 2, 1_000_000) == pytest.approx(5.0, rel=0.01)
     assert policy.retry_after_s(10**6, 0, 1e9) == policy.RETRY_AFTER_MAX_S
 
 

@@ -1,0 +1,96 @@
+"""A cold start: a stem becomes one revision's sandbox with its first instance.
+
+We try twice before we fail a call; a function that can't be imported is its author's failure, told at once. What the
+calls that wait for it are told, and when to start one, is revision_pool.py's business.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
+
+from jiffy.contract.errors import JiffyError, PlatformError, SandboxFailed
+from jiffy.contract.messages import Outcome, Revision
+
+from .lease import Box, Instance, Sandbox
+from .refusal import Refusal, platform
+
+log = logging.getLogger(__name__)
+
+STOPPING = "the invoker is stopping"
+
+
+class Source(Protocol):
+    """Where stems come from."""
+
+    closing: bool
+
+    def now(self) -> int: ...
+    async def stem(self, revision: Revision) -> Sandbox: ...
+
+
+class Opened(NamedTuple):
+    box: Box
+    instance: Instance
+    log: bytes  # what the import printed
+
+
+class ColdStart:
+    """One; `ended` is called when its sandbox ends, whenever that is."""
+
+    def __init__(self, revision: Revision, source: Source, ended: Callable[[Box], None]) -> None:
+        self._revision = revision
+        self._source = source
+        self._ended = ended
+        self._box: Box | None = None
+        self._cancelled = False
+
+    async def run(self) -> Opened | Refusal:
+        """What came of it."""
+        try:
+            return await self._once()
+        except PlatformError as exc:
+            log.warning("cold start of %s failed: %s", self._revision.function, exc.message)
+            if self._source.closing:
+                return platform(exc.message)
+        try:
+            return await self._once()
+        except PlatformError as exc:
+            log.error("cold start of %s failed again: %s", self._revision.function, exc.message)
+            return platform(exc.message)
+
+    async def _once(self) -> Opened | Refusal:
+        sandbox = await self._source.stem(self._revision)
+        box = self._box = Box(sandbox, self._source.now(), instances=1)
+        sandbox.on_closed = lambda _: self._ended(box)
+        try:
+            self._check(box)
+            loaded = await sandbox.specialise(self._revision)
+            if loaded.error is not None:
+                await quietly(sandbox.close())
+                return Refusal(Outcome.ERROR, loaded.error, log=loaded.log)
+            instance = await sandbox.fork()
+            self._check(box)
+        except JiffyError:
+            await quietly(sandbox.close())
+            raise
+        return Opened(box, instance, loaded.log)
+
+    def _check(self, box: Box) -> None:
+        if box.closed or self._cancelled:
+            raise SandboxFailed(STOPPING if self._cancelled else "the sandbox ended while it started")
+
+    async def cancel(self) -> None:
+        """Give up, and end the sandbox if there is one yet."""
+        self._cancelled = True
+        if self._box is not None:
+            await quietly(self._box.sandbox.close())
+
+
+async def quietly(work: Awaitable[None]) -> None:
+    """Wait for what may fail without consequence for any call; a sandbox that can't be kept in order ends itself."""
+    try:
+        await work
+    except JiffyError as exc:
+        log.warning("%s", exc.message)
