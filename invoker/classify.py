@@ -42,7 +42,8 @@ def classify(result: Reply | Exit, revision: Revision, measured_us: int) -> Endi
 def _ended(end: Exit, revision: Revision) -> Ending:
     if end.reason == "timeout":
         text = f"Task timed out after {revision.timeout_ms / 1000:.2f} seconds"
-        return Ending(Outcome.TIMEOUT, error_json("Sandbox.Timedout", text), end.duration_us, True)
+        duration_us = min(end.duration_us, revision.timeout_ms * 1000)  # the kill is our time, not the function's
+        return Ending(Outcome.TIMEOUT, error_json("Sandbox.Timedout", text), duration_us, True)
     if end.reason == "out_of_memory":
         return Ending(Outcome.OUT_OF_MEMORY, _out_of_memory(revision), end.duration_us, True)
     text = _EXITS.get(end.reason, "the instance closed its connection").format(status=end.code, name=_signal(end.code))

@@ -140,7 +140,8 @@ class RevisionPool:
             text = b""
 
     def _throttled(self, why: str) -> Refusal:
-        after_s = policy.retry_after_s(len(self.waiting), self.instances, self.mean_us)
+        mean_us = max(self.mean_us, self._host.now() - self._begun_us if self.running else 0)
+        after_s = policy.retry_after_s(len(self.waiting) + 1, self.instances, mean_us)
         return throttled(self.revision.function, why, after_s)
 
     def _late(self) -> Refusal:

@@ -331,6 +331,11 @@ def test_a_duration_is_never_longer_than_we_measured() -> None:
     assert classify(Reply(True, b"1", 400), revision(), 500).duration_us == 400
 
 
+def test_a_timeout_is_billed_for_the_timeout_and_not_for_the_kill() -> None:
+    ending = classify(Exit("timeout", 9, 3_004_000), revision(timeout_ms=3_000), 3_005_000)
+    assert ending.duration_us == 3_000_000
+
+
 def test_a_result_that_speaks_of_memory_errors_is_just_an_error() -> None:
     payload = json.dumps({"errorType": "ValueError", "errorMessage": "MemoryError"}).encode()
     assert classify(Reply(False, payload, 1), revision(), 5).outcome is Outcome.ERROR
