@@ -22,6 +22,7 @@ from .lease import Sandbox
 log = logging.getLogger(__name__)
 
 STARTS_AT_ONCE = 4  # more only make each of them slower on a small host
+REFILL_AFTER_S = 0.1  # starting a stem takes a processor for 50 ms: the cold call that took one goes first
 KINDS_MAX = 8  # kinds kept ready at a time; the least recently wanted one goes
 
 
@@ -49,8 +50,14 @@ class _Shelf:
 class Stems:
     """Ready stems by kind. `start` makes one; `keep` is how many of each kind stand ready."""
 
-    def __init__(self, start: Callable[[str, Layer, bool], Awaitable[Sandbox]], keep: int) -> None:
+    def __init__(
+        self,
+        start: Callable[[str, Layer, bool], Awaitable[Sandbox]],
+        keep: int,
+        refill_after_s: float = REFILL_AFTER_S,
+    ) -> None:
         self._start = start
+        self._refill_after_s = refill_after_s
         self._keep = keep
         self._shelves: dict[Kind, _Shelf] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,7 +83,7 @@ class Stems:
         if shelf.ready:
             stem = shelf.ready.popleft()
             stem.on_closed = None
-            self._fill(kind, shelf)
+            asyncio.get_running_loop().call_later(self._refill_after_s, self._fill, kind, shelf)
             return stem
         future: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
         shelf.demand.append(future)
@@ -112,7 +119,7 @@ class Stems:
         return shelf
 
     def _fill(self, kind: Kind, shelf: _Shelf) -> None:
-        if self._closed:
+        if self._closed or self._shelves.get(kind) is not shelf:
             return
         keep = 0 if shelf.retry is not None else self._keep
         at_once = shelf.starting + STARTS_AT_ONCE - self._starting

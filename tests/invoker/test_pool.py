@@ -27,7 +27,7 @@ class House:
         self.clock = Clock()
         self.world = World()
         self.memory = Memory(16_000, 8_000)
-        self.stems = Stems(self.world.start, 2)
+        self.stems = Stems(self.world.start, 2, refill_after_s=0)
         self.pool = Pool(self.stems, self.clock, lambda: self.memory, instances_max=50)
 
     def call(self, of: Revision = HELLO, latest_s: float = 10.0) -> FakeCaller:
