@@ -125,7 +125,9 @@ def install(
         if line.startswith(("Resolved ", "Downloading ", "Downloaded ", "Prepared ", "Installed ", " + ")):
             say(line.strip()[:200])
 
-    ended = processes.run(command, env=_environment(environ, work), cwd=work, timeout_s=limits.BUILD_MAX_S, say=tell)
+    ended = processes.run(
+        command, env=resolver_environment(environ, work), cwd=work, timeout_s=limits.BUILD_MAX_S, say=tell
+    )
     if ended.late:
         raise BuildFailed(f"dependencies: installing them took longer than {limits.BUILD_MAX_S:g} s")
     if ended.code != 0:
@@ -136,7 +138,7 @@ def install(
     bytecode.compile_tree(processes, python.executable, into, layout.DEPS_DIR, timeout_s=limits.BUILD_MAX_S)
 
 
-def _environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
+def resolver_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
     env = {"HOME": str(home), "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     for name, value in environ.items():
         if name in _PASSED or name.lower() in _PASSED or (name.startswith("UV_") and name not in _OURS):
