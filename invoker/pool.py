@@ -130,14 +130,21 @@ class Pool:
         """Calls wait in `pool`: think about it again soon, whatever happens."""
         self._hungry.add(pool)
         if self._nudge is None:
-            self._nudge = asyncio.get_running_loop().call_later(NUDGE_S, self._feed)
+            self._nudge = asyncio.get_running_loop().call_later(NUDGE_S, self._rung)
 
-    def _feed(self) -> None:
+    def _rung(self) -> None:
+        """A ring that comes late says that this process got no processor, and nothing about the functions."""
+        loop = asyncio.get_running_loop()
+        late_s = loop.time() - self._nudge.when() if self._nudge else 0.0
         self._nudge = None
+        self.nudge(look_for_stall=late_s < NUDGE_S / 5)
+
+    def nudge(self, *, look_for_stall: bool) -> None:
+        """Think again about every pool in which calls wait."""
         self._hungry = {pool for pool in self._hungry if pool.waiting}
         now_us = self.now()
         for pool in list(self._hungry):
-            pool.scale(now_us)
+            pool.scale(now_us, look_for_stall=look_for_stall)
             self.hungry(pool)
 
     async def stem(self, revision: Revision) -> Sandbox:

@@ -152,7 +152,7 @@ class RevisionPool:
     def instances(self) -> int:
         return sum(box.instances for box in self.boxes)
 
-    def scale(self, now_us: int) -> None:
+    def scale(self, now_us: int, *, look_for_stall: bool = False) -> None:
         """Start what the waiting calls justify: wake a frozen sandbox, open the first one, or fork."""
         if not self.waiting or self._cold or self._waking or self._host.closing:
             return
@@ -168,10 +168,10 @@ class RevisionPool:
                 self._open(now_us)
             return
         if now_us >= self._fork_again_us:
-            self._fork_more(now_us)
+            stalled_us = now_us - max(self._begun_us, self.waiting.first.arrived_us) if look_for_stall else 0
+            self._fork_more(now_us, stalled_us)
 
-    def _fork_more(self, now_us: int) -> None:
-        stalled_us = now_us - max(self._begun_us, self.waiting.first.arrived_us)
+    def _fork_more(self, now_us: int, stalled_us: int) -> None:
         there = self.running + len(self.idle)
         limit = self.revision.max_instances
         self._limit = function_limit(limit) if there + self.starting >= limit else ""

@@ -109,7 +109,7 @@ async def test_a_fast_function_that_became_slow_scales_out_all_the_same(house: H
     await settle()
     assert stuck.slot is None
     house.clock.pass_s(0.01)
-    house.pool.tick()
+    house.pool.nudge(look_for_stall=True)
     await settle()
     assert stuck.slot is not None
 
