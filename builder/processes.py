@@ -66,10 +66,10 @@ class Processes:
                     lines.append(line)
                 if say is not None:
                     say(line)
-            code = process.wait()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and its id still its own
         finally:
             timer.cancel()
-            self._end(process)
+            code = self._end(process)
         with self._lock:
             if self._closed:
                 raise Unavailable("the builder is stopping")
@@ -99,13 +99,13 @@ class Processes:
                 late.set()
                 _kill(group)
 
-    def _end(self, process: subprocess.Popen[str]) -> None:
+    def _end(self, process: subprocess.Popen[str]) -> int:
         with self._lock:
             _kill(process.pid)  # whatever it left behind
             self._groups.discard(process.pid)
         if process.stdout is not None:
             process.stdout.close()
-        process.wait()
+        return process.wait()
 
     def close(self) -> None:
         """Kill all, allow no more."""

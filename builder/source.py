@@ -60,7 +60,7 @@ def unpack(archive: bytes, digest: str, into: Path) -> int:
                 for info in tar:
                     unpacker.take(tar, info)
                 _nothing_after(inflated, tar.offset, size)
-        except (tarfile.TarError, ValueError, IndexError, OverflowError) as exc:
+        except (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError) as exc:
             raise BuildFailed(f"source: not a readable tar archive: {exc}") from exc
     unpacker.finish()
     return unpacker.total
@@ -111,9 +111,13 @@ class _Unpacker:
         self._root = root
         self._names: dict[str, tuple[str, str]] = {}  # folded path → (path as first written, "file" | "dir" | "link")
         self._links: list[tuple[str, str]] = []
+        self._entries = 0
         self.total = 0
 
     def take(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+        self._entries += 1  # those that are ignored, too: an archive may lead its reader in circles
+        if info.size < 0 or self._entries > 2 * limits.SOURCE_MAX_FILES:
+            raise BuildFailed(f"source: entry {self._entries} has no sensible size, or there are too many")
         path = self._checked(info)
         if not path or _IGNORED.intersection(path.split("/")):
             return
@@ -124,7 +128,6 @@ class _Unpacker:
             self._claim(path, "link")
             self._links.append((path, _link_target(path, info.linkname)))
         elif info.islnk():
-            self._claim(path, "file")
             self._copy_of(path, info)
         elif info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and info.sparse is None:
             self._claim(path, "file")
@@ -192,6 +195,7 @@ class _Unpacker:
         first = "/".join(part for part in info.linkname.split("/") if part not in ("", "."))
         if (first, "file") not in self._names.values() or info.linkname.startswith("/"):
             raise BuildFailed(f"source: {path!r} is a hard link to {info.linkname!r}, which is no earlier file of it")
+        self._claim(path, "file")
         with self._at(first).open("rb") as source:
             found = os.fstat(source.fileno())
             self._write(path, source, found.st_size, found.st_mode)

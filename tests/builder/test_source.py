@@ -67,6 +67,7 @@ HOSTILE = {
     ),
     "hard link out": ([entry("l", kind=tarfile.LNKTYPE, linkname="/etc/passwd")], "no earlier file"),
     "hard link to nothing": ([entry("l", kind=tarfile.LNKTYPE, linkname="x")], "no earlier file"),
+    "hard link to itself": ([entry("l", kind=tarfile.LNKTYPE, linkname="l")], "no earlier file"),
     "device": ([entry("d", kind=tarfile.CHRTYPE)], "character device"),
     "block device": ([entry("d", kind=tarfile.BLKTYPE)], "block device"),
     "fifo": ([entry("f", kind=tarfile.FIFOTYPE)], "FIFO"),
@@ -143,6 +144,20 @@ def test_a_size_that_lies_is_refused(tmp_path: Path) -> None:
         unpack(
             gzip.compress(info.tobuf(tarfile.PAX_FORMAT) + b"few bytes".ljust(512, b"\0") + bytes(1024)), tmp_path / "o"
         )
+
+
+def test_an_archive_that_leads_in_circles_is_refused(tmp_path: Path) -> None:
+    backwards = entry("__pycache__/x", b"", pax_headers={"size": "-2048"})
+    with pytest.raises(BuildFailed, match="source: "):
+        unpack(gzip.compress(tar(entry("a"), backwards)), tmp_path / "out")
+
+
+def test_a_tower_of_extended_headers_is_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a")
+    info.pax_headers = {"comment": "x"}
+    header = info.tobuf(tarfile.PAX_FORMAT)[:1024]
+    with pytest.raises(BuildFailed, match="source: "):
+        unpack(gzip.compress(header * 2000 + tar(entry("a"))), tmp_path / "out")
 
 
 def test_too_many_files_are_refused(tmp_path: Path) -> None:
