@@ -58,7 +58,7 @@ class App:
         try:
             await self._http(scope, receive, send)
         except JiffyError as exc:
-            await asgi.reply_error(send, exc, scope["method"] == "HEAD")
+            await asgi.reply_error(scope, send, exc)
         except ClientGone:
             return
 

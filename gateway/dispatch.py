@@ -142,6 +142,7 @@ class Dispatcher:
             self._lost_at, back_off = None, BACK_OFF_MIN_S
             for data in answers:
                 self._resolve(data)
+            await asyncio.sleep(0)  # callers first: their answers are written before more are asked for
 
     def _resolve(self, data: bytes) -> None:
         try:

@@ -99,7 +99,7 @@ class Invoke:
                 status, headers, content = _http_answer(answer, function)
             except JiffyError as exc:
                 status, headers, content = _refusal(exc, invocation, function)
-            await reply(send, status, headers, content, head_only)
+            await reply(scope, send, status, headers, content, head_only)
         finally:
             admission.leave(held)
 
@@ -124,7 +124,7 @@ class Invoke:
                     status, headers, content = _raw_answer(answer, function)
             except JiffyError as exc:
                 status, headers, content = _refusal(exc, invocation, function)
-            await reply(send, status, headers, content)
+            await reply(scope, send, status, headers, content)
         finally:
             admission.leave(held)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from redis.asyncio import Redis
+import uvloop
+from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError, ResponseError
 
 from jiffy.contract import keys, limits, wire
@@ -43,7 +43,9 @@ class FakeInvoker:
         self._redis: Any = Redis.from_url(url, protocol=2)
 
     async def beat(self, **changes: Any) -> None:
-        await self._redis.hset(keys.INVOKERS, self.name, wire.pack(heartbeat(self.name, await self.now_ms(), **changes)))
+        await self._redis.hset(
+            keys.INVOKERS, self.name, wire.pack(heartbeat(self.name, await self.now_ms(), **changes))
+        )
 
     async def now_ms(self) -> int:
         seconds, micros = await self._redis.time()
@@ -108,8 +110,10 @@ def _usage(call: Call, result: Answer, invoker: str) -> Usage:
 
 
 @contextlib.asynccontextmanager
-async def running(url: str, name: str = "inv-1", work: Work | None = None) -> AsyncIterator[FakeInvoker]:
-    """A fake invoker that beats once a second and answers until the block ends."""
+async def running(
+    url: str, name: str = "inv-1", work: Work | None = None, keep: bool = True
+) -> AsyncIterator[FakeInvoker]:
+    """A fake invoker that beats and answers until the block ends. `keep` remembers calls and writes usage records."""
     invoker = FakeInvoker(url, name, work)
 
     async def beats() -> None:
@@ -119,7 +123,7 @@ async def running(url: str, name: str = "inv-1", work: Work | None = None) -> As
             await asyncio.sleep(0.5)
 
     await invoker.beat()
-    tasks = [asyncio.create_task(invoker.run()), asyncio.create_task(beats())]
+    tasks = [asyncio.create_task(invoker.run(keep)), asyncio.create_task(beats())]
     try:
         yield invoker
     finally:
@@ -155,16 +159,47 @@ async def builder_beat(url: str) -> None:
         await redis.hset(keys.BUILDERS, "b-1", wire.pack(beat))
 
 
+COMPLETE = """
+for i = 2, #ARGV, 2 do
+  if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
+    redis.call('XDEL', KEYS[1], ARGV[i])
+    redis.call('RPUSH', KEYS[2], ARGV[i + 1])
+  end
+end
+return 1
+"""
+
+
 async def _benchmark(url: str) -> None:
-    """Serve as fast as can be, for load generators."""
+    """Serve synchronous calls of one gateway as fast as can be, one script a batch, as the real invoker does."""
     await publish(url)
-    async with running(url) as invoker:
-        await invoker.run(keep=False)
+    invoker = FakeInvoker(url)
+    stream = keys.calls(invoker.name)
+    pool = ConnectionPool.from_url(url, protocol=2)
+    line: Any = pool.connection_class(**pool.connection_kwargs | {"socket_timeout": None})
+
+    async def ask(*command: Any) -> Any:
+        await line.send_packed_command(line.pack_command(*command), check_health=False)
+        return await line.read_response()
+
+    async def beats() -> None:
+        while True:
+            await invoker.beat()
+            await asyncio.sleep(0.5)
+
+    beating = asyncio.create_task(beats())
+    await ask("XGROUP", "CREATE", stream, keys.GROUP, "0", "MKSTREAM")
+    sha = await ask("SCRIPT", "LOAD", COMPLETE)
+    while not beating.done():
+        read = ("COUNT", limits.STREAM_READ_MAX, "BLOCK", 500, "STREAMS", stream, ">")
+        found = await ask("XREADGROUP", "GROUP", keys.GROUP, invoker.name, *read)
+        if not found:
+            continue
+        entries = [(entry, wire.unpack(Call, fields[1])) for entry, fields in found[0][1]]
+        done = [value for entry, call in entries for value in (entry, wire.pack(answer(call)))]
+        await ask("EVALSHA", sha, 2, stream, keys.answers(entries[0][1].gateway), keys.GROUP, *done)
 
 
 if __name__ == "__main__":
-    import uvloop
-
-    print(f"answering since {time.strftime('%H:%M:%S')}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(_benchmark(sys.argv[1]))

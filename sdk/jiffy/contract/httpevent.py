@@ -33,6 +33,7 @@ _TEXT = (
     "application/javascript",
     "application/x-www-form-urlencoded",
 )
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -111,7 +112,7 @@ def event(
             text = base64.b64encode(body).decode("ascii")
             document["isBase64Encoded"] = True
         document["body"] = text
-    return json.dumps(document, separators=(",", ":")).encode()
+    return _encode(document).encode()
 
 
 def response(result: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
