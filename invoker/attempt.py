@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from jiffy.contract import keys, meter
+from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Answer, Call, InvocationRecord, Outcome, Revision, Usage
 from jiffy.contract.wire import pack, unpack
 
@@ -29,6 +30,8 @@ class Known(NamedTuple):
     def unpack(cls, packed: bytes) -> Known:
         """Raises PlatformError."""
         revision = unpack(Revision, packed)
+        if not revision.layers:
+            raise PlatformError(f"revision {revision.number} of {revision.function} has no layers")
         return cls(revision, keys.logs(revision.tenant, revision.function), revision.timeout_ms / 1000)
 
 

@@ -144,11 +144,15 @@ class Executor:
     def begin(self, attempt: Attempt, slot: Slot, now_us: int) -> None:
         """The pool gives `attempt` the lease on `slot`."""
         call, known = attempt.call, attempt.known
+        meta = {"t": "call", "id": call.invocation, "timeout_ms": known.revision.timeout_ms}
+        future = slot.instance.call(meta, call.payload, known.timeout_s)
+        if future.done():  # the instance ended while it was idle, a moment ago: the call was never sent
+            slot.pool.lost(slot)
+            self._pool.lease(attempt, known.revision, now_us)
+            return
         self._running[attempt.entry] = attempt
         if attempt.init_log:
             attempt.logbook().write(attempt.init_log)
-        meta = {"t": "call", "id": call.invocation, "timeout_ms": known.revision.timeout_ms}
-        future = slot.instance.call(meta, call.payload, known.timeout_s)
         future.add_done_callback(partial(self._ended, attempt))
         if not self._sweeping:
             self._sweeping = True
@@ -171,9 +175,7 @@ class Executor:
         elif ending.spent:
             slot.pool.discard(slot)
         else:
-            slot.pool.release(
-                slot, now_us, ending.duration_us
-            )  # the next call is on its way before this one is written down
+            slot.pool.release(slot, now_us, ending.duration_us)  # the next call goes out before this one is written
         if printed:
             attempt.print(slot, printed)
         outcome, payload = ending.outcome, ending.payload

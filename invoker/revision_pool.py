@@ -67,7 +67,9 @@ class RevisionPool:
     # --- the hot path -----------------------------------------------------------------------------------------
     def lease(self, caller: Caller, now_us: int) -> None:
         """Start `caller` on an idle instance, now or when there is one."""
-        if self.idle:
+        if caller.latest_start_us < now_us:
+            caller.refuse(self._throttled("it waited in the queue for longer than a call may"))
+        elif self.idle:
             self._run(self.idle.pop(), caller, now_us)
         elif len(self.waiting) >= policy.WAITING_PER_FUNCTION:
             caller.refuse(self._throttled(f"{len(self.waiting)} calls wait for an instance already"))
@@ -75,6 +77,8 @@ class RevisionPool:
             self.waiting.append(caller)
             self._host.hungry(self)
             self.scale(now_us)
+            if self._host.closing:
+                self.drain()
 
     def release(self, slot: Slot, now_us: int, duration_us: int) -> None:
         """The call on `slot` has ended and its instance lives; its handler took `duration_us`."""

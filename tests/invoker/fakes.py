@@ -66,16 +66,24 @@ class FakeInstance:
         self.sandbox = sandbox
         self.on_exit: Callable[[Any], None] | None = None
         self.closed = False
+        self.future: asyncio.Future[Reply | Exit] | None = None
+        self.ended: Exit | None = None  # it ended while idle, and nobody has heard of it yet
         self.printed = b""
         self.log_dropped_bytes = 0
 
     def call(self, meta: dict[str, Any], payload: bytes, timeout_s: float) -> asyncio.Future[Reply | Exit]:
         assert not self.closed and not self.sandbox.closed and not self.sandbox.frozen
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply | Exit] = loop.create_future()
+        if self.ended is not None:
+            future.set_result(self.ended)
+            return future
         answer = self.sandbox.world.function(payload)
         if isinstance(answer, asyncio.Future):
-            return answer
-        future: asyncio.Future[Reply | Exit] = asyncio.get_running_loop().create_future()
-        future.set_result(answer)
+            future = answer
+        else:
+            loop.call_soon(future.set_result, answer)
+        self.future = future
         return future
 
     def read_log(self) -> bytes:
@@ -90,6 +98,8 @@ class FakeInstance:
 
     async def close(self) -> None:
         self.closed = True
+        if self.future is not None and not self.future.done():
+            self.future.set_result(Exit("closed", 0, 0))
 
     def die(self) -> None:
         self.closed = True
@@ -132,7 +142,7 @@ class FakeSandbox:
         if not self.closed:
             self.closed = True
             for instance in self.instances:
-                instance.closed = True
+                await instance.close()
             if self.on_closed is not None:
                 self.on_closed(self)
 

@@ -205,7 +205,7 @@ async def test_a_call_that_came_too_late_is_throttled_and_not_billed(house: Hous
     house.world.function = lambda _: gate
     narrow = revision(max_instances=1)
     await house.send(narrow)
-    late = await house.send(narrow, deadline_ms=house.now_ms() + 3_000)
+    late = await house.send(narrow, deadline_ms=house.now_ms() + 3_400)  # may begin for 0.4 s
     while not house.pool.running:
         await asyncio.sleep(0.001)
     keeping = asyncio.ensure_future(house.pool.run())
@@ -232,6 +232,23 @@ async def test_a_long_asynchronous_call_is_said_to_run(house: House) -> None:
     await house.record_when(call, "running")
     future.set_result(Reply(True, b"1", 1))
     await house.record_when(call, "done")
+
+
+async def test_a_call_for_an_instance_that_has_just_ended_goes_to_another(house: House) -> None:
+    await house.send()
+    await house.answer()
+    house.world.used[0].instances[0].ended = Exit("exit", 1, 0)
+    await house.send()
+    assert (await house.answer()).outcome == Outcome.OK
+    assert len(house.world.used[0].instances) == 2
+
+
+async def test_a_call_that_was_too_long_in_the_queue_is_not_started(house: House) -> None:
+    await house.send()
+    await house.answer()
+    await house.send(deadline_ms=house.now_ms() + 2_000)  # of which its timeout alone needs 3 s
+    answer = await house.answer()
+    assert answer.outcome == Outcome.THROTTLED and b"in the queue" in answer.payload
 
 
 async def test_many_calls_all_come_back_once(house: House) -> None:
