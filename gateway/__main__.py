@@ -31,6 +31,7 @@ from gateway.app import App, control
 from gateway.catalog import Catalog
 from gateway.dispatch import Dispatcher
 from gateway.following import Following
+from gateway.loops import Loops
 from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
 from gateway.placement import Placement
@@ -50,8 +51,6 @@ from jiffy.contract.errors import JiffyError
 BACKLOG = 2048
 FINISH_S = 4  # for calls in flight at SIGTERM; `jiffy up` waits 6 s for a gateway in all
 KEEP_ALIVE_S = 75  # longer than usual clients keep an idle connection, so that they close first
-
-log = logging.getLogger("jiffy.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +119,7 @@ class Gateway:
             start=self.start,
             stop=self.stop,
         )
-        self.failed = asyncio.Event()  # a loop ended that never should
-        self._tasks: list[asyncio.Task[None]] = []
+        self.loops = Loops(*self.dispatcher.loops(), self.pulse.watch, self.catalog.watch)
 
     @classmethod
     async def open(cls, config: Config) -> Gateway:
@@ -139,25 +137,15 @@ class Gateway:
         await self.pulse.look()
         await self.catalog.resync()
         await self.ledger.start()
-        loops = [asyncio.create_task(loop()) for loop in (self.pulse.watch, self.catalog.watch)]
-        self._tasks = [*self.dispatcher.start(), *loops]
-        for task in self._tasks:
-            task.add_done_callback(self._ended)
+        self.loops.start()
 
     async def stop(self) -> None:
         self.following.stop()
-        await self.dispatcher.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.loops.stop()
+        self.dispatcher.give_up()
         await self.ledger.close()
         with contextlib.suppress(JiffyError):
             await self.store.close()
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a loop of the gateway failed", exc_info=error)
-            self.failed.set()
 
 
 USAGE = Endpoint(
@@ -233,7 +221,7 @@ async def serve(config: Config, listener: socket.socket) -> int:
         running.should_exit = True
 
     async def watch() -> None:
-        await gateway.failed.wait()
+        await gateway.loops.failed.wait()
         end()
 
     loop = asyncio.get_running_loop()
@@ -244,7 +232,7 @@ async def serve(config: Config, listener: socket.socket) -> int:
     gc.freeze()  # what is loaded by now stays: the collector need not walk it again
     await running.serve(sockets=[listener])
     watching.cancel()
-    return 1 if gateway.failed.is_set() or not running.started else 0
+    return 1 if gateway.loops.failed.is_set() or not running.started else 0
 
 
 def main() -> int:

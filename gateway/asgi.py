@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from gateway.admission import Admission, Head, check_size
-from jiffy.contract.errors import JiffyError, MethodNotAllowed, Unauthorized
+from jiffy.contract.errors import InvalidRequest, JiffyError, MethodNotAllowed, Unauthorized
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -16,6 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
+BODY_MAX_S = 60.0  # 6 MB in a minute is a slow phone; slower ones would hold places that others could use
 JSON = (b"content-type", b"application/json")
 _BODILESS = frozenset({204, 205, 304})
 _NONE: dict[str, Any] = {}
@@ -28,26 +30,39 @@ class ClientGone(Exception):
 async def read_body(receive: Receive, head: Head, most: int, admission: Admission) -> bytes:
     """The request's body, counted while it comes in. What is read is held at `admission`: release its length.
 
-    Raises PayloadTooLarge, Unavailable, ClientGone, and then holds nothing.
+    Raises PayloadTooLarge, Unavailable, InvalidRequest (too slow), ClientGone, and then holds nothing.
     """
     if not head.body:
         return b""
     check_size(head.length or 0, most)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        check_size(len(body), most)
+        admission.hold(len(body))
+        return body
+    try:
+        async with asyncio.timeout(BODY_MAX_S):
+            return await _gather(message, receive, most, admission)
+    except TimeoutError as exc:
+        raise InvalidRequest(f"the body was not here after {BODY_MAX_S:g} s") from exc
+
+
+async def _gather(message: Message, receive: Receive, most: int, admission: Admission) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
         while True:
-            message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk = message.get("body", b"")
-            if chunk:
-                check_size(size + len(chunk), most)
-                admission.hold(len(chunk))
-                size += len(chunk)
-                chunks.append(chunk)
+            check_size(size + len(chunk), most)
+            admission.hold(len(chunk))
+            size += len(chunk)
+            chunks.append(chunk)
             if not message.get("more_body"):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                return b"".join(chunks)
+            message = await receive()
     except BaseException:
         admission.held -= size
         raise
@@ -62,7 +77,7 @@ async def reply(
     else:
         headers.append((b"content-length", b"%d" % len(body)))
     join = scope.get("extensions", _NONE).get("jiffy.join")  # protocol.py: one write in place of two
-    if join is not None:
+    if join is not None and not head_only:
         join()
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head_only else body})

@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from gateway.loops import Loop
 from gateway.store import Sent
 from jiffy.contract import keys, limits, wire
 from jiffy.contract.errors import DeadlineExceeded, JiffyError, PlatformError, Unavailable
@@ -44,9 +45,11 @@ class _Waiter(NamedTuple):
 
 
 class Dispatcher:
-    """Sends calls and hands out their answers. Make it inside a running loop; `start` and `stop` it there."""
+    """Sends calls and hands out their answers. Make it inside a running loop, and run its `loops` there."""
 
-    def __init__(self, queue: Queue, gateway: str) -> None:
+    def __init__(self, queue: Queue, gateway: str, *, grace_s: float = GRACE_S, patience_s: float = PATIENCE_S) -> None:
+        self._grace_s = grace_s
+        self._patience_s = patience_s
         self.gateway = gateway
         self._queue = queue
         self._loop = asyncio.get_running_loop()
@@ -55,21 +58,17 @@ class Dispatcher:
         self._waiting: dict[str, _Waiter] = {}
         self._earliest = float("inf")
         self._lost_at: float | None = None
-        self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     def __len__(self) -> int:
         """Calls that are on their way."""
         return len(self._waiting)
 
-    def start(self) -> tuple[asyncio.Task[None], ...]:
-        """Start the loops. They end by `stop` only; one that ends otherwise is a bug, and the process should end."""
-        self._tasks = tuple(self._loop.create_task(loop()) for loop in (self._send, self._receive, self._sweep))
-        return self._tasks
+    def loops(self) -> tuple[Loop, ...]:
+        """What must run for calls to be sent and answered."""
+        return self._send, self._receive, self._sweep
 
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    def give_up(self) -> None:
+        """Tell all who still wait, once the loops have ended."""
         self._give_up("this gateway is stopping")
 
     def submit(self, invoker: str, call: Call, wait_s: float) -> asyncio.Future[Answer]:
@@ -78,7 +77,7 @@ class Dispatcher:
         It may end with Unavailable (the queue is lost) or DeadlineExceeded.
         """
         future: asyncio.Future[Answer] = self._loop.create_future()
-        expires = self._loop.time() + wait_s + GRACE_S
+        expires = self._loop.time() + wait_s + self._grace_s
         self._waiting[call.invocation] = _Waiter(future, expires, wait_s)
         if expires < self._earliest:
             self._earliest = expires
@@ -159,7 +158,7 @@ class Dispatcher:
         while True:
             await asyncio.sleep(SWEEP_S)
             now = self._loop.time()
-            if self._lost_at is not None and now - self._lost_at > PATIENCE_S:
+            if self._lost_at is not None and now - self._lost_at > self._patience_s:
                 self._give_up("the queue was lost while this call was in it")
             if now < self._earliest:
                 continue

@@ -34,16 +34,20 @@ class Metrics:
         self._cold: dict[str, int] = {}
         self._durations: dict[str, tuple[list[int], list[int]]] = {}  # function → per bucket, [sum in µs]
 
-    def count(self, function: str, outcome: str, duration_us: int, cold: bool) -> None:
-        """One call has ended."""
+    def count(self, function: str, outcome: str) -> None:
+        """One call was queued for nobody to wait for, or ended without an answer (then its error's code)."""
         key = (function, outcome)
         self._calls[key] = self._calls.get(key, 0) + 1
+
+    def observe(self, function: str, outcome: str, duration_us: int, cold: bool) -> None:
+        """One call was answered."""
+        self.count(function, outcome)
         if cold:
             self._cold[function] = self._cold.get(function, 0) + 1
         durations = self._durations.get(function)
         if durations is None:
             if len(self._durations) >= _SERIES_MAX:
-                self._calls, self._cold, self._durations = {key: 1}, {}, {}
+                self._calls, self._cold, self._durations = {(function, outcome): 1}, {}, {}
             durations = self._durations[function] = ([0] * (len(BUCKETS_US) + 1), [0])
         durations[0][bisect_left(BUCKETS_US, duration_us)] += 1
         durations[1][0] += duration_us

@@ -1,5 +1,5 @@
-"""uvicorn's HTTP protocol with two changes: a bound on the head of a request, which uvicorn would gather without end,
-and answers that leave in one write. Each write wakes the client, so a head sent alone costs a system call here and a
+"""uvicorn's HTTP protocol with two changes: bounds on the head of a request, which uvicorn would await without end, and
+answers that leave in one write. Each write wakes the client, so a head sent alone costs a system call here and a
 useless wake-up there.
 """
 
@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jiffy.contract import limits
 
+HEAD_MAX_S = 20.0  # from its first byte; a head comes in one piece unless somebody dawdles
 HEAD_MAX_BYTES = limits.HEADERS_MAX_BYTES + 16 * 1024  # request line and line ends beside the headers
 _TOO_LARGE = b'{"error": {"code": "invalid_request", "message": "the head of the request is too large"}}'
 _ANSWER = (
@@ -57,17 +58,22 @@ class BoundedHttp(HttpToolsProtocol):
 
     _head_open = False
     _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))
         joined = _Joined(self.transport)
         self.transport = cast(asyncio.Transport, joined)
+        # A connection that never says anything is closed like one that has been idle for long.
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
         self._extensions: dict[str, Any] = {"jiffy.join": joined.join}
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._head_open:
             self._head_bytes += len(data)
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(HEAD_MAX_S, self._too_slow)
             if self._head_bytes > HEAD_MAX_BYTES and not self.transport.is_closing():
                 self.transport.write(_ANSWER)
                 self.transport.close()
@@ -79,7 +85,21 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_open = False
+        self._cancel_head_timer()
         super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_head_timer()
+        super().connection_lost(exc)
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets our kind of error; no line in the log, or anyone could fill the disk."""

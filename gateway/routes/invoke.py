@@ -92,9 +92,9 @@ class Invoke:
             body = await read_body(receive, head, limits.PAYLOAD_MAX_BYTES, admission)
             held = len(body)
             invocation, now_ms = str(uuid7()), self._now_ms()
-            event = _event(scope, head, body, invocation, path, route_key, parameters, now_ms)
             trigger = "http" if route_key == "$default" else f"route {route_key}"
             try:
+                event = _event(scope, head, body, invocation, path, route_key, parameters, now_ms)
                 answer = await self._call(function, invocation, trigger, event, now_ms)
                 status, headers, content = _http_answer(answer, function)
             except JiffyError as exc:
@@ -140,11 +140,11 @@ class Invoke:
         try:
             answer = await self._dispatcher.submit(invoker, call, wait_ms / 1000)
         except JiffyError as exc:
-            self._metrics.count(function.name, exc.code, 0, False)
+            self._metrics.count(function.name, exc.code)
             raise
         finally:
             placement.ended(invoker)
-        self._metrics.count(function.name, answer.outcome, answer.duration_us, answer.cold)
+        self._metrics.observe(function.name, answer.outcome, answer.duration_us, answer.cold)
         return answer
 
     async def _queue(
@@ -158,7 +158,7 @@ class Invoke:
             invocation, function.tenant, function.name, revision.number, "queued", now_ms, 0, None
         )
         await asyncio.shield(self._dispatcher.enqueue(invoker, call, record))
-        self._metrics.count(function.name, "queued", 0, False)
+        self._metrics.count(function.name, "queued")
         text = invocation.encode()
         headers = [
             JSON,

@@ -16,6 +16,7 @@ import uvloop
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError, ResponseError
 
+from gateway.loops import Loops
 from jiffy.contract import keys, limits, wire
 from jiffy.contract.messages import Answer, BuilderBeat, Call, Heartbeat, InvocationRecord, Revision, Usage
 
@@ -123,13 +124,12 @@ async def running(
             await asyncio.sleep(0.5)
 
     await invoker.beat()
-    tasks = [asyncio.create_task(invoker.run(keep)), asyncio.create_task(beats())]
+    loops = Loops(lambda: invoker.run(keep), beats)
+    loops.start()
     try:
         yield invoker
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await loops.stop()
         await invoker.close()
 
 

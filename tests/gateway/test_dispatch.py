@@ -1,0 +1,157 @@
+"""The story of a call, against a queue that the test drives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.dispatch import BATCH_MAX, Dispatcher
+from gateway.loops import Loops
+from gateway.store import Sent
+from jiffy.contract import keys, wire
+from jiffy.contract.errors import DeadlineExceeded, Unavailable
+from jiffy.contract.messages import Answer, Call, InvocationRecord
+from tests.gateway.fake_invoker import answer
+
+
+class DrivenQueue:
+    """A queue in memory: sends wait while `gate` is closed; `answers` are what is received."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Sent]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.sending = asyncio.Event()
+        self.answers: asyncio.Queue[list[bytes]] = asyncio.Queue()
+        self.send_fails = self.receive_fails = False
+
+    async def send(self, batch: Sequence[Sent]) -> None:
+        self.sending.set()
+        await self.gate.wait()
+        if self.send_fails:
+            raise Unavailable("the queue does not answer")
+        self.batches.append(list(batch))
+
+    async def receive(self, gateway: str, wait_s: float = 1.0) -> Sequence[bytes]:
+        if self.receive_fails:
+            raise Unavailable("the queue does not answer")
+        return await self.answers.get()
+
+
+def call(n: int, size: int = 2) -> Call:
+    return Call(f"id-{n}", 1, "sync", "gw", 0, 10_000, "invoke", b"", b"x" * size)
+
+
+@asynccontextmanager
+async def dispatching(grace_s: float = 2.0, patience_s: float = 3.0) -> AsyncIterator[tuple[Dispatcher, DrivenQueue]]:
+    queue = DrivenQueue()
+    dispatcher = Dispatcher(queue, "gw", grace_s=grace_s, patience_s=patience_s)
+    loops = Loops(*dispatcher.loops())
+    loops.start()
+    try:
+        yield dispatcher, queue
+    finally:
+        await loops.stop()
+        dispatcher.give_up()
+        assert not loops.failed.is_set()
+
+
+async def test_calls_of_one_tick_leave_in_one_batch_and_each_gets_its_own_answer() -> None:
+    async with dispatching() as (dispatcher, queue):
+        futures = [dispatcher.submit("inv", call(n), 5) for n in range(20)]
+        replies = [answer(call(n), payload=b"%d" % n) for n in reversed(range(20))]
+        queue.answers.put_nowait([wire.pack(reply) for reply in replies])
+        assert [(await future).payload for future in futures] == [b"%d" % n for n in range(20)]
+        assert [len(batch) for batch in queue.batches] == [20]
+        assert {sent.stream for sent in queue.batches[0]} == {keys.calls("inv")}
+        assert len(dispatcher) == 0
+
+
+async def test_while_a_batch_is_on_its_way_the_next_one_gathers() -> None:
+    async with dispatching() as (dispatcher, queue):
+        queue.gate.clear()
+        first = dispatcher.submit("inv", call(0), 5)
+        await queue.sending.wait()
+        rest = [dispatcher.submit("inv", call(n), 5) for n in range(1, BATCH_MAX + 50)]
+        queue.gate.set()
+        queue.answers.put_nowait([wire.pack(answer(call(n))) for n in range(BATCH_MAX + 50)])
+        await asyncio.gather(first, *rest)
+        await dispatcher.enqueue("inv", call(999), _record())  # after it all others have left
+        assert [len(batch) for batch in queue.batches] == [1, BATCH_MAX, 49, 1]
+
+
+async def test_large_payloads_do_not_travel_in_one_command() -> None:
+    async with dispatching() as (dispatcher, queue):
+        for n in range(6):
+            dispatcher.submit("inv", call(n, 6_000_000), 5)
+        await dispatcher.enqueue("inv", call(9), _record())
+        assert [len(batch) for batch in queue.batches] == [2, 2, 3]
+
+
+async def test_an_asynchronous_call_is_accepted_once_it_is_in_the_queue() -> None:
+    async with dispatching() as (dispatcher, queue):
+        queue.gate.clear()
+        accepted = dispatcher.enqueue("inv", call(1), _record())
+        await queue.sending.wait()
+        assert not accepted.done()
+        queue.gate.set()
+        await accepted
+        [[sent]] = queue.batches
+        assert sent.record_key == keys.invocation("id-1")
+        assert wire.unpack(InvocationRecord, sent.record).state == "queued"
+
+
+async def test_a_call_without_an_answer_ends_at_its_deadline_with_its_id() -> None:
+    async with dispatching(grace_s=0.0) as (dispatcher, queue):
+        late = dispatcher.submit("inv", call(1), 0.01)
+        longer = dispatcher.submit("inv", call(2), 60)
+        with pytest.raises(DeadlineExceeded, match="id-1"):
+            await late
+        assert not longer.done()
+        queue.answers.put_nowait([wire.pack(answer(call(1))), b"rubbish", wire.pack(answer(call(2)))])
+        assert (await longer).invocation == "id-2", "neither a late answer nor rubbish stops the reader"
+
+
+async def test_a_queue_that_takes_nothing_is_told_at_once() -> None:
+    async with dispatching() as (dispatcher, queue):
+        queue.send_fails = True
+        with pytest.raises(Unavailable) as caught:
+            await dispatcher.submit("inv", call(1), 60)
+        assert caught.value.retry_after_s
+        with pytest.raises(Unavailable):
+            await dispatcher.enqueue("inv", call(2), _record())
+        queue.send_fails = False
+        await dispatcher.enqueue("inv", call(3), _record())
+        assert len(queue.batches) == 1, "it works again without a restart"
+
+
+async def test_a_queued_call_outlives_a_short_loss_of_the_queue() -> None:
+    async with dispatching() as (dispatcher, queue):
+        queue.receive_fails = True
+        queue.answers.put_nowait([])  # ends the look that has begun
+        future = dispatcher.submit("inv", call(1), 60)
+        queue.answers.put_nowait([wire.pack(answer(call(1)))])
+        queue.receive_fails = False
+        assert isinstance(await future, Answer)
+
+
+async def test_a_queue_that_stays_lost_is_told_to_those_who_wait() -> None:
+    async with dispatching(patience_s=0.0) as (dispatcher, queue):
+        queue.receive_fails = True
+        queue.answers.put_nowait([])
+        with pytest.raises(Unavailable, match="lost"):
+            await dispatcher.submit("inv", call(2), 60)
+
+
+async def test_stopping_answers_everyone() -> None:
+    async with dispatching() as (dispatcher, _):
+        future = dispatcher.submit("inv", call(1), 60)
+    with pytest.raises(Unavailable, match="stopping"):
+        await future
+
+
+def _record() -> InvocationRecord:
+    return InvocationRecord("id-1", "default", "hello", 1, "queued", 0, 0, None)
