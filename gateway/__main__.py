@@ -215,16 +215,17 @@ async def serve(config: Config, listener: socket.socket) -> int:
     """Serve until a signal. Returns the exit code."""
     gateway = await Gateway.open(config)
     running = server(gateway.app)
+    loop = asyncio.get_running_loop()
 
     def end() -> None:
         gateway.following.stop()
         running.should_exit = True
+        loop.call_later(FINISH_S - 0.5, gateway.dispatcher.give_up)  # an answer is better than a closed connection
 
     async def watch() -> None:
         await gateway.loops.failed.wait()
         end()
 
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     watching = loop.create_task(watch())

@@ -37,6 +37,7 @@ class FakeInvoker:
     """One invoker; `calls` are those it has seen."""
 
     def __init__(self, url: str, name: str = "inv-1", work: Work | None = None) -> None:
+        self._url = url
         self.name = name
         self.calls: list[Call] = []
         self.work: Work = work or (lambda call: {})
@@ -96,6 +97,12 @@ class FakeInvoker:
         pipe.xack(stream, keys.GROUP, *ids)
         pipe.xdel(stream, *ids)
         await pipe.execute()
+
+    async def answer_again(self) -> None:
+        """Answer all calls that were seen, as an invoker does whose completions were lost on the way."""
+        async with Redis.from_url(self._url, protocol=2) as redis:
+            for call in self.calls:
+                await redis.rpush(keys.answers(call.gateway), wire.pack(answer(call, **(self.work(call) or {}))))
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -1,0 +1,140 @@
+"""What comes over a bare socket when no well-behaved client is at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from gateway.protocol import HEAD_MAX_BYTES
+from tests.gateway.conftest import Invokers, Served
+from tests.gateway.fake_invoker import publish
+
+pytestmark = pytest.mark.redis
+
+
+async def talk(port: int, data: bytes, *, until_closed: bool = True) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        async with asyncio.timeout(10):
+            if until_closed:
+                return await reader.read()
+            return await reader.readuntil(b"\r\n\r\n")
+    finally:
+        writer.close()
+        with_errors = await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+        assert len(with_errors) == 1
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"rubbish\r\n\r\n",
+        b"GET  /x HTTP/1.1\r\n\r\n",
+        b"GET /x HTTP/9.9\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nbad header\r\n\r\n",
+        b"GET /x HTTP/1.1\r\na: \x00\r\n\r\n",
+        b"GET /\xc3\xa9 HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"POST /function/hello HTTP/1.1\r\ncontent-length: x\r\n\r\n",
+        b"POST /function/hello HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"POST /function/hello HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /function/hello HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+async def test_what_is_no_http_is_400_and_closed(served: Served, request_bytes: bytes) -> None:
+    answer = await talk(served.port, request_bytes.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1))
+    assert status(answer) in (400, 404), answer
+    assert b"Traceback" not in answer
+    assert (await served.http.get("/v1/functions")).status_code == 200
+
+
+async def test_a_head_without_end_is_cut_off(served: Served) -> None:
+    answer = await talk(served.port, b"GET /x HTTP/1.1\r\na: " + b"x" * (HEAD_MAX_BYTES + 100))
+    assert status(answer) == 431
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_request"
+
+
+async def test_many_or_large_headers_are_400(served: Served) -> None:
+    many = b"".join(b"h%d: x\r\n" % n for n in range(500))
+    answer = await talk(served.port, b"GET /x HTTP/1.1\r\nconnection: close\r\n" + many + b"\r\n")
+    assert status(answer) == 400
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_request"
+
+
+async def test_a_long_path_is_400(served: Served) -> None:
+    answer = await talk(served.port, b"GET /%b HTTP/1.1\r\nconnection: close\r\n\r\n" % (b"a" * 10_000))
+    assert status(answer) == 400
+
+
+async def test_a_query_of_too_many_parts_is_400_with_the_invocations_id(
+    redis_url: str, served: Served, invoker: Invokers
+) -> None:
+    await publish(redis_url)
+    async with invoker() as fake:
+        answer = await served.http.get("/function/hello?" + "a=1&" * 1500)
+        assert answer.status_code == 400
+        assert answer.headers["jiffy-invocation-id"]
+        assert not fake.calls
+
+
+async def test_any_bytes_in_header_values_and_paths_reach_the_function_as_text(
+    redis_url: str, served: Served, invoker: Invokers
+) -> None:
+    await publish(redis_url)
+    async with invoker() as fake:
+        request = (
+            b"GET /function/hello/%FF%00%0d%0aX: HTTP/1.1\r\nhost: \xe9\xff\r\nx-any: \x80\xff\r\n"
+            b"cookie: a=\xff; ; b\r\nconnection: close\r\n\r\n"
+        )
+        assert status(await talk(served.port, request)) == 200
+        event = json.loads(fake.calls[0].payload)
+        assert event["headers"]["x-any"] == "\x80\xff"
+        assert event["rawPath"].endswith("\0\r\nX:")
+
+
+async def test_an_upgrade_is_an_ordinary_request(redis_url: str, served: Served, invoker: Invokers) -> None:
+    await publish(redis_url)
+    async with invoker():
+        request = (
+            b"GET /function/hello HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+            b"sec-websocket-key: x\r\nsec-websocket-version: 13\r\n\r\n"
+        )
+        assert status(await talk(served.port, request, until_closed=False)) == 200
+
+
+async def test_pipelined_requests_are_answered_in_order(redis_url: str, served: Served, invoker: Invokers) -> None:
+    await publish(redis_url)
+    async with invoker(lambda call: {"payload": json.dumps(json.loads(call.payload)["rawPath"]).encode()}):
+        data = b"".join(b"GET /function/hello/%d HTTP/1.1\r\nhost: x\r\n\r\n" % n for n in range(5))
+        data += b"GET /function/hello/last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        answer = await talk(served.port, data)
+        bodies = [part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 OK")[1:]]
+        assert bodies == [b'"/%d"' % n for n in range(5)] + [b'"/last"']
+
+
+async def test_expect_continue_is_refused_before_the_body_when_it_is_too_large(served: Served, redis_url: str) -> None:
+    await publish(redis_url)
+    request = b"POST /function/hello HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\nexpect: 100-continue\r\n\r\n"
+    assert status(await talk(served.port, request, until_closed=False)) == 413
+
+
+async def test_a_body_that_breaks_off_leaves_nothing_behind(redis_url: str, served: Served) -> None:
+    await publish(redis_url)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"POST /function/hello HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n" + b"x" * 70_000)
+    await writer.drain()
+    async with asyncio.timeout(5):
+        while not served.gateway.admission.held:
+            await asyncio.sleep(0.005)
+        writer.close()
+        while served.gateway.admission.calls:
+            await asyncio.sleep(0.005)
+    assert served.gateway.admission.held == 0
+    assert not reader.at_eof() or await reader.read() == b""
