@@ -47,6 +47,7 @@ class Stage:
         self._layers: dict[Path, Path] = {}
         self.root = run  # where the sandboxes' folders are to be named from
         self.mounts = False
+        self._closed = False
 
     async def open(self, *extra: Path) -> None:
         """Empty RUN, and find out whether we may mount. `extra` folders: see `reach`."""
@@ -139,9 +140,11 @@ class Stage:
                     unmount(self.root / sandbox_id / name)
 
     async def close(self) -> None:
-        """Unmount everything and remove RUN."""
-        await self.run(self._close)
-        self._thread.shutdown()
+        """Unmount everything and remove RUN. Twice is as good as once."""
+        if not self._closed:
+            self._closed = True
+            await self.run(self._close)
+            self._thread.shutdown()
 
     def _close(self) -> None:
         for place in self._layers.values():

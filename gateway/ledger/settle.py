@@ -41,7 +41,7 @@ _CODES = {outcome.value: (code, outcome.billable) for outcome, code in OUTCOMES.
 
 # The largest believable values, so that no product and no sum of them leaves 63 bits, nor PostgreSQL's integers.
 _INT = 2**31 - 1  # 24 days of billed time
-_LONG = 2**53
+_LONG = 2**53 - 1
 _MOMENT = 2**47  # the year 6429
 _DURATION_US = 2**42  # 50 days
 _MEMORY_MB = 2**20  # a terabyte
@@ -143,7 +143,7 @@ def decode(data: bytes | None) -> Usage:
 
 
 def _believable(u: Usage) -> bool:
-    """Are all numbers in bounds? An OR is negative when one of them is, and at least as large as each."""
+    """Are all numbers in bounds? An OR is negative when one is, and no smaller than any (bounds: all ones)."""
     small = u.attempt | u.revision | u.billed_ms
     large = small | u.init_us | u.queue_us | u.max_memory_bytes | u.cpu_us | u.bytes_in | u.bytes_out
     return (

@@ -173,7 +173,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 def put(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> int:
     """Insert rows; those whose key is there already stay as they are. Returns how many were new."""
-    return connection.execute(insert_new(connection.engine, table), rows).rowcount if rows else 0
+    statement = insert_new(connection.engine, table).execution_options(preserve_rowcount=True)
+    return sum(connection.execute(statement, row).rowcount for row in rows)
 
 
 def insert_new(engine: Engine, table: Table) -> Any:

@@ -51,6 +51,7 @@ class Plan:
     redis: str | None  # None: an embedded one
     sandbox: str  # "auto" | "docker" | "bwrap"
     gateways: int
+    stems: int
     verbose: bool
     api_key: str | None
 
@@ -101,7 +102,8 @@ class Supervisor:
             argv = ["gateway", "--fd", str(listener.fileno()), *where, "--name", identity]
             self._keep(home, self._command(home, name, argv, (listener.fileno(),))._replace(secrets=secret))
         self._keep(home, self._command(home, "builder", ["builder", *where]))
-        self._keep(home, self._command(home, "invoker", ["invoker", *where, "--sandbox", self._plan.sandbox]))
+        keeping = ["--sandbox", self._plan.sandbox, "--stems", str(self._plan.stems)]
+        self._keep(home, self._command(home, "invoker", ["invoker", *where, *keeping]))
         address = listener.getsockname()
         sandbox = await self._watching(self._healthy(address))
         self._phase = Phase.READY

@@ -370,9 +370,10 @@ def listen() -> socket.socket:
         return socket.socket(fileno=int(inherited))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0)  # who may connect is the folder's matter
-    listener.bind(SOCKET)
+    listener.bind(SOCKET + ".new")
     os.umask(mask)
     listener.listen(1024)
+    os.rename(SOCKET + ".new", SOCKET)  # who finds the name finds a listener
     return listener
 
 

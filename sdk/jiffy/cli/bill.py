@@ -11,7 +11,8 @@ import io
 import sys
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, localcontext
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import click
 from rich import box
@@ -25,11 +26,13 @@ from .screen import json_option, show_json
 
 TABLE_CALLS = 50  # what a person reads; --limit shows more
 PAGE_ROWS = 1000
-SHORT_ID = 8  # characters of an id's random end: enough unless two of those shown agree
+SHORT_ID = 6  # characters of an id's random end: more where two of those shown agree
 EXACT_DIGITS = 100  # more than any amount has, so that no sum is rounded
 UNWRAPPED = 10_000  # width of a table that goes into a file or a pipe
 
 Line = dict[str, Any]  # one row of GET /v1/usage
+Tier = tuple[int, int | None, int | None]  # spaces between columns; decimals of GB-s and price, None for all
+TIERS: tuple[Tier, ...] = ((2, None, None), (1, None, None), (1, 8, 15), (1, 6, 12), (1, 4, 10))
 
 
 @click.command(short_help="Show what calls cost.")
@@ -104,20 +107,21 @@ def _just_after(moment: str) -> str:
 
 def _page(document: dict[str, Any], wide: bool) -> str:
     """The table and what is to be said beneath it."""
-    rows: list[Line] = document["rows"]
-    notes = []
+    parts = []
     if not document["total"]["calls"]:
-        notes.append("No calls, nothing to pay.")
+        parts.append("No calls, nothing to pay.")
     else:
-        table = _calls(document, wide) if document["by"] == "call" else _sums(document)
-        notes += [_render(table), "", *_notes(document, rows)]
+        table, rounded = _fitting(_calls(document, wide) if document["by"] == "call" else _sums(document), wide)
+        parts += [table, "", *_notes(document)]
+        if rounded:
+            parts.append("Amounts are rounded to fit, so that they still add up; --wide shows every digit.")
     if document["unsettled"]:
-        notes.append(f"{document['unsettled']} calls are not in this bill yet; ask again in a moment.")
-    return "\n".join(notes)
+        parts.append(f"{document['unsettled']} calls are not in this bill yet; ask again in a moment.")
+    return "\n".join(parts)
 
 
-def _notes(document: dict[str, Any], rows: list[Line]) -> Iterator[str]:
-    total = document["total"]
+def _notes(document: dict[str, Any]) -> Iterator[str]:
+    rows, total = document["rows"], document["total"]
     books = ", ".join(map(str, total["price_books"]))
     days = {row["started"][:10] for row in rows if "started" in row}
     when = f" on {days.pop()}" if len(days) == 1 and _hidden(document) is None else ""
@@ -129,7 +133,7 @@ def _notes(document: dict[str, Any], rows: list[Line]) -> Iterator[str]:
         yield f"Each call is rounded up: you were billed {_number(total['rounding_ms'])} ms more than used."
 
 
-def _calls(document: dict[str, Any], wide: bool) -> Table:
+def _calls(document: dict[str, Any], wide: bool) -> Grid:
     rows: list[Line] = document["rows"]
     ids = [row["invocation"] for row in rows]
     length = 36 if wide else _unique(ids)
@@ -140,7 +144,7 @@ def _calls(document: dict[str, Any], wide: bool) -> Table:
             row["started"][11:19] if one_day else row["started"][5:19].replace("T", " "),
             row["function"],
             str(row["revision"]),
-            row["trigger"] if wide else row["trigger"].partition(" ")[0],
+            _printable(row["trigger"] if wide else row["trigger"].partition(" ")[0]),
             row["outcome"],
             "yes" if row["cold"] else "",
             row["duration_ms"],
@@ -156,17 +160,17 @@ def _calls(document: dict[str, Any], wide: bool) -> Table:
         lines.append((f"{hidden['calls']} more", *[""] * 6, *_amounts(hidden, "")))
     lines.append(("total", *[""] * 6, *_amounts(total, "")))
     heads = ("call", "time", "function", "rev", "trigger", "outcome", "cold", "ms", "billed", "MB", "GB-s", "price")
-    return _table(heads, lines, right_from=7, folding=(2, 4))
+    return Grid(heads, lines, numbers=7, folding=(2, 4))
 
 
-def _sums(document: dict[str, Any]) -> Table:
+def _sums(document: dict[str, Any]) -> Grid:
     by: str = document["by"]
     rows: list[Line] = [] if by == "total" else list(document["rows"])
     hidden = _hidden(document)
     named = [(row[by], row) for row in rows] + ([("others", hidden)] if hidden else []) + [("total", document["total"])]
     lines = [(name, str(row["calls"]), str(row["cold_calls"]), *_amounts(row)) for name, row in named]
     heads = ("" if by == "total" else by, "calls", "cold", "ms", "billed", "GB-s", "price")
-    return _table(heads, lines, right_from=1, folding=(0,))
+    return Grid(heads, lines, numbers=1, folding=(0,))
 
 
 def _amounts(row: Line, *between: str) -> tuple[str, ...]:
@@ -189,19 +193,46 @@ def _hidden(document: dict[str, Any]) -> Line | None:
     return {"calls": calls, "cold_calls": cold} | amounts
 
 
-def _table(heads: Sequence[str], lines: list[tuple[str, ...]], *, right_from: int, folding: tuple[int, ...]) -> Table:
-    """Numbers stand on the right, their decimal points below each other; the last line is the total."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for n, head in enumerate(heads):
-        right = n >= right_from
-        table.add_column(head, justify="right" if right else "left", no_wrap=n not in folding, overflow="fold")
-    columns = [_aligned(c) if n >= right_from else list(c) for n, c in enumerate(zip(*lines, strict=True))]
-    cells = list(zip(*columns, strict=True))
-    for line in cells[:-1]:
+class Grid(NamedTuple):
+    """A table before it is laid out. The last line is the total."""
+
+    heads: Sequence[str]
+    lines: list[tuple[str, ...]]
+    numbers: int  # columns from here on hold numbers; the last two are GB-seconds and price
+    folding: tuple[int, ...]  # columns that may break into several lines
+
+
+def _fitting(grid: Grid, wide: bool) -> tuple[str, bool]:
+    """The table as text, as exact as the terminal is wide; and whether anything had to be rounded."""
+    terminal = sys.stdout.isatty()
+    out = io.StringIO()
+    width = None if terminal and not wide else UNWRAPPED
+    console = Console(file=out, force_terminal=terminal, width=width, highlight=False, markup=False)
+    unbounded = console.options.update(width=UNWRAPPED)
+    for tier in TIERS:
+        table, rounded = _table(grid, tier)
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            break
+    console.print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines()), rounded
+
+
+def _table(grid: Grid, tier: Tier) -> tuple[Table, bool]:
+    """Numbers stand on the right, their decimal points below each other."""
+    gap, *decimals = tier
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
+    for n, head in enumerate(grid.heads):
+        right = n >= grid.numbers
+        table.add_column(head, justify="right" if right else "left", no_wrap=n not in grid.folding, overflow="fold")
+    exact = [list(column) for column in zip(*grid.lines, strict=True)]
+    columns = [_aligned(column) if n >= grid.numbers else column for n, column in enumerate(exact)]
+    kept = [*columns[:-2], *map(_rounded, columns[-2:], decimals)]
+    lines = list(zip(*kept, strict=True))
+    for line in lines[:-1]:
         table.add_row(*line)
     table.add_section()
-    table.add_row(*cells[-1], style="bold")
-    return table
+    table.add_row(*lines[-1], style="bold")
+    return table, kept != columns
 
 
 def _aligned(column: Sequence[str]) -> list[str]:
@@ -210,12 +241,18 @@ def _aligned(column: Sequence[str]) -> list[str]:
     return [f"{Decimal(cell):.{decimals}f}" if cell else "" for cell in column]
 
 
-def _render(table: Table) -> str:
-    terminal = sys.stdout.isatty()
-    out = io.StringIO()
-    width = None if terminal else UNWRAPPED
-    Console(file=out, force_terminal=terminal, width=width, highlight=False, markup=False).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
+def _rounded(column: list[str], decimals: int | None) -> list[str]:
+    """Numbers and, last, their sum, with fewer decimals: running sums are rounded, so they still add up exactly."""
+    if decimals is None or len(column[0].partition(".")[2]) <= decimals:
+        return column
+    step = Decimal(1).scaleb(-decimals)
+    with localcontext(prec=EXACT_DIGITS):
+        sums = [s.quantize(step) for s in accumulate(map(Decimal, column[:-1]), initial=Decimal(0))]
+        return [*(format(after - before, "f") for before, after in pairwise(sums)), format(sums[-1], "f")]
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _unique(ids: list[str]) -> int:

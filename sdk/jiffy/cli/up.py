@@ -29,8 +29,13 @@ from jiffy.supervisor import Plan, Supervisor
     help="What isolates functions; auto takes Docker where it answers.",
 )
 @click.option("--gateways", default=1, show_default=True, type=click.IntRange(1, 64), help="Gateway processes.")
+@click.option(
+    "--stems", default=2, show_default=True, type=click.IntRange(0, 1000), help="Started sandboxes kept for cold calls."
+)
 @click.option("--verbose", is_flag=True, help="Print the logs of all parts here instead of into DATA/logs.")
-def up(host: str, port: int, data: Path | None, redis: str | None, sandbox: str, gateways: int, verbose: bool) -> None:
+def up(
+    host: str, port: int, data: Path | None, redis: str | None, sandbox: str, gateways: int, stems: int, verbose: bool
+) -> None:
     """Start a platform on this machine.
 
     Gateway, invoker, builder and an embedded queue run as processes under this one until you press Ctrl-C. Functions,
@@ -49,6 +54,7 @@ def up(host: str, port: int, data: Path | None, redis: str | None, sandbox: str,
         redis=redis,
         sandbox=sandbox,
         gateways=gateways,
+        stems=stems,
         verbose=verbose,
         api_key=os.environ.get("JIFFY_API_KEY") or None,
     )

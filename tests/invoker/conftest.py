@@ -1,0 +1,46 @@
+"""A data folder with a base layer, and the drivers over it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from builder.runtimes.python import base
+from invoker.drivers import DriverConfig, choose
+from jiffy.contract.errors import Unavailable
+from jiffy.contract.limits import MIB
+from jiffy.contract.messages import Layer
+
+from .lab import Lab
+
+SCRATCH_BYTES = 16 * MIB  # small, so that a test can fill it
+PIDS_MAX = 64
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Layer]:
+    """A data folder that sandboxes' users may enter, and the base layer in it."""
+    data = tmp_path_factory.mktemp("platform")
+    for made in (data, data.parent, data.parent.parent):  # pytest makes its folders 0700
+        if "pytest" in made.name:
+            made.chmod(0o755)
+    return data, base.ensure(data)
+
+
+@pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "bwrap"])
+async def lab(request: pytest.FixtureRequest, platform: tuple[Path, Layer]) -> AsyncIterator[Lab]:
+    """The same for both drivers."""
+    data, layer = platform
+    config = DriverConfig(data, f"test-{request.param}", scratch_bytes=SCRATCH_BYTES, pids_max=PIDS_MAX)
+    try:
+        driver = await choose(request.param, config)
+    except Unavailable as exc:
+        pytest.skip(exc.message)
+    lab = Lab(driver, data, layer)
+    try:
+        yield lab
+    finally:
+        await lab.close()
+        await driver.close()

@@ -1,0 +1,239 @@
+"""What the ledger answers: breakdowns that add up, pages that miss nothing, days that end at midnight UTC."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal, localcontext
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+
+from gateway.ledger import keeper, prices, questions, tables
+from gateway.ledger.lines import Sum
+from gateway.ledger.prices import PriceList
+from gateway.ledger.questions import Answer, By, Question
+from gateway.ledger.settle import Settler
+from jiffy.contract.errors import PlatformError
+from jiffy.contract.messages import Outcome, Usage
+from tests.ledger.records import NOON_MS, MemoryFeed, record
+from tests.ledger.test_prices import TWO_BOOKS
+
+DAY_MS = 86_400_000
+DAY_0_MS = NOON_MS - DAY_MS // 2  # 2026-11-01T00:00:00Z
+CHANGE_MS = NOON_MS - 3_600_000  # when book 2 of TWO_BOOKS begins to hold
+ALL = Question("default", limit=10_000)
+
+
+class Desk:
+    """A database, and a settler that is fed by hand."""
+
+    def __init__(self, engine: Engine, price_list: PriceList) -> None:
+        keeper.publish(engine, price_list)
+        self._engine, self._feed = engine, MemoryFeed()
+        self._settler = Settler(engine, self._feed, price_list, lambda: NOON_MS)
+
+    def settle(self, *usages: Usage) -> None:
+        self._feed.put(*usages)
+        while self._settler.step().read:
+            pass
+
+    def ask(self, question: Question = ALL, **changed: object) -> Answer:
+        return questions.answer(self._engine, replace(question, **changed))  # type: ignore[arg-type]
+
+    def pages(self, limit: int, **changed: object) -> Iterator[Answer]:
+        after = None
+        while True:
+            page = self.ask(limit=limit, after=after, **changed)
+            yield page
+            after = page.next
+            if after is None:
+                return
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    one = tables.connect(database_url)
+    yield one
+    one.dispose()
+
+
+@pytest.fixture
+def desk(engine: Engine) -> Desk:
+    return Desk(engine, prices.parse(TWO_BOOKS))
+
+
+USAGES = st.lists(
+    st.builds(
+        record,
+        st.sampled_from(["a", "b", "a-b"]),
+        started_ms=st.one_of(
+            st.integers(DAY_0_MS - 2 * DAY_MS, DAY_0_MS + 2 * DAY_MS),
+            st.sampled_from([DAY_0_MS - 1, DAY_0_MS, CHANGE_MS - 1, CHANGE_MS]),
+        ),
+        outcome=st.sampled_from(list(Outcome)),
+        duration_us=st.integers(0, 900_000_000),
+        memory_mb=st.integers(64, 10_240),
+        cold=st.booleans(),
+        attempt=st.integers(1, 4),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(USAGES, st.integers(1, 7))
+def test_every_breakdown_adds_up_to_the_total_to_the_last_digit(usages: list[Usage], limit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        engine = tables.connect(f"sqlite:///{Path(folder) / 'ledger.sqlite3'}")
+        desk = Desk(engine, prices.parse(TWO_BOOKS))
+        desk.settle(*usages)
+        total = desk.ask(by=By.TOTAL).total
+        assert total.calls == len(usages)
+        for by in By:
+            rows = [row.to_dict() for page in desk.pages(limit, by=by) for row in page.rows]
+            assert {page.total for page in desk.pages(limit, by=by)} == {total}
+            for key in ("duration_ms", "billed_ms", "gb_seconds", "price"):
+                with localcontext(prec=100):
+                    assert sum(Decimal(str(row[key])) for row in rows) == Decimal(str(total.to_dict()[key])), (by, key)
+        engine.dispose()
+
+
+@settings(max_examples=30, deadline=None)
+@given(USAGES)
+def test_an_attempt_costs_the_same_alone_and_among_others(usages: list[Usage]) -> None:
+    book_1, book_2 = prices.parse(TWO_BOOKS).books
+    expected = 0
+    for one in usages:
+        book = book_2 if one.started_ms >= CHANGE_MS else book_1
+        if Outcome(one.outcome).billable:
+            expected += book.price(one.memory_mb * one.billed_ms, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = tables.connect(f"sqlite:///{Path(folder) / 'ledger.sqlite3'}")
+        desk = Desk(engine, prices.parse(TWO_BOOKS))
+        desk.settle(*usages)
+        assert desk.ask(by=By.TOTAL).total.price == expected
+        engine.dispose()
+
+
+def test_calls_come_newest_first_and_pages_miss_none(desk: Desk) -> None:
+    usages = [record(started_ms=NOON_MS + n // 3) for n in range(20)]  # several at the same moment
+    desk.settle(*usages)
+    rows = [row for page in desk.pages(3) for row in page.rows]
+    wanted = sorted(usages, key=lambda u: (u.started_ms, u.invocation), reverse=True)
+    assert [row.to_dict()["invocation"] for row in rows] == [u.invocation for u in wanted]
+
+
+def test_a_page_follows_its_key_while_new_calls_arrive(desk: Desk) -> None:
+    desk.settle(*(record(started_ms=NOON_MS + n) for n in range(4)))
+    first = desk.ask(limit=2)
+    desk.settle(record(started_ms=NOON_MS + 10))
+    second = desk.ask(limit=2, after=first.next)
+    moments = [row.to_dict()["started"] for page in (first, second) for row in page.rows]
+    assert [str(moment)[-5:-1] for moment in moments] == [".003", ".002", ".001", ".000"]
+
+
+def test_a_row_tells_the_whole_attempt(desk: Desk) -> None:
+    one = record(
+        "thumbnail", revision=7, trigger="route POST /thumbnail", cold=True, duration_us=104_203, memory_mb=256
+    )
+    desk.settle(one)
+    [row] = desk.ask().rows
+    assert row.to_dict() == {
+        "invocation": one.invocation,
+        "attempt": 1,
+        "started": "2026-11-01T12:00:00.000Z",
+        "function": "thumbnail",
+        "revision": 7,
+        "trigger": "route POST /thumbnail",
+        "outcome": "ok",
+        "cold": True,
+        "duration_ms": "104.203",
+        "billed_ms": 200,
+        "init_ms": "31.000",
+        "queue_ms": "0.120",
+        "memory_mb": 256,
+        "max_memory_bytes": 23_000_000,
+        "cpu_ms": "1.800",
+        "bytes_in": 20,
+        "bytes_out": 300,
+        "gb_seconds": "0.05",
+        "price": "0.0000015",
+        "price_book": 2,
+    }
+
+
+def test_days_end_at_midnight_utc(desk: Desk) -> None:
+    desk.settle(*(record(started_ms=at) for at in (DAY_0_MS - 1, DAY_0_MS, DAY_0_MS + DAY_MS - 1, DAY_0_MS + DAY_MS)))
+    rows = [row.to_dict() for row in desk.ask(by=By.DAY).rows]
+    assert [(row["day"], row["calls"]) for row in rows] == [("2026-11-02", 1), ("2026-11-01", 2), ("2026-10-31", 1)]
+
+
+def test_a_span_begins_with_since_and_ends_before_until(desk: Desk) -> None:
+    desk.settle(*(record(started_ms=NOON_MS + n) for n in range(5)))
+    span = desk.ask(since_ms=NOON_MS + 1, until_ms=NOON_MS + 3)
+    assert [str(row.to_dict()["started"])[-4:-1] for row in span.rows] == ["002", "001"]
+    assert span.total.calls == 2
+
+
+def test_a_tenant_sees_only_its_own(desk: Desk, engine: Engine) -> None:
+    theirs = record(tenant="other")
+    desk.settle(record(), theirs)
+    for by in By:
+        assert desk.ask(by=by).total.calls == 1
+    assert questions.invocation(engine, "default", theirs.invocation) == []
+    assert len(questions.invocation(engine, "other", theirs.invocation)) == 1
+
+
+def test_one_function_alone(desk: Desk) -> None:
+    desk.settle(record("a"), record("b"), record("b"))
+    found = desk.ask(function="b")
+    assert len(found.rows) == found.total.calls == 2
+    assert desk.ask(function="nobody").total.calls == 0
+
+
+def test_all_attempts_at_an_invocation_in_order(desk: Desk, engine: Engine) -> None:
+    one = record(outcome=Outcome.PLATFORM)
+    desk.settle(one._replace(attempt=2, outcome="ok"), one)
+    assert [(a.attempt, a.outcome) for a in questions.invocation(engine, "default", one.invocation)] == [
+        (1, "platform"),
+        (2, "ok"),
+    ]
+    assert questions.invocation(engine, "default", "not an id") == []
+
+
+def test_a_new_book_prices_what_starts_under_it_and_leaves_the_past(engine: Engine) -> None:
+    one_book = TWO_BOOKS.rpartition("[[book]]")[0]
+    desk = Desk(engine, prices.parse(one_book))
+    desk.settle(record(started_ms=CHANGE_MS))  # settled before anyone knew of book 2
+    before = desk.ask(by=By.TOTAL).total
+    desk = Desk(engine, prices.parse(TWO_BOOKS))
+    assert desk.ask(by=By.TOTAL).total == before
+    desk.settle(record(started_ms=CHANGE_MS))
+    assert [row.to_dict()["price_book"] for row in desk.ask().rows] in ([1, 2], [2, 1])
+    by_function = desk.ask(by=By.FUNCTION)
+    [row] = by_function.rows
+    assert isinstance(row, Sum) and row.books == (1, 2) and row.calls == 2
+    assert prices.text(row.price) == "0.0000007"  # 0.0125 × 0.00001 + 0.0000002, and 0.0125 × 0.00003
+
+
+@pytest.mark.parametrize(
+    ("found", "replaced"),
+    [('"0.00001"', '"0.00002"'), ('per_call = "0"', 'per_call = "1"'), ("2026-11-01T12", "2026-11-01T13")],
+)
+def test_a_book_that_was_in_force_cannot_be_edited(engine: Engine, found: str, replaced: str) -> None:
+    keeper.publish(engine, prices.parse(TWO_BOOKS))
+    with pytest.raises(PlatformError, match="leave published books as they are"):
+        keeper.publish(engine, prices.parse(TWO_BOOKS.replace(found, replaced)))
+    keeper.publish(engine, prices.parse(TWO_BOOKS))
+
+
+def test_a_ledger_is_kept_in_one_currency(engine: Engine) -> None:
+    keeper.publish(engine, prices.parse(TWO_BOOKS))
+    other = TWO_BOOKS.replace("EUR", "USD").replace("version = 1", "version = 3").replace("version = 2", "version = 4")
+    with pytest.raises(PlatformError, match="not kept in USD"):
+        keeper.publish(engine, prices.parse(other))
