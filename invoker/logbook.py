@@ -6,6 +6,8 @@ first entry of an attempt is marked, the last one carries the report. Where the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from jiffy.contract import limits
 from jiffy.contract.messages import LogEntry
 from jiffy.contract.wire import pack
@@ -39,24 +41,31 @@ class Logbook:
             self._pieces.append(text)
 
     def flush(self, at_ms: int) -> tuple[bytes, ...]:
-        """Packed entries of what was written since the last flush; the attempt goes on."""
-        if not self._pieces:
-            return ()
-        return tuple(pack(self._entry(at_ms, text)) for text in self._take())
+        """Packed entries of the whole lines written since the last flush; the attempt goes on."""
+        text = b"".join(self._pieces)
+        end = text.rfind(b"\n") + 1 or (len(text) if len(text) >= limits.LOG_CHUNK_MAX_BYTES else 0)
+        self._pieces = [text[end:]] if end < len(text) else []
+        return tuple(pack(self._entry(at_ms, piece)) for piece in _chunks(text[:end]))
 
     def close(self, at_ms: int, report: Report) -> tuple[bytes, ...]:
         """The packed rest, report included."""
         if not self._pieces:  # most calls print nothing
             return (pack(self._entry(at_ms, b"", report)),)
-        *chunks, last = self._take()
+        *chunks, last = _chunks(b"".join(self._pieces))
         return (*(pack(self._entry(at_ms, text)) for text in chunks), pack(self._entry(at_ms, last, report)))
-
-    def _take(self) -> list[bytes]:
-        text, self._pieces = b"".join(self._pieces), []
-        size = limits.LOG_CHUNK_MAX_BYTES
-        return [text[at : at + size] for at in range(0, len(text), size)]
 
     def _entry(self, at_ms: int, text: bytes, report: Report | None = None) -> LogEntry:
         first, self._first = self._first, False
         dropped = self._dropped if report else 0
         return LogEntry(self._invocation, self._attempt, self._revision, at_ms, first, text, dropped, report)
+
+
+def _chunks(text: bytes) -> Iterator[bytes]:
+    """Pieces of at most LOG_CHUNK_MAX_BYTES that end where a line ends, if any does."""
+    at = 0
+    while at < len(text):
+        end = min(len(text), at + limits.LOG_CHUNK_MAX_BYTES)
+        if end < len(text):
+            end = text.rfind(b"\n", at, end) + 1 or end
+        yield text[at:end]
+        at = end

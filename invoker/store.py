@@ -202,8 +202,8 @@ def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-class _ScriptMissing(PlatformError):
-    """The server lost its scripts, as it does when it restarts."""
+class _ScriptMissing(Exception):
+    """The server lost its scripts, as it does when it restarts. Never leaves this module."""
 
 
 def _translate(exc: Exception) -> NoReturn:
