@@ -42,7 +42,7 @@ def measure(sandbox: str, quick: bool) -> list[Figure]:
     with platform(sandbox) as running:
         running.deploy("hello", {"hello": 'handler = "hello:handler"'}, {"hello.py": figures.HELLO})
         rows = figures.warm_calls(running.port, "warm", quick, ("0.5 / 2 ms", "8,000 calls/s"))
-        rows += figures.first_calls(running, "first call ever, stem ready", "6 / 15 ms", few, stems=True)
+        rows += figures.first_calls(running, "first call ever, stem ready", "6 / 15 ms", few // 2, stems=True)
         rows += figures.one_more_instance(running, few)
         rows += figures.code_change(running, 3 if quick else 10)
     with platform(sandbox, "--stems", "0") as running:

@@ -13,7 +13,7 @@ from .load import Run, closed_loop, median, percentile, request
 from .platform import Platform
 
 HELLO = 'def handler(event, context):\n    return {"hello": "world"}\n'
-NAP = 'import time\n\n\ndef handler(event, context):\n    time.sleep(0.2)\n    return "rested"\n'
+NAP = 'import time\n\n\ndef handler(event, context):\n    time.sleep(2.5)\n    return "rested"\n'
 CALL = request("POST", "/function/hello", b'{"n":1}')
 
 
@@ -91,13 +91,13 @@ def one_more_instance(platform: Platform, count: int) -> list[Figure]:
 
 
 async def _staggered(port: int, count: int) -> list[float]:
-    """Calls that begin 5 ms apart and nap 200 ms each: nearly every one finds all instances busy."""
+    """Calls that begin 50 ms apart and nap 2.5 s each: every one finds all instances busy."""
     nap = request("POST", "/function/nap", b"{}")
     tasks = []
     for _ in range(count):
         tasks.append(asyncio.create_task(closed_loop("127.0.0.1", port, [nap], 1)))
-        await asyncio.sleep(0.005)
-    return [run.latencies_ms[0] - 200 for run in await asyncio.gather(*tasks)]
+        await asyncio.sleep(0.05)
+    return [run.latencies_ms[0] - 2500 for run in await asyncio.gather(*tasks)]
 
 
 def code_change(platform: Platform, count: int) -> list[Figure]:

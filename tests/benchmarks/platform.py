@@ -63,6 +63,8 @@ class Platform:
         return sum(sum(host["stems"].values()) for host in self.get("/v1/status")["invokers"])
 
     def wait_for_stems(self, count: int = 1) -> None:
+        """Until a heartbeat that is younger than the last call says so."""
+        time.sleep(1.2)  # two heartbeats: what is read before may still count the stem that was just taken
         deadline = time.monotonic() + 60
         while self.stems() < count:
             if time.monotonic() > deadline:
