@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 FORK_BYTES = 4 * 1024 * 1024  # page tables and kernel stacks of a fork are charged to the zygote: allow for them
 SHARES_PER_CPU, MB_PER_CPU = 1024, 1769  # AWS Lambda's share of a CPU for memory
-FREEZE_TRIES = 50  # of a millisecond each
 
 
 class Cgroups:
@@ -90,7 +89,8 @@ class Group:
         self._own = own
         self._zygote = folders["memory"] / "z"
         self._dying: list[Path] = []
-        self._memory_bytes = 0
+        self._alarm_fd = -1
+        self._alarms = 0
         self.memory_mb = 0
         self.shared_bytes = 0  # what every instance shares with the zygote
         self._zygote.mkdir(exist_ok=True)
@@ -154,8 +154,34 @@ class Group:
         return int(_read(self._folders["memory"] / self._names.usage) or 0)
 
     def oom_kills(self) -> int:
-        """Of the zygote."""
-        return _oom_kills(_read(self._zygote / self._names.oom))
+        """Of the zygote. Where an engine removed the group before anybody could ask, the alarm knows."""
+        return _oom_kills(_read(self._zygote / self._names.oom)) or self._alarms
+
+    def watch(self) -> int:
+        """A descriptor that becomes readable when the zygote runs out of memory; -1 where there is none (version 2).
+
+        A container whose first process is killed is gone, its groups included, before the end of a connection to it
+        is always noticed; this is noticed when it happens.
+        """
+        if self._v2:
+            return -1
+        self._alarm_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        fd = os.open(self._zygote / self._names.oom, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _write(self._zygote / "cgroup.event_control", f"{self._alarm_fd} {fd}")
+        finally:
+            os.close(fd)
+        return self._alarm_fd
+
+    def alarm(self) -> None:
+        """It became readable: out of memory, or (once, with the folder gone) the group was removed."""
+        if os.eventfd_read(self._alarm_fd) > 1 or self._zygote.exists():
+            self._alarms = 1
+
+    def unwatch(self) -> None:
+        if self._alarm_fd >= 0:
+            os.close(self._alarm_fd)
+            self._alarm_fd = -1
 
     def freeze(self) -> bool:
         """Ask for it; True when every process has stopped."""
@@ -173,6 +199,7 @@ class Group:
 
     def remove(self) -> None:
         """Kill what is left in it, and remove it; an engine removes its own part."""
+        self.unwatch()
         self.thaw()  # what is frozen can't die
         if self._own:
             for folder in set(self._folders.values()):

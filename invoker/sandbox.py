@@ -144,12 +144,18 @@ class Sandbox:
             for layer in revision.layers:
                 if layer.kind in FOLDERS:
                     await self._jail.fill(FOLDERS[layer.kind], layout.layer_tree(self._data, layer.digest))
+            alarm = -1 if group is None else group.watch()
             printed = self._open_log(0)
         except (OSError, ValueError) as exc:
             raise SandboxFailed(f"{revision.function} could not be put into a sandbox: {exc}") from exc
         try:
+            if group is not None and alarm >= 0:
+                self._loop.add_reader(alarm, group.alarm)
             return await self._load(revision, printed)
         finally:
+            if group is not None and alarm >= 0:
+                self._loop.remove_reader(alarm)
+                group.unwatch()
             printed.close()
 
     async def _load(self, revision: Revision, printed: Log) -> Loaded:
