@@ -114,7 +114,6 @@ async def test_what_cannot_be_opened_is_unavailable(tmp_path: Path, redis_url: s
 
 
 async def test_the_password_of_a_database_is_not_shown(redis_url: str) -> None:
-    pytest.importorskip("psycopg")
     with pytest.raises(Unavailable) as caught:
         await open_ledger("postgresql+psycopg://me:secret@/x?host=/nowhere&connect_timeout=2", redis_url)
     assert "secret" not in caught.value.message
