@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def platform(data: Path) -> Iterator[str]:
 
 
 def jiffy(*words: str) -> None:
-    say(f"$ jiffy {' '.join(os.path.relpath(word) if word.startswith('/') else word for word in words)}")
+    say(f"$ jiffy {shlex.join(os.path.relpath(word) if word.startswith('/') else word for word in words)}")
     subprocess.run([JIFFY, *words], check=True)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from .package import Package, pack
 DEFAULT_URL = "http://127.0.0.1:8080"
 CONNECT_S, READ_S = 5.0, 60.0
 CALL_S = limits.TIMEOUT_MAX_S + limits.WAIT_MAX_S + 10.0  # the platform answers sooner; this guards against none at all
+RESUME_MAX, RESUME_S = 40, 0.25  # while a gateway is started again
+LAST_EVENTS = ("done", "failed")
 Params = Mapping[str, str | int | float | bool | None]
 
 
@@ -108,8 +111,22 @@ class Client:
         return str(answer.json()["build"])
 
     def build(self, build_id: str) -> Iterator[dict[str, Any]]:
-        """The events of a build, as they happen, to the last one."""
-        return self.stream(f"/v1/builds/{build_id}/events")
+        """The events of a build, as they happen, to the last one; a connection that breaks is taken up again."""
+        after, broken = "0", 0
+        while True:
+            try:
+                for event in self.stream(f"/v1/builds/{build_id}/events", {"after": after}):
+                    after, broken = event.get("id", after), 0
+                    yield event
+                    if event["kind"] in LAST_EVENTS:
+                        return
+            except Unavailable:
+                if broken >= RESUME_MAX:
+                    raise
+            if broken >= RESUME_MAX:
+                raise Unavailable(f"{self.url} tells nothing more of the build; `jiffy show` says what is in service")
+            broken += 1
+            time.sleep(RESUME_S)
 
     def functions(self) -> list[dict[str, Any]]:
         return list(self.get_json("/v1/functions")["functions"])

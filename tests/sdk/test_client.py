@@ -24,7 +24,7 @@ class Platform:
     """Answers by (method, path); keeps what it was asked."""
 
     def __init__(self) -> None:
-        self.replies: dict[tuple[str, str], Reply] = {}
+        self.replies: dict[tuple[str, str], list[Reply]] = {}
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
         platform = self
 
@@ -33,7 +33,8 @@ class Platform:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 platform.asked.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body))
                 path = self.path.partition("?")[0]
-                status, headers, content = platform.replies.get((self.command, path), (404, {}, b"{}"))
+                replies = platform.replies.get((self.command, path), [(404, {}, b"{}")])
+                status, headers, content = replies.pop(0) if len(replies) > 1 else replies[0]
                 self.send_response(status)
                 for name, value in ({"content-length": str(len(content))} | headers).items():
                     self.send_header(name, value)
@@ -52,8 +53,15 @@ class Platform:
         self._thread.start()
 
     def say(self, method: str, path: str, status: int, document: Any, **headers: str) -> None:
+        """From now on."""
+        self.replies.pop((method, path), None)
+        self.then(method, path, status, document, **headers)
+
+    def then(self, method: str, path: str, status: int, document: Any, **headers: str) -> None:
+        """The answer after those; the last one stays."""
         content = document if isinstance(document, bytes) else json.dumps(document).encode()
-        self.replies[method, path] = (status, {k.replace("_", "-"): v for k, v in headers.items()}, content)
+        reply = (status, {k.replace("_", "-"): v for k, v in headers.items()}, content)
+        self.replies.setdefault((method, path), []).append(reply)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -154,8 +162,16 @@ def test_a_key_that_no_header_can_carry() -> None:
 def test_a_stream_of_objects_breaks_at_line_feeds_alone(platform: Platform, client: Client) -> None:
     lines = [{"text": "a\u2028b\x0bc\r"}, {"text": ""}]
     content = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
-    platform.say("GET", "/v1/builds/7/events", 200, content)
-    assert list(client.build("7")) == lines
+    platform.say("GET", "/v1/lines", 200, content)
+    assert list(client.stream("/v1/lines")) == lines
+
+
+def test_a_builds_events_go_on_where_they_broke_off(platform: Platform, client: Client) -> None:
+    step, done = {"id": "5-0", "kind": "step"}, {"id": "6-0", "kind": "done"}
+    platform.say("GET", "/v1/builds/7/events", 200, json.dumps(step).encode() + b"\n")
+    platform.then("GET", "/v1/builds/7/events", 200, json.dumps(done).encode() + b"\n")
+    assert list(client.build("7")) == [step, done]
+    assert [path.partition("?")[2] for _, path, _, _ in platform.asked] == ["after=0", "after=5-0"]
 
 
 def folder(path: Path, toml: str) -> Path:
@@ -185,7 +201,7 @@ def test_a_deploy_uploads_once_and_one_failure_does_not_keep_the_others(
     assert [(method, where) for method, where, _, _ in platform.asked] == [
         ("HEAD", source),
         ("PUT", "/v1/functions/b"),
-        ("GET", "/v1/builds/7/events"),
+        ("GET", "/v1/builds/7/events?after=0"),
     ]
 
 

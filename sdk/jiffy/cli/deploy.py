@@ -89,5 +89,10 @@ def _progress(*, quiet: bool) -> Iterator[Show]:
         from rich.console import Console  # 60 ms that only a terminal needs
 
         console = Console(stderr=True, highlight=False, markup=False)
-        with console.status("uploading"):
-            yield lambda name, text: console.print(f"{name}: {text}", style="dim")
+        with console.status("uploading") as spinner:
+
+            def show(name: str, text: str) -> None:
+                console.print(f"{name}: {text}", style="dim", soft_wrap=True)
+                spinner.update(f"building {name}")
+
+            yield show
