@@ -21,6 +21,7 @@ HEADER = struct.Struct(">II")
 CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 META_MAX_BYTES = 64 * 1024  # far above any metadata of ours
 READ_BYTES = 64 * 1024
+LARGE_READ_BYTES = 512 * 1024  # of a frame that is known to be large
 LOG_BUFFER_BYTES = 2 * 1024 * 1024  # what a function may print between two reads before output is dropped
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -36,7 +37,7 @@ def encode(meta: dict[str, Any], payload: bytes = b"") -> bytes:
 class Channel:
     """A framed connection. `on_lost` is called once, with why: "closed" by the peer, or "garbage" from it."""
 
-    __slots__ = ("_buffer", "_fd", "_filled", "_loop", "_max", "_on_frame", "_on_lost", "_pending", "_sock", "peer_pid")
+    __slots__ = ("_buffer", "_fd", "_loop", "_max", "_on_frame", "_on_lost", "_pending", "_sock", "_total", "peer_pid")
 
     def __init__(
         self, sock: socket.socket, on_frame: FrameHandler, on_lost: Callable[[str], None], *, payload_max: int
@@ -48,7 +49,7 @@ class Channel:
         self._on_lost = on_lost
         self._max = payload_max
         self._buffer: bytearray | None = None  # of a frame that has not come whole yet
-        self._filled = 0
+        self._total = 0  # its whole size, as far as that is known
         self._pending: deque[memoryview] = deque()
         self.peer_pid = 0  # who sent the first frame, as this host's kernel numbers it; 0: unknown
         self._loop.add_reader(self._fd, self._readable)
@@ -99,24 +100,21 @@ class Channel:
         """Read once; False when there was nothing to read."""
         try:
             if self._buffer is not None:
-                size = self._sock.recv_into(memoryview(self._buffer)[self._filled :])
-                data = b""
+                data = self._sock.recv(min(self._total - len(self._buffer), LARGE_READ_BYTES))
             elif self.peer_pid:
                 data = self._sock.recv(READ_BYTES)
-                size = len(data)
             else:
                 data = self._recv_with_sender()
-                size = len(data)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
-            size = 0
-        if not size:
+            data = b""
+        if not data:
             self._lose("closed")
             return False
         if self._buffer is not None:
-            self._filled += size
-            if self._filled == len(self._buffer):
+            self._buffer += data
+            if len(self._buffer) == self._total:
                 whole, self._buffer = bytes(self._buffer), None
                 self._take(whole)
         else:
@@ -156,9 +154,8 @@ class Channel:
 
     def _expect(self, start: bytes, total: int) -> None:
         """Wait for the rest of `total` bytes, of which `start` are here."""
-        self._buffer = bytearray(total)  # zero pages until they are written: a lie about the size costs nothing
-        self._buffer[: len(start)] = start
-        self._filled = len(start)
+        self._buffer = bytearray(start)  # it grows with what really comes: a lie about the size costs nothing
+        self._total = total
 
     def _lose(self, why: str) -> None:
         if self._fd >= 0:

@@ -150,11 +150,11 @@ class Docker:
         await self.stage.open()
 
     def _connect(self) -> None:
-        docker.from_env(timeout=PING_MAX_S).ping()
-        self.client = docker.from_env(timeout=REQUEST_MAX_S)
-        kind = self.client.version().get("Os", "linux")
+        with contextlib.closing(docker.from_env(timeout=PING_MAX_S)) as client:
+            kind = client.version().get("Os", "linux")
         if kind != "linux":
             raise docker.errors.DockerException(f"it runs {kind} containers")
+        self.client = docker.from_env(timeout=REQUEST_MAX_S)
 
     def remove(self, container: str) -> None:
         """Kill and remove a container; it may be gone, or going, already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Layer]:
 async def lab(request: pytest.FixtureRequest, platform: tuple[Path, Layer]) -> AsyncIterator[Lab]:
     """The same for both drivers."""
     data, layer = platform
-    config = DriverConfig(data, f"test-{request.param}", scratch_bytes=SCRATCH_BYTES, pids_max=PIDS_MAX)
+    config = DriverConfig(data, f"test-{os.getpid()}", scratch_bytes=SCRATCH_BYTES, pids_max=PIDS_MAX)
     try:
         driver = await choose(request.param, config)
     except Unavailable as exc:

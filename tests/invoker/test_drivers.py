@@ -332,7 +332,7 @@ async def test_close_leaves_nothing_behind(lab: Lab) -> None:
     await lab.driver.close()
     assert mounted_below(lab.data) == []
     assert list((lab.data / "run").iterdir()) == []
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/jiffy-test-{lab.driver.name}"))
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/jiffy-test-{os.getpid()}"))
 
 
 async def test_a_missing_layer_and_a_missing_base_are_our_failure(lab: Lab) -> None:
