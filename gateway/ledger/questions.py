@@ -34,7 +34,7 @@ from .prices import Money, PriceBook
 _USAGE = tables.usage.c
 _TRIGGERS = alias(tables.labels, "triggers")
 _OUTCOMES = {number: outcome.value for outcome, number in tables.OUTCOMES.items()}
-_DAY = (_USAGE.started_ms / literal_column("86400000", BigInteger)).label("day")
+_DAY = (_USAGE.started_ms // literal_column("86400000", BigInteger)).label("day")
 
 
 class By(StrEnum):
