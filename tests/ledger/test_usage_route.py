@@ -183,3 +183,10 @@ async def test_csv_has_the_same_header_with_and_without_rows(http: httpx.AsyncCl
 
 async def test_only_get(http: httpx.AsyncClient) -> None:
     assert (await http.post("/v1/usage")).status_code == 405
+
+
+async def test_a_day_is_one_row_however_many_calls_it_has(http: httpx.AsyncClient, redis_url: str) -> None:
+    meter_into(redis_url, *(record(started_ms=NOON_MS - n) for n in range(23)))
+    document = await _bill(http, by="day", limit=1)
+    assert [row["calls"] for row in document["rows"]] == [23] and document["next"] is None
+    assert document["rows"][0]["price"] == document["total"]["price"]
