@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ LOBBY = Path("/mnt")  # in the private namespace alone: where unprivileged users
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes blanks and backslashes
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -199,7 +201,7 @@ def mounted_below(folder: Path) -> list[Path]:
     real = str(folder.resolve())
     found = []
     for line in Path("/proc/thread-self/mountinfo").read_text().splitlines():
-        point = line.split()[4].encode().decode("unicode_escape")
+        point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), line.split()[4])
         if point == real or point.startswith(real + "/"):
             found.append(Path(point))
     return found

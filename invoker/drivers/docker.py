@@ -143,7 +143,7 @@ class Docker:
             raise Unavailable(f"no Docker engine answers: {_reason(exc)}") from exc
         try:
             ours = {"label": f"{LABEL}={self.config.invoker}"}
-            for left in await self.ask(self.client.containers.list, all=True, filters=ours):
+            for left in await self.ask(self.client.containers.list, all=True, sparse=True, filters=ours):
                 await asyncio.to_thread(self.remove, left.id)
         except PlatformError as exc:
             raise Unavailable(exc.message) from exc

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 import os
-import pickle
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import traceback
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +47,17 @@ async def main():
     print(json.dumps([instance.pid, instance.sandbox._jail.pid, stem._jail.pid]), flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
+"""
+
+AS_NOBODY = f"""
+import asyncio, json, os, sys
+from pathlib import Path
+from jiffy.contract.messages import Layer
+from tests.invoker.test_sandbox import unprivileged
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+print(json.dumps(asyncio.run(unprivileged(Path(sys.argv[1]), Layer(*json.loads(sys.argv[2]))))))
 """
 
 
@@ -124,6 +131,16 @@ def handler(event, context):
     return found
 
 
+async def unprivileged(data: Path, layer: Layer) -> list[Any]:
+    driver = await choose("bwrap", DriverConfig(data, f"nobody-{os.getpid()}"))
+    lab = Lab(driver, data, layer)
+    try:
+        return await _unprivileged(lab)
+    finally:
+        await lab.close()
+        await driver.close()
+
+
 @pytest.mark.root  # to become somebody who is not
 async def test_bubblewrap_needs_no_root(platform: tuple[Path, Layer], tmp_path: Path) -> None:
     data, layer = platform
@@ -133,48 +150,13 @@ async def test_bubblewrap_needs_no_root(platform: tuple[Path, Layer], tmp_path: 
     for path in (mine, *mine.rglob("*")):
         os.lchown(path, NOBODY, NOBODY)
 
-    async def work() -> list[Any]:
-        driver = await choose("bwrap", DriverConfig(mine, f"nobody-{os.getpid()}"))
-        lab = Lab(driver, mine, layer)
-        try:
-            return await _unprivileged(lab)
-        finally:
-            await lab.close()
-            await driver.close()
-
-    found = await asyncio.to_thread(_as_nobody, work)
-    assert found == [4, "MemoryError", "OSError", "timeout", "ready", True, True]
+    command = [sys.executable, "-c", AS_NOBODY, str(mine), json.dumps(layer)]
+    ran = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == [4, "MemoryError", "OSError", "timeout", "ready", True, True]
     assert list((mine / "run").iterdir()) == []
-
-
-def _as_nobody(work: Callable[[], Awaitable[Any]]) -> Any:
-    """What `work` returns when a process that is nobody does it."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        outcome: Any = None
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            outcome = _run_alone(work)
-        except BaseException:
-            outcome = traceback.format_exc()
-        finally:
-            with contextlib.suppress(OSError):
-                os.write(write, pickle.dumps(outcome))
-            os._exit(0)
-    os.close(write)
-    with open(read, "rb") as file:
-        data = file.read()
-    os.waitpid(pid, 0)
-    return pickle.loads(data)
-
-
-def _run_alone(work: Callable[[], Awaitable[Any]]) -> Any:
-    asyncio.events._set_running_loop(None)  # the parent's, which this process is no part of
-    loop = asyncio.new_event_loop()
-    return loop.run_until_complete(work())
 
 
 async def test_an_unknown_driver_is_a_mistake_of_ours(data_dir: Path) -> None:
