@@ -112,15 +112,16 @@ class Up:
 
     # --- what there is of it --------------------------------------------------------------------------------------
 
-    def family(self) -> list[int]:
-        """All processes under the supervisor."""
+    def family(self, head: int = 0) -> list[int]:
+        """All processes under the supervisor, or under `head`."""
         parents = {pid: _parent(pid) for pid in _pids()}
-        family, grown = {self.process.pid}, True
+        head = head or self.process.pid
+        family, grown = {head}, True
         while grown:
             more = {pid for pid, parent in parents.items() if parent in family} - family
             family |= more
             grown = bool(more)
-        return sorted(family - {self.process.pid})
+        return sorted(family - {head})
 
     def child(self, name: str) -> int:
         """The pid of one of the platform's own processes; 0 when there is none now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import socket
 import threading
@@ -66,8 +67,10 @@ def test_nothing_is_lost_over_a_restart(data_dir: Path, tmp_path: Path, sandbox:
 
 def test_kill_9_of_the_supervisor_leaves_nothing(data_dir: Path, tmp_path: Path, sandbox: str) -> None:
     with platform(data_dir, "--sandbox", sandbox) as up:
-        up.deploy(tmp_path / "slow", TOML, m__py=SLOW)
-        assert up.get("/slow").status_code == 200
+        idle = '[functions.idle]\nhandler = "m:f"\n'
+        up.deploy(tmp_path / "slow", TOML + idle, m__py=SLOW)
+        assert [up.get(path).status_code for path in ("/slow", "/function/idle")] == [200, 200]
+        until(lambda: frozen(up) or os.geteuid() != 0)  # a frozen process can't even die by itself
         thread = threading.Thread(target=cut_off, args=(up,))
         thread.start()
         until(lambda: any(host["running"] for host in up.get("/v1/status").json()["invokers"]))
@@ -76,6 +79,11 @@ def test_kill_9_of_the_supervisor_leaves_nothing(data_dir: Path, tmp_path: Path,
         until(lambda: not up.left())  # the engine removes a container after its process has ended
         up.start()
         assert up.get("/slow").status_code == 200, "the function is still there"
+
+
+def frozen(up: Up) -> bool:
+    hosts = up.get("/v1/status").json()["invokers"]
+    return any(function["frozen"] for host in hosts for function in host["functions"])
 
 
 def cut_off(up: Up) -> None:
@@ -97,6 +105,21 @@ def test_a_process_that_dies_is_started_again(up: Up, tmp_path: Path, name: str)
     until(lambda: up.child(name) not in (before, 0))
     until(lambda: healthy(up) and up.get("/slow").status_code == 200)
     assert "revision 2" in up.deploy(tmp_path / "slow", TOML, m__py=SLOW + "# changed\n")
+
+
+def test_what_a_killed_invoker_left_is_gone_once_it_is_back(up: Up, tmp_path: Path) -> None:
+    """Frozen sandboxes above all: they can't notice that nobody is there any more."""
+    up.deploy(tmp_path / "slow", TOML, m__py=SLOW)
+    assert up.get("/slow").status_code == 200
+    until(lambda: frozen(up) or os.geteuid() != 0)
+    invoker = up.child("invoker")
+    left = [os.pidfd_open(pid) for pid in up.family(invoker)]
+    assert left
+    os.kill(invoker, signal.SIGKILL)
+    for fd in left:
+        ended, _, _ = select.select([fd], [], [], 20)
+        os.close(fd)
+        assert ended, "a sandbox outlived its invoker"
 
 
 def healthy(up: Up) -> bool:
