@@ -45,7 +45,7 @@ def test_how_it_ended(status: int, words: str) -> None:
 PARENT = """
 import os, subprocess, sys
 child = subprocess.Popen([sys.executable, "-P", "-m", "jiffy.child", str(os.getpid()), "exec", "/bin/sh", "-c",
-    "echo running; trap 'echo ended; exit 0' TERM; while :; do sleep 0.01; done"], start_new_session=True)
+    "trap 'echo ended; exit 0' TERM; echo running; while :; do sleep 0.01; done"], start_new_session=True)
 child.wait()
 """
 
