@@ -177,6 +177,14 @@ def test_days_end_at_midnight_utc(desk: Desk) -> None:
     assert [(row["day"], row["calls"]) for row in rows] == [("2026-11-02", 1), ("2026-11-01", 2), ("2026-10-31", 1)]
 
 
+@pytest.mark.parametrize("by", [By.DAY, By.FUNCTION])
+def test_a_group_is_whole_however_many_calls_it_has(desk: Desk, by: By) -> None:
+    """Two days and two functions, each with both books, read one row at a time."""
+    desk.settle(*(record(f"f{n % 2}", started_ms=DAY_0_MS + n * 3_000_000) for n in range(50)))
+    rows = [row for page in desk.pages(1, by=by) for row in page.rows]
+    assert [row.to_dict()["calls"] for row in rows] == ([21, 29] if by is By.DAY else [25, 25])
+
+
 def test_a_span_begins_with_since_and_ends_before_until(desk: Desk) -> None:
     desk.settle(*(record(started_ms=NOON_MS + n) for n in range(5)))
     span = desk.ask(since_ms=NOON_MS + 1, until_ms=NOON_MS + 3)
