@@ -24,6 +24,7 @@ READ_BYTES = 64 * 1024
 LARGE_READ_BYTES = 512 * 1024  # of a frame that is known to be large
 LOG_BUFFER_BYTES = 2 * 1024 * 1024  # what a function may print between two reads before output is dropped
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
+_loads = json.JSONDecoder().decode
 
 FrameHandler = Callable[[dict[str, Any], bytes], None]
 
@@ -143,7 +144,7 @@ class Channel:
             if len(data) < end:
                 return self._expect(data[at:], end - at)
             try:
-                meta = json.loads(data[at + 8 : body])
+                meta = _loads(data[at + 8 : body].decode())
                 if type(meta) is not dict:
                     raise ValueError
             except (ValueError, RecursionError):

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 32, 4096, 16384
 MS_PRIVATE, MS_SHARED = 1 << 18, 1 << 20
 MNT_DETACH = 2
-CLONE_NEWNS = 0x20000
+CLONE_FS, CLONE_NEWNS = 0x200, 0x20000
+STAGED_MAX = 256  # layers kept staged; a sandbox keeps what it was given when the oldest goes
 LOBBY = Path("/mnt")  # in the private namespace alone: where unprivileged users can reach what lies in our folders
 
 P = ParamSpec("P")
@@ -39,23 +40,34 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Stage:
-    """The staged layers of one invoker, under RUN/.staged; and the thread that mounts and starts."""
+    """The staged layers of one invoker, under RUN/.staged.
+
+    Two threads share its namespace: one mounts, the other (`start`) takes its time starting and stopping sandboxes, so
+    that a cold call never waits behind a stem that is being refilled.
+    """
 
     def __init__(self, data: Path, run: Path, *, private: bool) -> None:
         self._data = data
         self._run = run
         self._private = private
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
+        self._mounter = ThreadPoolExecutor(1, thread_name_prefix="stage")
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="start")
         self._layers: dict[Path, Path] = {}
         self.root = run  # where the sandboxes' folders are to be named from
         self.mounts = False
         self._closed = False
 
     async def open(self, *extra: Path) -> None:
-        """Empty RUN, and find out whether we may mount. `extra` folders: see `reach`."""
-        await self.run(self._open, extra)
+        """Empty RUN, and find out whether we may mount. `extra` folders: see `reach`. Raises Unavailable."""
+        try:
+            namespace = await self.run(self._open, extra)
+        except OSError as exc:
+            raise Unavailable(f"{self._run} can't be prepared: {exc.strerror}") from exc
+        if namespace >= 0:
+            await self.start(_join, namespace)
 
-    def _open(self, extra: tuple[Path, ...]) -> None:
+    def _open(self, extra: tuple[Path, ...]) -> int:
+        """A descriptor of our own namespace; -1 when it is everybody's."""
         unmount_below(self._run)
         left = mounted_below(self._run)
         if left:
@@ -64,17 +76,19 @@ class Stage:
         (self._run / ".staged").mkdir(parents=True)
         self._run.chmod(0o711)  # others may pass through, not look around
         if os.geteuid() != 0:
-            return
+            return -1
         try:
             if self._private:
                 self._enter(extra)
-            else:
-                mount(self._run, self._run, MS_BIND)
-                mount(None, self._run, MS_PRIVATE)
-                mount(None, self._run, MS_SHARED)
+                self.mounts = True
+                return os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            mount(self._run, self._run, MS_BIND)
+            mount(None, self._run, MS_PRIVATE)
+            mount(None, self._run, MS_SHARED)
             self.mounts = True
         except OSError as exc:
             log.warning("can't mount here (%s): layers are linked instead", exc.strerror)
+        return -1
 
     def _enter(self, extra: tuple[Path, ...]) -> None:
         """A mount namespace for this thread, with a lobby in it that any user may enter."""
@@ -94,19 +108,25 @@ class Stage:
         self.root = LOBBY / "0"
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Do `work` in the thread whose namespace this is (and whose life a bubblewrap process is tied to)."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+        """Do `work`, which is quick, in the thread that mounts."""
+        return await asyncio.get_running_loop().run_in_executor(self._mounter, lambda: work(*args, **kwargs))
+
+    async def start(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do `work`, which may take its time, in the other thread: the one that a bubblewrap's life is tied to."""
+        return await asyncio.get_running_loop().run_in_executor(self._starter, lambda: work(*args, **kwargs))
 
     def reach(self, i: int, folder: Path) -> Path:
         """How the `i`-th extra folder is named in the thread's namespace."""
         return LOBBY / str(i + 2) if self.root != self._run else folder
 
     def staged(self, tree: Path) -> Path:
-        """The read-only mount of a layer's tree (in the thread); the tree itself where we may not mount."""
+        """The read-only mount of a layer's tree (in `run`); the tree itself where we may not mount."""
         if not self.mounts:
             return tree
-        place = self._layers.get(tree)
+        place = self._layers.pop(tree, None)
         if place is None:
+            while len(self._layers) >= STAGED_MAX:
+                unmount(self._layers.pop(next(iter(self._layers))))
             place = self.root / ".staged" / tree.parent.name
             place.mkdir(exist_ok=True)
             if self.root != self._run:  # the lobby may hide the folder's own name
@@ -118,7 +138,7 @@ class Stage:
             except OSError:
                 unmount(place)
                 raise
-            self._layers[tree] = place
+        self._layers[tree] = place  # the most recently used is the last
         return place
 
     async def fill(self, sandbox_id: str, folder: str, tree: Path) -> None:
@@ -135,7 +155,7 @@ class Stage:
             link_tree(tree, folder)
 
     def empty(self, sandbox_id: str) -> None:
-        """Unmount what was filled (in the thread)."""
+        """Unmount what was filled."""
         if self.mounts:
             for name in ("task", "deps"):
                 with contextlib.suppress(OSError):
@@ -146,7 +166,8 @@ class Stage:
         if not self._closed:
             self._closed = True
             await self.run(self._close)
-            self._thread.shutdown()
+            self._mounter.shutdown()
+            self._starter.shutdown()
 
     def _close(self) -> None:
         for place in self._layers.values():
@@ -156,6 +177,15 @@ class Stage:
         unmount_below(self.root)
         unmount_below(self._run)
         shutil.rmtree(self._run, ignore_errors=True)
+
+
+def _join(namespace: int) -> None:
+    """Enter a mount namespace with this thread alone."""
+    try:
+        if _libc.unshare(CLONE_FS) != 0 or _libc.setns(namespace, CLONE_NEWNS) != 0:
+            raise Unavailable(f"can't share a mount namespace: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(namespace)
 
 
 def link_tree(source: Path, target: Path) -> None:

@@ -59,7 +59,7 @@ class BwrapJail:
         await self._driver.stage.fill(self._id, folder, tree)
 
     def spawn(self, arguments: list[str], listener: socket.socket) -> None:
-        """Start bubblewrap, put its child into its group, let it go on. Runs in the stage's thread."""
+        """Start bubblewrap, put its child into its group, let it go on. Runs in `Stage.start`."""
         info, info_end = os.pipe2(os.O_CLOEXEC)
         block, block_end = os.pipe2(os.O_CLOEXEC)
         filter_fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
@@ -100,7 +100,7 @@ class BwrapJail:
 
     async def stop(self) -> str:
         if self._stopped is None:
-            self._stopped = asyncio.ensure_future(self._driver.stage.run(self._stop))
+            self._stopped = asyncio.ensure_future(self._driver.stage.start(self._stop))
             self._driver.jails.discard(self)
         return await asyncio.shield(self._stopped)
 
@@ -148,7 +148,7 @@ class Bwrap:
         package = self.program.parents[2]  # its own libraries lie beside it
         await self.stage.open(package)
         self.program = self.stage.reach(0, package) / self.program.relative_to(package)
-        await self.stage.run(self._try)
+        await self.stage.start(self._try)
         cgroups = Cgroups(self.config.invoker)
         self.cgroups = cgroups if cgroups.open() else None
 
@@ -188,17 +188,14 @@ class Bwrap:
         self.jails.add(jail)
         try:
             with folder.listen() as listener:
-                await self.stage.run(self._spawn, jail, sandbox_id, tree, command, listener)
+                root = await self.stage.run(self.stage.staged, tree)
+                await self.stage.start(
+                    jail.spawn, [*self._walls(root, self.stage.root / sandbox_id), "--", *command], listener
+                )
         except (OSError, SandboxFailed) as exc:
             await jail.stop()
             raise exc if isinstance(exc, SandboxFailed) else SandboxFailed(f"no sandbox: {exc}") from exc
         return jail
-
-    def _spawn(
-        self, jail: BwrapJail, sandbox_id: str, tree: Path, command: tuple[str, ...], listener: socket.socket
-    ) -> None:
-        folder = self.stage.root / sandbox_id
-        jail.spawn([*self._walls(self.stage.staged(tree), folder), "--", *command], listener)
 
     def _walls(self, root: Path, folder: Path) -> list[str]:
         words = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]

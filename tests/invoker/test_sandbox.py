@@ -7,7 +7,6 @@ import gc
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -70,11 +69,13 @@ async def test_a_killed_invoker_leaves_no_process_and_the_next_one_finds_nothing
     command = [sys.executable, "-c", ORPHAN, kind, str(data), json.dumps(layer), name]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     assert process.stdout is not None
-    pids = json.loads(await asyncio.to_thread(process.stdout.readline))
-    assert all(_alive(pid) for pid in pids)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    with process.stdout:
+        try:
+            pids = json.loads(await asyncio.to_thread(process.stdout.readline))
+            assert all(_alive(pid) for pid in pids)
+        finally:
+            process.kill()
+            process.wait()
     async with asyncio.timeout(10):
         while any(_alive(pid) for pid in pids):
             await asyncio.sleep(0.02)
