@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ SIDE_BY_SIDE = 2  # builds are bound by the processor
 TAKEN_MAX = 8  # builds that one builder may hold; the rest stays for others
 DELIVERIES_MAX = 5  # a build that has ended so many builders is not tried again
 GRACE_S = 8.0  # the supervisor kills after 12
+CANCEL_AGAIN_S = 0.2  # a cancelled task ends at once, or has missed it
 RETRY_S = 0.5  # between attempts to reach a queue that is away
 
 log = logging.getLogger("jiffy.builder")
@@ -65,16 +66,14 @@ class Worker:
             await asyncio.wait(self._running.values(), timeout=GRACE_S)
         self._stopping = True
         self._processes.close()
-        for task in (*self._running.values(), *loops, stopped):
-            task.cancel()
-        ended = await asyncio.gather(*self._running.values(), *loops, return_exceptions=True)
+        await _end([*self._running.values(), *loops, stopped])
         try:
             await self._store.close()
         except Unavailable as exc:
             log.warning("leaving unheard: %s", exc)
-        for result in ended[-len(loops) :]:
-            if isinstance(result, Exception):
-                raise result
+        for task in loops:
+            if not task.cancelled() and (failure := task.exception()) is not None:
+                raise failure
 
     # --- loops ----------------------------------------------------------------------------------------------------
 
@@ -207,6 +206,15 @@ class Worker:
             await self._store.fail(job, event)
         except Unavailable as exc:
             log.warning("build %s can't be ended, another try will: %s", job.request.build, exc)
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel until they have ended: on Python 3.11 redis-py's time limits can swallow a cancellation."""
+    going = set(tasks)
+    while going:
+        for task in going:
+            task.cancel()
+        _, going = await asyncio.wait(going, timeout=CANCEL_AGAIN_S)
 
 
 class Progress:
