@@ -190,11 +190,14 @@ def test_several_gateways_share_the_port(data_dir: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.redis
-def test_a_redis_of_ones_own(data_dir: Path, tmp_path: Path) -> None:
-    with servers.valkey() as server, platform(data_dir, "--sandbox", "bwrap", "--redis", server.url) as up:
+def test_a_redis_and_a_ledger_of_ones_own(data_dir: Path, tmp_path: Path) -> None:
+    book = tmp_path / "book.sqlite3"
+    own = ("--ledger", f"sqlite:///{book}")
+    with servers.valkey() as server, platform(data_dir, "--sandbox", "bwrap", "--redis", server.url, *own) as up:
         up.deploy(tmp_path / "slow", TOML, m__py=SLOW)
         assert up.get("/slow").status_code == 200
         assert not any(b"valkey-server" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in up.family())
+        assert book.exists() and not (data_dir / "ledger.sqlite3").exists()
 
 
 def test_a_data_folder_deeper_than_a_sockets_path_may_be_long(data_dir: Path, tmp_path: Path) -> None:

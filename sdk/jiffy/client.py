@@ -185,9 +185,6 @@ class Client:
     def get_json(self, path: str, params: Params | None = None) -> dict[str, Any]:
         return self._object("GET", path, params=params)
 
-    def post_json(self, path: str, body: object, params: Params | None = None) -> dict[str, Any]:
-        return self._object("POST", path, json=body, params=params)
-
     def stream(self, path: str, params: Params | None = None) -> Iterator[dict[str, Any]]:
         """The objects of a newline-delimited JSON answer, as they come."""
         for line in self._lines(path, params):

@@ -29,7 +29,6 @@ class Package(NamedTuple):
     digest: str  # "sha256:…" of data
     data: bytes  # tar.gz
     files: int
-    unpacked_bytes: int
 
 
 def pack(folder: Path) -> Package:
@@ -54,7 +53,7 @@ def pack(folder: Path) -> Package:
             f"{folder} is {len(data) / MIB:.1f} MiB when packed; at most {limits.SOURCE_MAX_BYTES // MIB} MiB are "
             "allowed: name what the function does not need in .jiffyignore"
         )
-    return Package(f"sha256:{hashlib.sha256(data).hexdigest()}", data, files, unpacked)
+    return Package(f"sha256:{hashlib.sha256(data).hexdigest()}", data, files)
 
 
 def _entry(folder: Path, name: str) -> tuple[tarfile.TarInfo, bytes]:

@@ -52,6 +52,7 @@ class Plan:
     sandbox: str  # "auto" | "docker" | "bwrap"
     gateways: int
     stems: int
+    ledger: str | None  # None: an SQLite file in the data folder
     verbose: bool
     api_key: str | None
 
@@ -96,10 +97,11 @@ class Supervisor:
             await self._watching(self._queue_answers(redis_url))
         where = ["--redis", redis_url, "--data", str(home.path)]
         secret = {"JIFFY_API_KEY": self._plan.api_key} if self._plan.api_key else {}
+        book = ["--ledger", self._plan.ledger] if self._plan.ledger else []
         for n in range(self._plan.gateways):
             name = f"gateway-{n + 1}" if self._plan.gateways > 1 else "gateway"
             identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"  # unique among all that share a Redis
-            argv = ["gateway", "--fd", str(listener.fileno()), *where, "--name", identity]
+            argv = ["gateway", "--fd", str(listener.fileno()), *where, "--name", identity, *book]
             self._keep(home, self._command(home, name, argv, (listener.fileno(),))._replace(secrets=secret))
         self._keep(home, self._command(home, "builder", ["builder", *where]))
         keeping = ["--sandbox", self._plan.sandbox, "--stems", str(self._plan.stems)]

@@ -58,9 +58,10 @@ def test_a_newer_releases_extra_field_is_ignored_and_a_missing_new_one_has_its_d
 def test_garbage_is_a_platform_error(data: bytes) -> None:
     for kind in (Revision, Answer, Heartbeat, InvocationRecord):
         try:
-            wire.unpack(kind, data)
+            found: object = wire.unpack(kind, data)
         except PlatformError:
             continue
+        assert isinstance(found, kind)
 
 
 @given(st.integers(0, 10**9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -49,33 +50,43 @@ async def test_resync_finds_new_changed_and_removed_functions(redis_url: str, st
     assert (owner(catalog, "GET", "/uno"), owner(catalog, "GET", "/one")) == ("one", "")
 
 
-async def test_a_change_is_followed_as_it_is_told(redis_url: str, catalog: Catalog) -> None:
+@contextlib.asynccontextmanager
+async def watched(catalog: Catalog) -> AsyncIterator[None]:
     watching = asyncio.create_task(catalog.watch())
     try:
-        await publish(redis_url, "hello", tell=False)
-        while catalog.get("default", "hello") is None:
-            await asyncio.sleep(0.005)  # the first resync, once subscribed
-        await publish(redis_url, "hello", number=2)
-        while catalog.get("default", "hello").revision.number != 2:  # type: ignore[union-attr]
-            await asyncio.sleep(0.005)
+        yield
     finally:
         watching.cancel()
         await asyncio.wait([watching])
+
+
+async def changed(catalog: Catalog, was: int) -> int:
+    """The live number of hello (0: none) as soon as it is not `was`."""
+    async with asyncio.timeout(10):
+        while (now := number(catalog)) == was:
+            await asyncio.sleep(0.005)
+    return now
+
+
+def number(catalog: Catalog) -> int:
+    found = catalog.get("default", "hello")
+    return found.revision.number if found else 0
+
+
+async def test_a_change_is_followed_as_it_is_told(redis_url: str, catalog: Catalog) -> None:
+    async with watched(catalog):
+        await publish(redis_url, "hello", tell=False)
+        assert await changed(catalog, was=0) == 1  # by the first resync, once subscribed
+        await publish(redis_url, "hello", number=2)
+        assert await changed(catalog, was=1) == 2
 
 
 async def test_a_lost_message_is_made_up_for(redis_url: str, catalog: Catalog) -> None:
-    watching = asyncio.create_task(catalog.watch())
-    try:
+    async with watched(catalog):
         await publish(redis_url, "hello")
-        while catalog.get("default", "hello") is None:
-            await asyncio.sleep(0.005)
+        assert await changed(catalog, was=0) == 1
         await publish(redis_url, "hello", number=2, tell=False)
-        async with asyncio.timeout(10):
-            while catalog.get("default", "hello").revision.number != 2:  # type: ignore[union-attr]
-                await asyncio.sleep(0.02)
-    finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+        assert await changed(catalog, was=1) == 2
 
 
 async def test_an_unknown_function_is_looked_for_before_it_is_not_found(redis_url: str, catalog: Catalog) -> None:

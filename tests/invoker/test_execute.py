@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from invoker.classify import classify
+from invoker.classify import UNEXPLAINED_US, classify
 from invoker.clock import Clock
 from invoker.execute import ATTEMPTS_MAX, Executor
 from invoker.logbook import Logbook
@@ -229,9 +229,11 @@ async def test_a_long_asynchronous_call_is_said_to_run(house: House) -> None:
     future: asyncio.Future[Reply | Exit] = asyncio.get_running_loop().create_future()
     house.world.function = lambda _: future
     call = await house.send(mode="async", gateway="")
-    await house.record_when(call, "running")
+    running = await house.record_when(call, "running")
+    assert running.answer is None
     future.set_result(Reply(True, b"1", 1))
-    await house.record_when(call, "done")
+    done = await house.record_when(call, "done")
+    assert done.answer is not None and done.answer.payload == b"1"
 
 
 async def test_a_call_for_an_instance_that_has_just_ended_goes_to_another(house: House) -> None:
@@ -346,6 +348,11 @@ async def test_redis_goes_and_comes_back_and_every_call_is_answered_once() -> No
 def test_a_duration_is_never_longer_than_we_measured() -> None:
     assert classify(Reply(True, b"1", 10**9), revision(), 500).duration_us == 500
     assert classify(Reply(True, b"1", 400), revision(), 500).duration_us == 400
+
+
+def test_a_forged_duration_hides_next_to_nothing() -> None:
+    for forged in (0, 1, -(10**9)):
+        assert classify(Reply(True, b"1", forged), revision(), 60_000_000).duration_us == 60_000_000 - UNEXPLAINED_US
 
 
 def test_a_timeout_is_billed_for_the_timeout_and_not_for_the_kill() -> None:

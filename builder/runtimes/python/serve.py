@@ -125,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 self.answer(*httpevent.response(call.payload))
             except ValueError as exc:
-                self.answer(502, [], failure("Function.BadResponse", str(exc)))
+                self.answer(502, [], failure("Jiffy.BadResponse", str(exc)))
 
     def read_body(self) -> bytes | None:
         """The request's body; None when it was refused."""

@@ -20,6 +20,7 @@ from jiffy.supervisor import Plan, Supervisor
     type=click.Path(path_type=Path),
     help="Folder that keeps everything.  [default: ~/.local/share/jiffy]",
 )
+@click.option("--ledger", metavar="URL", help="A database of your own for the bill instead of an SQLite file.")
 @click.option("--redis", metavar="URL", help="A Redis or Valkey of your own instead of the embedded one.")
 @click.option(
     "--sandbox",
@@ -34,7 +35,15 @@ from jiffy.supervisor import Plan, Supervisor
 )
 @click.option("--verbose", is_flag=True, help="Print the logs of all parts here instead of into DATA/logs.")
 def up(
-    host: str, port: int, data: Path | None, redis: str | None, sandbox: str, gateways: int, stems: int, verbose: bool
+    host: str,
+    port: int,
+    data: Path | None,
+    ledger: str | None,
+    redis: str | None,
+    sandbox: str,
+    gateways: int,
+    stems: int,
+    verbose: bool,
 ) -> None:
     """Start a platform on this machine.
 
@@ -55,6 +64,7 @@ def up(
         sandbox=sandbox,
         gateways=gateways,
         stems=stems,
+        ledger=ledger,
         verbose=verbose,
         api_key=os.environ.get("JIFFY_API_KEY") or None,
     )

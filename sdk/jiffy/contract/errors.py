@@ -11,8 +11,7 @@
     │   ├── PayloadTooLarge     413  larger than limits.PAYLOAD_MAX_BYTES or SOURCE_MAX_BYTES
     │   └── Throttled           429  a limit is reached; `retry_after_s` says when to try again
     ├── FunctionError                 the function's author can mend it
-    │   ├── BuildFailed         422  dependencies, syntax or handler: the revision in service stays
-    │   └── BadResponse         502  the function answered what HTTP can't carry
+    │   └── BuildFailed         422  dependencies, syntax or handler: the revision in service stays
     └── PlatformError                 we failed; the same call may work elsewhere or later
         ├── Unavailable         503  no invoker, no builder or no queue answers
         ├── SandboxFailed       502  a microcontainer could not be made or was lost
@@ -91,10 +90,6 @@ class FunctionError(JiffyError):
 
 class BuildFailed(FunctionError):
     code, status = "build_failed", 422
-
-
-class BadResponse(FunctionError):
-    code, status = "bad_response", 502
 
 
 class PlatformError(JiffyError):

@@ -95,24 +95,30 @@ def event(
     if cookies:
         document["cookies"] = cookies
     if raw_query:
-        query: dict[str, str] = {}
-        for name, value in urllib.parse.parse_qsl(raw_query, keep_blank_values=True, max_num_fields=1000):
-            query[name] = f"{query[name]},{value}" if name in query else value
-        document["queryStringParameters"] = query
+        document["queryStringParameters"] = _query(raw_query)
     if path_parameters:
         document["pathParameters"] = path_parameters
     if body:
-        text: str | None = None
-        if is_text(merged.get("content-type", "")):
-            try:
-                text = body.decode("utf-8")
-            except UnicodeDecodeError:
-                text = None
-        if text is None:
-            text = base64.b64encode(body).decode("ascii")
-            document["isBase64Encoded"] = True
-        document["body"] = text
+        document["body"], document["isBase64Encoded"] = _text_or_base64(body, merged.get("content-type", ""))
     return _encode(document).encode()
+
+
+def _query(raw: str) -> dict[str, str]:
+    """Parameters by name; those that are given several times are joined by commas."""
+    query: dict[str, str] = {}
+    for name, value in urllib.parse.parse_qsl(raw, keep_blank_values=True, max_num_fields=1000):
+        query[name] = f"{query[name]},{value}" if name in query else value
+    return query
+
+
+def _text_or_base64(body: bytes, content_type: str) -> tuple[str, bool]:
+    """The body as a string, and whether that is base64."""
+    if is_text(content_type):
+        try:
+            return body.decode("utf-8"), False
+        except UnicodeDecodeError:
+            pass  # it claims to be text, and is not
+    return base64.b64encode(body).decode("ascii"), True
 
 
 def response(result: bytes) -> tuple[int, list[tuple[str, str]], bytes]:

@@ -39,7 +39,6 @@ BUILD_KEEP_S = 3600  # how long a build's events and an uploaded source can be r
 RESULT_KEEP_S = 24 * 3600  # asynchronous results by id
 ANSWERS_KEEP_S = 600  # answers that no gateway fetched
 STREAM_READ_MAX = 256  # entries in one XREADGROUP: the batch that makes the queue fast
-USAGE_STREAM_TRIM = 1_000_000  # never trimmed below what the ledger has settled
 
 # --- liveness -----------------------------------------------------------------------------------------------
 HEARTBEAT_S = 0.5

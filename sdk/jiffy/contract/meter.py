@@ -19,8 +19,3 @@ def billed_ms(duration_us: int, outcome: Outcome, step_ms: int = limits.BILLING_
         return 0
     steps = -(-duration_us // (step_ms * 1000))
     return max(1, steps) * step_ms
-
-
-def mb_milliseconds(memory_mb: int, billed: int) -> int:
-    """Billed MB·ms of one attempt (an exact integer; divide by 1024 · 1000 for GB-seconds)."""
-    return memory_mb * billed

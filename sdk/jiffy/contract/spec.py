@@ -152,7 +152,9 @@ KEYS: dict[str, Key] = {
         str(limits.INSTANCES_DEFAULT),
         "How many calls may run at the same time.",
     ),
-    "network": Key(_boolean, "false", "May it open connections to the outside?"),
+    "network": Key(
+        _boolean, "false", "May it open connections to the outside? Needs a host whose sandboxes are Docker's."
+    ),
     "env": Key(_env, "{}", "Environment variables."),
     "routes": Key(_routes, "[]", 'HTTP routes, such as "GET /hello/{name}"; /function/NAME always works.'),
     "description": Key(_text(256), '""', "One line for people."),
