@@ -13,14 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from . import limits, routes
+from . import checks, limits
 from .errors import SpecError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
-_HANDLER = re.compile(r"([A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*)[:.]([A-Za-z_]\w*)")
-_RUNTIME = re.compile(r"python3(?:\.\d{1,2})?")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-RESERVED_ENV = ("AWS_LAMBDA_", "JIFFY_", "_HANDLER", "LAMBDA_", "LD_", "PYTHON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,102 +58,32 @@ class Key(NamedTuple):
         raise AssertionError("a key that takes None")
 
 
-def _text(longest: int) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or len(value) > longest:
-            raise ValueError(f"a string of at most {longest} characters")
-        return value
-
-    return check
-
-
-def _integer(low: int, high: int) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return value
-
-    return check
-
-
-def _seconds(low: float, high: float) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise ValueError(f"a number of seconds from {low:g} to {high:g}")
-        return float(value)
-
-    return check
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def _handler(value: Any) -> str:
-    match = _HANDLER.fullmatch(value) if isinstance(value, str) else None
-    if not match:
-        raise ValueError('"module:attribute", such as "hello:handler" (Lambda\'s "hello.handler" works too)')
-    return f"{match[1].replace('/', '.')}:{match[2]}"
-
-
-def _runtime(value: Any) -> str:
-    if not isinstance(value, str) or not _RUNTIME.fullmatch(value):
-        raise ValueError('"python3" (the newest there is) or one version, such as "python3.11"')
-    return value
-
-
-def _env(value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
-        raise ValueError('a table of strings, such as { GREETING = "hello" }')
-    for name, text in value.items():
-        if not isinstance(name, str) or not _ENV_NAME.fullmatch(name):
-            raise ValueError(f"names of letters, digits and underscores, not {name!r}")
-        if name.startswith(RESERVED_ENV):
-            raise ValueError(f"names that do not begin with {', '.join(RESERVED_ENV)}, as {name!r} does")
-        if "\0" in text:
-            raise ValueError(f"values without NUL bytes, unlike that of {name!r}")
-    if sum(len(k.encode()) + len(v.encode()) for k, v in value.items()) > limits.ENV_MAX_BYTES:
-        raise ValueError(f"at most {limits.ENV_MAX_BYTES} bytes of names and values")
-    return dict(value)
-
-
-def _routes(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(r, str) for r in value):
-        raise ValueError('a list of strings, such as ["GET /hello/{name}"]')
-    if len(value) > limits.ROUTES_MAX:
-        raise ValueError(f"at most {limits.ROUTES_MAX} routes")
-    keys = [routes.parse(text).key for text in value]
-    if len(set(keys)) != len(keys):
-        raise ValueError("each route once")
-    return tuple(keys)
-
-
 KEYS: dict[str, Key] = {
-    "handler": Key(_handler, "(required)", "What to call: module and attribute, relative to the folder of jiffy.toml."),
-    "runtime": Key(_runtime, '"python3"', "The language and its version."),
+    "handler": Key(
+        checks.handler, "(required)", "What to call: module and attribute, relative to the folder of jiffy.toml."
+    ),
+    "runtime": Key(checks.runtime, '"python3"', "The language and its version."),
     "memory_mb": Key(
-        _integer(limits.MEMORY_MIN_MB, limits.MEMORY_MAX_MB),
+        checks.integer(limits.MEMORY_MIN_MB, limits.MEMORY_MAX_MB),
         str(limits.MEMORY_DEFAULT_MB),
         "What one instance may use; the unit of the price, too.",
     ),
     "timeout_s": Key(
-        _seconds(limits.TIMEOUT_MIN_S, limits.TIMEOUT_MAX_S),
+        checks.seconds(limits.TIMEOUT_MIN_S, limits.TIMEOUT_MAX_S),
         f"{limits.TIMEOUT_DEFAULT_S:g}",
         "How long the handler may run before its instance is killed.",
     ),
     "max_instances": Key(
-        _integer(1, limits.INSTANCES_MAX),
+        checks.integer(1, limits.INSTANCES_MAX),
         str(limits.INSTANCES_DEFAULT),
         "How many calls may run at the same time.",
     ),
     "network": Key(
-        _boolean, "false", "May it open connections to the outside? Needs a host whose sandboxes are Docker's."
+        checks.boolean, "false", "May it open connections to the outside? Needs a host whose sandboxes are Docker's."
     ),
-    "env": Key(_env, "{}", "Environment variables."),
-    "routes": Key(_routes, "[]", 'HTTP routes, such as "GET /hello/{name}"; /function/NAME always works.'),
-    "description": Key(_text(256), '""', "One line for people."),
+    "env": Key(checks.env, "{}", "Environment variables."),
+    "routes": Key(checks.routes, "[]", 'HTTP routes, such as "GET /hello/{name}"; /function/NAME always works.'),
+    "description": Key(checks.text(256), '""', "One line for people."),
 }
 
 

@@ -1,0 +1,89 @@
+"""What each kind of value in jiffy.toml may be. Pure: a check returns the value it was given, made regular, or
+raises ValueError with what is allowed. spec.KEYS says which key takes which check.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import limits
+from .routes import parse as parse_route
+
+_HANDLER = re.compile(r"([A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*)[:.]([A-Za-z_]\w*)")
+_RUNTIME = re.compile(r"python3(?:\.\d{1,2})?")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+RESERVED_ENV = ("AWS_LAMBDA_", "JIFFY_", "_HANDLER", "LAMBDA_", "LD_", "PYTHON")
+
+
+def text(longest: int) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or len(value) > longest:
+            raise ValueError(f"a string of at most {longest} characters")
+        return value
+
+    return check
+
+
+def integer(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def seconds(low: float, high: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise ValueError(f"a number of seconds from {low:g} to {high:g}")
+        return float(value)
+
+    return check
+
+
+def boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def handler(value: Any) -> str:
+    match = _HANDLER.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError('"module:attribute", such as "hello:handler" (Lambda\'s "hello.handler" works too)')
+    return f"{match[1].replace('/', '.')}:{match[2]}"
+
+
+def runtime(value: Any) -> str:
+    if not isinstance(value, str) or not _RUNTIME.fullmatch(value):
+        raise ValueError('"python3" (the newest there is) or one version, such as "python3.11"')
+    return value
+
+
+def env(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+        raise ValueError('a table of strings, such as { GREETING = "hello" }')
+    for name, text in value.items():
+        if not isinstance(name, str) or not _ENV_NAME.fullmatch(name):
+            raise ValueError(f"names of letters, digits and underscores, not {name!r}")
+        if name.startswith(RESERVED_ENV):
+            raise ValueError(f"names that do not begin with {', '.join(RESERVED_ENV)}, as {name!r} does")
+        if "\0" in text:
+            raise ValueError(f"values without NUL bytes, unlike that of {name!r}")
+    if sum(len(k.encode()) + len(v.encode()) for k, v in value.items()) > limits.ENV_MAX_BYTES:
+        raise ValueError(f"at most {limits.ENV_MAX_BYTES} bytes of names and values")
+    return dict(value)
+
+
+def routes(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(r, str) for r in value):
+        raise ValueError('a list of strings, such as ["GET /hello/{name}"]')
+    if len(value) > limits.ROUTES_MAX:
+        raise ValueError(f"at most {limits.ROUTES_MAX} routes")
+    keys = [parse_route(text).key for text in value]
+    if len(set(keys)) != len(keys):
+        raise ValueError("each route once")
+    return tuple(keys)
