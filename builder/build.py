@@ -192,4 +192,6 @@ def _revision(
         created_ms=0,
         image=made,
         spec=declared,
+        min_instances=spec.min_instances,
+        calls_max=1 if spec.reuse == "never" else spec.max_requests,
     )

@@ -280,3 +280,10 @@ class Instance:
                 fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
                 return (int(fields[11]) + int(fields[12])) * 1_000_000 // _TICKS_PER_S
         return 0
+
+    def runnable(self) -> bool:
+        """Does it run, or would it if it had a processor? False where nobody can say."""
+        with contextlib.suppress(OSError, IndexError):
+            if self.pid:
+                return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "R"
+        return False

@@ -7,23 +7,26 @@ waiting call must (execute.py's Attempt). Who gets which lease, and when, is rev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jiffy.contract.messages import Revision
 
+from . import policy
 from .refusal import Refusal
 from .sandbox import Exit, Loaded, Reply
 
 if TYPE_CHECKING:
     from .revision_pool import RevisionPool
+    from .waiting import Totals
 
 
 class Instance(Protocol):
     """One process that serves one call at a time."""
 
     on_exit: Callable[[Any], None] | None
+    calls: int  # that it was given
 
     @property
     def log_dropped_bytes(self) -> int: ...
@@ -32,6 +35,7 @@ class Instance(Protocol):
     async def close(self) -> None: ...
     def max_memory_bytes(self) -> int: ...
     def cpu_us(self) -> int: ...
+    def runnable(self) -> bool: ...
 
 
 class Sandbox(Protocol):
@@ -59,6 +63,21 @@ class Caller(Protocol):
 
     def start(self, slot: Slot, now_us: int) -> None: ...
     def refuse(self, refusal: Refusal) -> None: ...
+
+
+class Host(Protocol):
+    """What one revision's pool needs of the whole."""
+
+    closing: bool
+    totals: Totals
+    keep: policy.Keep
+
+    def now(self) -> int: ...
+    def admit(self, pool: RevisionPool) -> str: ...
+    def ended(self, pool: RevisionPool) -> None: ...
+    def hungry(self, pool: RevisionPool) -> None: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
+    async def stem(self, revision: Revision) -> Sandbox: ...
 
 
 @dataclass(slots=True, eq=False)

@@ -12,11 +12,12 @@ from jiffy.contract import limits
 
 SECOND_US = 1_000_000
 FORK_US = 1_500  # what one more instance costs, measured: worth it once the queue would wait longer than that
-EXCHANGE_US = 100  # what a call holds its instance beside its handler
+EXCHANGE_US = 25  # what another instance takes off a call beside its handler; the rest is our own work, one at a time
 STALL_US = 5_000  # a queue of quick calls that stands still for so long
 FORKS_AT_ONCE = 8  # per function: a zygote forks one at a time, and durations learnt meanwhile may end the need
+BLIND_FORKS_AT_ONCE = 2  # while no duration is known: the first call's may be there before the forks are
 INSTANCES_PER_SANDBOX = 200  # leaves 5 of limits.PIDS_MAX processes and threads for each
-LEARNING = 0.2  # weight of the newest duration in the running mean
+SHORTER, LONGER = 0.2, 1.2  # how fast the usual duration follows a shorter call, and a longer one
 STALE_KEEP_US = 2 * SECOND_US  # idle instances of a revision that is not live: long enough for a queue to drain
 WAITING_MAX = 4_096  # calls taken from the stream and not yet running; the rest waits in Redis, where others see it
 WAITING_BYTES_MAX = 256 * limits.MIB  # and what their payloads may take
@@ -34,15 +35,16 @@ class Keep:
     freeze_after_us: int = SECOND_US // 5
 
 
-def wanted(queued: int, instances: int, starting: int, mean_us: float, stalled_us: int, limit: int) -> int:
+def wanted(queued: int, instances: int, starting: int, usual_us: float, stalled_us: int, limit: int) -> int:
     """How many more instances to start now for `queued` calls of one function.
 
     `instances` serve (all busy, or nothing would queue), `starting` are on their way, `limit` bounds both.
-    `mean_us` is how long the handler takes, 0 while unknown. `stalled_us` is for how long no call has begun.
+    `usual_us` is how long the handler takes, 0 while unknown. `stalled_us` is for how long no call has begun though
+    the calls that run had their chance.
 
     One more is worth its price when the queue would wait longer than a fork takes; so many callers of a function
     of 50 µs share few instances, and each caller of a slow one gets its own. When a queue stalls, calls have become
-    slower than the mean says, or the processors are short: then it doubles at most, until the mean tells which.
+    slower than usual: then it doubles at most, until the usual duration has followed.
     """
     there = instances + starting
     bound = min(queued - starting, limit - there, FORKS_AT_ONCE - starting)
@@ -50,17 +52,30 @@ def wanted(queued: int, instances: int, starting: int, mean_us: float, stalled_u
         return 0
     if there == 0:
         return 1  # the first one; how many more is clear when it is up
-    if mean_us <= 0:
-        return bound
-    needed = -(-int(queued * (mean_us + EXCHANGE_US)) // FORK_US)
+    if usual_us <= 0:
+        return max(0, min(bound, BLIND_FORKS_AT_ONCE - starting))
+    needed = -(-int(queued * (usual_us + EXCHANGE_US)) // FORK_US)
     if needed > there:
         return min(needed - there, bound)
     return min(there, bound) if stalled_us >= STALL_US else 0
 
 
-def learned(mean_us: float, duration_us: int) -> float:
-    """The running mean after one more call, whose handler took `duration_us`."""
-    return mean_us + (duration_us - mean_us) * LEARNING if mean_us else max(1.0, float(duration_us))
+def learned(usual_us: float, duration_us: int) -> float:
+    """The usual duration after one more call, whose handler took `duration_us`.
+
+    It follows shorter calls quickly and longer ones step by step: where processors are short some calls take a
+    hundred times as long as the work in them, and a mean that believed it would start instances that make it worse.
+    """
+    if not usual_us:
+        return max(1.0, float(duration_us))
+    if duration_us < usual_us:
+        return max(1.0, usual_us + (duration_us - usual_us) * SHORTER)
+    return min(float(duration_us), usual_us * LONGER)
+
+
+def short_of(instances: int, floor: int) -> int:
+    """How many instances to start now so that at least `floor` are there; `instances` counts those on their way."""
+    return max(0, min(floor - instances, FORKS_AT_ONCE))
 
 
 def latest_start_us(deadline_ms: int, timeout_ms: int) -> int:
@@ -68,9 +83,9 @@ def latest_start_us(deadline_ms: int, timeout_ms: int) -> int:
     return (deadline_ms - timeout_ms) * 1000
 
 
-def retry_after_s(queued: int, instances: int, mean_us: float) -> float:
+def retry_after_s(queued: int, instances: int, usual_us: float) -> float:
     """When a place is likely for a caller who is turned away now."""
-    expected = queued * (mean_us + EXCHANGE_US) / max(1, instances) / SECOND_US
+    expected = queued * (usual_us + EXCHANGE_US) / max(1, instances) / SECOND_US
     return min(RETRY_AFTER_MAX_S, max(RETRY_AFTER_MIN_S, expected))
 
 

@@ -82,18 +82,24 @@ class Pool:
         pool = self._pools[*name, revision.number] = RevisionPool(revision, self)
         if revision.number > self._live.get(name, 0):
             self.set_live(*name, revision)
-        pool.live = self._live[name] == revision.number
+        pool.serve(self._live[name] == revision.number)
         return pool
 
     def set_live(self, tenant: str, function: str, revision: Revision | None) -> None:
         """Another revision serves the function now, or none does: it was removed."""
         number = revision.number if revision else 0
+        changed = self._live.get((tenant, function)) != number
         self._live[tenant, function] = number
         if revision:
             self._stems.want(kind_of(revision))
+        warm = False
         for key, pool in self._pools.items():
             if key[:2] == (tenant, function):
-                pool.live = key[2] == number
+                pool.serve(key[2] == number)
+                warm = warm or bool(pool.boxes)
+        if revision and changed and (warm or revision.min_instances):
+            pool = self._pools.get((tenant, function, number)) or self._add(revision)
+            pool.refill(self.now(), max(1, pool.floor))  # before the old one's instances go, and before it is called
 
     # --- what revision pools ask of the host --------------------------------------------------------------------
     def admit(self, pool: RevisionPool) -> str:

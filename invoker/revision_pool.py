@@ -11,36 +11,21 @@ one more fork of a warm zygote (about 1.5 ms), or for a thaw, is not: that time 
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
-from typing import Any, Protocol
 
 from jiffy.contract.errors import JiffyError
 from jiffy.contract.messages import Revision
 
 from . import policy
 from .cold_start import STOPPING, ColdStart, Opened, quietly
-from .lease import Box, Caller, Instance, Sandbox, Slot
+from .lease import Box, Caller, Host, Instance, Slot
 from .refusal import Refusal, function_limit, platform, throttled
-from .waiting import Totals, Waiting
+from .sleep import Sleep
+from .waiting import Waiting
 
 log = logging.getLogger(__name__)
 
 FORK_PAUSE_US = 200_000  # after a fork failed: whatever refuses it will hardly change sooner
-
-
-class Host(Protocol):
-    """What one revision's pool needs of the whole."""
-
-    closing: bool
-    totals: Totals
-    keep: policy.Keep
-
-    def now(self) -> int: ...
-    def admit(self, pool: RevisionPool) -> str: ...
-    def ended(self, pool: RevisionPool) -> None: ...
-    def hungry(self, pool: RevisionPool) -> None: ...
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
-    async def stem(self, revision: Revision) -> Sandbox: ...
+ANEW_US = policy.SECOND_US  # a single use: what its like would wait for it, so each waiting call gets a fork
 
 
 class RevisionPool:
@@ -56,13 +41,22 @@ class RevisionPool:
         self.starting = 0  # forks under way
         self.calls = 0
         self.cold_calls = 0
-        self.mean_us = 0.0
+        self.usual_us = 0.0  # how long its handler takes
+        self.floor = 0  # instances that are kept ready
         self._host = host
+        self._calls_max = revision.calls_max
+        self._last: Slot | None = None  # which began last
         self._begun_us = 0  # when a call began here last
         self._cold: ColdStart | None = None  # the one that is under way
-        self._waking = False
+        self._sleep = Sleep(host, self._woken)
         self._fork_again_us = 0
+        self._failures = 0
         self._limit = ""  # what kept another instance from starting, the last time one was wanted
+
+    def serve(self, live: bool) -> None:
+        """Is this revision the function's, from now on? Only then anything is kept ready."""
+        self.live = live
+        self.floor = self.revision.min_instances if live else 0
 
     # --- the hot path -----------------------------------------------------------------------------------------
     def lease(self, caller: Caller, now_us: int) -> None:
@@ -83,7 +77,12 @@ class RevisionPool:
     def release(self, slot: Slot, now_us: int, duration_us: int) -> None:
         """The call on `slot` has ended and its instance lives; its handler took `duration_us`."""
         self._returned(slot, now_us, duration_us)
-        if not slot.dead and not self._serve(slot, now_us):
+        if slot.dead:
+            return
+        if self._calls_max and slot.instance.calls >= self._calls_max:
+            self.discard(slot)
+            self.refill(now_us, max(1, self.floor))
+        elif not self._serve(slot, now_us):
             slot.since_us = now_us
             self.idle.append(slot)
 
@@ -108,7 +107,7 @@ class RevisionPool:
         self.lost(slot)
 
     def _returned(self, slot: Slot, now_us: int, duration_us: int) -> None:
-        self.mean_us = policy.learned(self.mean_us, duration_us)
+        self.usual_us = policy.learned(self.usual_us, duration_us)
         slot.busy = False
         self.running -= 1
         slot.box.busy -= 1
@@ -116,6 +115,7 @@ class RevisionPool:
 
     def _run(self, slot: Slot, caller: Caller, now_us: int) -> None:
         slot.busy = True
+        self._last = slot
         slot.since_us = self._begun_us = now_us
         slot.box.busy += 1
         self.running += 1
@@ -144,8 +144,8 @@ class RevisionPool:
             text = b""
 
     def _throttled(self, why: str) -> Refusal:
-        mean_us = max(self.mean_us, self._host.now() - self._begun_us if self.running else 0)
-        after_s = policy.retry_after_s(len(self.waiting) + 1, self.instances, mean_us)
+        usual_us = max(self.usual_us, self._host.now() - self._begun_us if self.running else 0)
+        after_s = policy.retry_after_s(len(self.waiting) + 1, self.instances, usual_us)
         return throttled(self.revision.function, why, after_s)
 
     def _late(self) -> Refusal:
@@ -158,13 +158,12 @@ class RevisionPool:
 
     def scale(self, now_us: int, *, look_for_stall: bool = False) -> None:
         """Start what the waiting calls justify: wake a frozen sandbox, open the first one, or fork."""
-        if not self.waiting or self._cold or self._waking or self._host.closing:
+        if not self.waiting or self._cold or self._sleep.waking or self._host.closing:
             return
         for box in self.boxes:
             if box.asleep is not None:
                 if not box.changing:
-                    self._waking = box.changing = True
-                    self._host.spawn(self._wake(box))
+                    self._sleep.wake(box)
                 return
         if not self.boxes:
             self._limit = self._host.admit(self)
@@ -172,24 +171,53 @@ class RevisionPool:
                 self._open(now_us)
             return
         if now_us >= self._fork_again_us:
-            stalled_us = now_us - max(self._begun_us, self.waiting.first.arrived_us) if look_for_stall else 0
-            self._fork_more(now_us, stalled_us)
+            self._fork_more(now_us, self._stalled_us(now_us) if look_for_stall else 0)
+
+    def _stalled_us(self, now_us: int) -> int:
+        """For how long no call has begun, because those that run take their time.
+
+        One that only waits for a processor says nothing of its function, and more instances would not help it.
+        """
+        stalled_us = now_us - max(self._begun_us, self.waiting.first.arrived_us)
+        last = self._last
+        if stalled_us < policy.STALL_US or last is None or not last.busy:
+            return stalled_us
+        used_us = last.instance.cpu_us() - last.cpu_us
+        return 0 if used_us < policy.STALL_US and last.instance.runnable() else stalled_us
 
     def _fork_more(self, now_us: int, stalled_us: int) -> None:
         there = self.running + len(self.idle)
         limit = self.revision.max_instances
         self._limit = function_limit(limit) if there + self.starting >= limit else ""
-        for _ in range(policy.wanted(len(self.waiting), there, self.starting, self.mean_us, stalled_us, limit)):
+        usual_us = ANEW_US if self._calls_max == 1 else self.usual_us
+        self._add(policy.wanted(len(self.waiting), there, self.starting, usual_us, stalled_us, limit), now_us)
+
+    def _add(self, count: int, now_us: int) -> None:
+        """Start `count` instances beside those there are, or as many as the host admits."""
+        for _ in range(count):
             self._limit = self._host.admit(self)
             if self._limit:
                 return
-            box = min(self.boxes, key=lambda box: box.instances)
-            if box.instances >= policy.INSTANCES_PER_SANDBOX:
+            box = min(self.boxes, key=lambda box: box.instances, default=None)
+            if box is None or box.instances >= policy.INSTANCES_PER_SANDBOX:
                 self._open(now_us)
                 return
             self.starting += 1
             box.instances += 1
             self._host.spawn(self._fork(box))
+
+    def refill(self, now_us: int, floor: int) -> None:
+        """Start what is missing of `floor` instances, called or not; a sandbox that sleeps is woken for it first."""
+        if not self.live or self._cold or self._sleep.waking or self._host.closing or now_us < self._fork_again_us:
+            return
+        missing = policy.short_of(self.instances, floor)
+        if not missing:
+            return
+        asleep = [box for box in self.boxes if box.asleep is not None]
+        if not asleep:
+            self._add(missing, now_us)
+        elif not asleep[0].changing:
+            self._sleep.wake(asleep[0])
 
     async def _fork(self, box: Box) -> None:
         try:
@@ -203,7 +231,12 @@ class RevisionPool:
             self._joined(box, instance)
         finally:
             self.starting -= 1
-        self.scale(self._host.now())
+        self._grow()
+
+    def _grow(self) -> None:
+        now_us = self._host.now()
+        self.scale(now_us)
+        self.refill(now_us, self.floor)
 
     def _joined(self, box: Box, instance: Instance) -> None:
         """A new instance, already counted, takes its first call."""
@@ -225,6 +258,7 @@ class RevisionPool:
         came = await cold.run()
         self._cold = None
         if isinstance(came, Opened):
+            self._failures = self._fork_again_us = 0
             if not self.boxes:
                 self._mark_cold(begun_us, came.log)
             self.boxes.append(came.box)
@@ -232,15 +266,16 @@ class RevisionPool:
         else:
             self._host.ended(self)
             self._failed_open(came, begun_us)
-        self.scale(self._host.now())
+        self._grow()
 
     def _failed_open(self, refusal: Refusal, begun_us: int) -> None:
         """Everyone who waited gets the same error: a sandbox for each would only fail as often.
 
         Where other sandboxes of this revision serve, the calls wait on for those.
         """
+        self._failures += 1
+        self._fork_again_us = self._host.now() + int(policy.backoff_s(self._failures) * policy.SECOND_US)
         if self.boxes:
-            self._fork_again_us = self._host.now() + FORK_PAUSE_US
             return
         self.calls += len(self.waiting)
         self.cold_calls += len(self.waiting)
@@ -263,75 +298,60 @@ class RevisionPool:
 
     @property
     def empty(self) -> bool:
-        return not (self.boxes or self.running or self.awake)
+        return not (self.boxes or self.running or self.awake or self.floor)
 
     def tick(self, now_us: int) -> None:
         """Do what time alone calls for."""
         for caller in self.waiting.late(now_us):
             caller.refuse(self._late())
         self.scale(now_us)
+        self.refill(now_us, self.floor)
         keep = self._host.keep
         for box in list(self.boxes):
             slots = [slot for slot in (self.idle if box.asleep is None else box.asleep) if slot.box is box]
-            spent = [slot for slot in slots if policy.instance_expired(now_us, slot.since_us, self.live, keep)]
             if box.changing:
                 continue
+            spent = [slot for slot in slots if policy.instance_expired(now_us, slot.since_us, self.live, keep)]
+            spent = spent[: self._spare]
             active = box.instances - len(slots)  # busy, or being forked
             if policy.sandbox_expired(now_us, box.last_used_us, box.instances - len(spent), self.live, keep):
                 self._end(box)
             elif box.asleep is None:
-                self._close_slots(spent)
+                for slot in spent:
+                    self.discard(slot)
                 if policy.freeze_due(now_us, box.last_used_us, active, keep):
-                    self._put_to_sleep(box)
+                    self.idle = [slot for slot in self.idle if slot.box is not box]
+                    self._sleep.freeze(box, [slot for slot in slots if not slot.dead])
             elif spent:
-                self._waking = box.changing = True
-                self._host.spawn(self._thin(box, spent))
+                self._sleep.thin(box, spent)
 
-    def _put_to_sleep(self, box: Box) -> None:
-        box.asleep = [slot for slot in self.idle if slot.box is box]
-        self.idle = [slot for slot in self.idle if slot.box is not box]
-        box.changing = True
-        self._host.spawn(self._freeze(box))
-
-    async def _freeze(self, box: Box) -> None:
-        await quietly(box.sandbox.freeze())
-        box.changing = False
-        self.scale(self._host.now())
-
-    async def _wake(self, box: Box) -> None:
-        await quietly(box.sandbox.thaw())
-        slots, box.asleep, box.changing = box.asleep or [], None, False
-        now_us = box.last_used_us = self._host.now()
+    def _woken(self, slots: list[Slot], now_us: int) -> None:
         for slot in slots:
-            if not slot.dead and not self._serve(slot, now_us):
+            if not self._serve(slot, now_us):
                 self.idle.append(slot)
-        self._waking = False
         self.scale(now_us)
 
-    async def _thin(self, box: Box, spent: list[Slot]) -> None:
-        """End some instances of a frozen sandbox. A frozen process can't notice that its connection closed."""
-        since_us = box.last_used_us
-        box.asleep = [slot for slot in box.asleep or [] if slot not in spent]
-        self._close_slots(spent)
-        await self._wake(box)
-        box.last_used_us = since_us  # nobody called: the sandbox's own age goes on
+    @property
+    def _spare(self) -> int:
+        """How many instances there are beyond those that are always kept."""
+        return max(0, self.instances - self.floor)
 
-    def _close_slots(self, slots: list[Slot]) -> None:
-        for slot in slots:
-            self.discard(slot)
+    def _evictable(self) -> list[Box]:
+        """Frozen sandboxes that may go."""
+        spare = self._spare
+        return [box for box in self.boxes if box.asleep and not box.changing and box.instances <= spare]
 
     def evictable_us(self) -> int | None:
-        """Since when the least recently used instance here is idle; None when none is."""
-        since = [self.idle[0].since_us] if self.idle else []
-        since += [box.last_used_us for box in self.boxes if box.asleep and not box.changing]
+        """Since when the least recently used instance here is idle; None when none is, or may go."""
+        since = [self.idle[0].since_us] if self.idle and self._spare else []
+        since += [box.last_used_us for box in self._evictable()]
         return min(since, default=None)
 
     def evict(self) -> None:
         """Make room for somebody else: end the least recently used idle instance, or a whole frozen sandbox."""
-        frozen = [box for box in self.boxes if box.asleep and not box.changing]
-        if frozen:
+        if frozen := self._evictable():
             self._end(min(frozen, key=lambda box: box.last_used_us))
-        elif self.idle:
+        elif self.idle and self._spare:
             self.discard(self.idle[0])
 
     def _end(self, box: Box) -> None:

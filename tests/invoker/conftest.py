@@ -14,6 +14,7 @@ from jiffy.contract.errors import Unavailable
 from jiffy.contract.limits import MIB
 from jiffy.contract.messages import Layer
 
+from .house import House
 from .lab import Lab
 
 SCRATCH_BYTES = 16 * MIB  # small, so that a test can fill it
@@ -45,3 +46,11 @@ async def lab(request: pytest.FixtureRequest, platform: tuple[Path, Layer]) -> A
     finally:
         await lab.close()
         await driver.close()
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    house = House()
+    yield house
+    await house.pool.close()
+    assert all(sandbox.closed for sandbox in house.world.sandboxes), "no sandbox outlives its pool"

@@ -66,6 +66,8 @@ class FakeInstance:
         self.sandbox = sandbox
         self.on_exit: Callable[[Any], None] | None = None
         self.closed = False
+        self.calls = 0
+        self.on_processor = False
         self.future: asyncio.Future[Reply | Exit] | None = None
         self.ended: Exit | None = None  # it ended while idle, and nobody has heard of it yet
         self.printed = b""
@@ -74,6 +76,7 @@ class FakeInstance:
     def call(self, meta: dict[str, Any], payload: bytes, timeout_s: float) -> asyncio.Future[Reply | Exit]:
         assert not self.closed and not self.sandbox.closed and not self.sandbox.frozen
         loop = asyncio.get_running_loop()
+        self.calls += 1
         future: asyncio.Future[Reply | Exit] = loop.create_future()
         if self.ended is not None:
             future.set_result(self.ended)
@@ -95,6 +98,9 @@ class FakeInstance:
 
     def cpu_us(self) -> int:
         return 7
+
+    def runnable(self) -> bool:
+        return self.on_processor
 
     async def close(self) -> None:
         self.closed = True
@@ -202,6 +208,7 @@ class FakeCaller:
 
     def start(self, slot: Slot, now_us: int) -> None:
         assert self.slot is None and self.refusal is None
+        slot.instance.calls += 1
         self.slot = slot
 
     def refuse(self, refusal: Refusal) -> None:

@@ -16,9 +16,10 @@ from jiffy.contract import limits
         (1, 0, 0, 0, 0, 100, 1),  # the first call
         (64, 0, 0, 0, 0, 100, 1),  # a burst on a cold function: one import, then see
         (1, 0, 1, 0, 0, 100, 0),  # its instance is on the way
-        (5, 1, 0, 0, 0, 100, 5),  # duration unknown: promptly
-        (63, 1, 0, 50, 0, 100, 6),  # 64 callers of 50 µs share seven instances
-        (63, 7, 0, 50, 0, 100, 0),
+        (5, 1, 0, 0, 0, 100, 2),  # duration unknown: a few, until it is
+        (63, 1, 0, 50, 0, 100, 3),  # 64 callers of 50 µs share four instances
+        (63, 4, 0, 50, 0, 100, 0),
+        (63, 1, 0, 1_000, 0, 1000, policy.FORKS_AT_ONCE),
         (10, 1, 0, 50, 0, 100, 0),  # 1.5 ms of queue is no dearer than a fork
         (5, 1, 0, 100_000, 0, 100, 5),  # a slow function: one each
         (5, 1, 3, 100_000, 0, 100, 2),  # those on the way count
@@ -55,12 +56,36 @@ def test_scale_out_stays_in_bounds(
         assert more == 1  # nobody waits for nothing
 
 
-def test_the_mean_follows_what_it_learns() -> None:
-    mean = policy.learned(0.0, 1000)
-    assert mean == 1000
+def test_the_usual_duration_follows_what_it_learns() -> None:
+    usual = policy.learned(0.0, 1000)
+    assert usual == 1000
     for _ in range(30):
-        mean = policy.learned(mean, 50)
-    assert mean == pytest.approx(50, rel=0.1)
+        usual = policy.learned(usual, 50)
+    assert usual == pytest.approx(50, rel=0.1)
+    for _ in range(50):
+        usual = policy.learned(usual, 100_000)
+    assert usual == 100_000
+
+
+def test_calls_that_waited_for_a_processor_hardly_change_what_is_usual() -> None:
+    """One in five calls is preempted for 10 ms: the others say how long the work takes."""
+    usual = policy.learned(0.0, 35)
+    for n in range(1000):
+        usual = policy.learned(usual, 10_000 if n % 5 == 0 else 35)
+    assert usual < 70
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1))
+def test_the_usual_duration_stays_within_what_was_seen(durations: list[int]) -> None:
+    usual = 0.0
+    for duration in durations:
+        usual = policy.learned(usual, duration)
+    assert max(1, min(durations)) * 0.999 <= usual <= max(1, *durations) * 1.001
+
+
+@pytest.mark.parametrize(("there", "floor", "expected"), [(0, 0, 0), (0, 3, 3), (2, 3, 1), (5, 3, 0), (0, 500, 8)])
+def test_what_is_missing_of_those_kept_ready(there: int, floor: int, expected: int) -> None:
+    assert policy.short_of(there, floor) == expected
 
 
 def test_a_handler_is_not_started_when_it_could_not_end_in_time() -> None:

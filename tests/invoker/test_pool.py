@@ -4,56 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
 from invoker import policy
-from invoker.pool import SLOW_TICKS, Memory, Pool
+from invoker.pool import Memory
 from invoker.sandbox import Loaded
-from invoker.stems import Stems, kind_of
+from invoker.stems import kind_of
 from jiffy.contract.errors import SandboxFailed
-from jiffy.contract.messages import Outcome, Revision
+from jiffy.contract.messages import Outcome
 
-from .fakes import Clock, FakeCaller, World, revision, settle
-
-HELLO = revision()
-
-
-class House:
-    """A pool over twins."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.world = World()
-        self.memory = Memory(16_000, 8_000)
-        self.stems = Stems(self.world.start, 2, refill_after_s=0)
-        self.pool = Pool(self.stems, self.clock, lambda: self.memory, instances_max=50)
-
-    def call(self, of: Revision = HELLO, latest_s: float = 10.0) -> FakeCaller:
-        caller = FakeCaller(self.clock, latest_s)
-        self.pool.lease(caller, of, self.clock())
-        return caller
-
-    async def calls(self, count: int, of: Revision = HELLO) -> list[FakeCaller]:
-        callers = [self.call(of) for _ in range(count)]
-        await settle(40)
-        return callers
-
-    async def tick(self, seconds: float) -> None:
-        """Time passes, and enough ticks for everything that it calls for."""
-        self.clock.pass_s(seconds)
-        for _ in range(2 * SLOW_TICKS):
-            self.pool.tick()
-            await settle()
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[House]:
-    house = House()
-    yield house
-    await house.pool.close()
-    assert all(sandbox.closed for sandbox in house.world.sandboxes), "no sandbox outlives its pool"
+from .fakes import revision, settle
+from .house import HELLO, House
 
 
 async def test_a_cold_call_takes_a_stem_and_the_next_one_finds_it_warm(house: House) -> None:

@@ -44,6 +44,15 @@ def seconds(low: float, high: float) -> Callable[[Any], float]:
     return check
 
 
+def choice(*names: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError(" or ".join(f'"{name}"' for name in names))
+        return value
+
+    return check
+
+
 def boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("true or false")

@@ -13,6 +13,7 @@ WAIT_MAX_S = 10.0  # how long a call may wait for an instance before its handler
 ASYNC_WAIT_MAX_S = 6 * 3600.0  # the same where no caller is waiting; Lambda's largest event age
 INIT_MAX_S = 10.0  # importing a function's module; Lambda's bound
 INSTANCES_DEFAULT, INSTANCES_MAX = 100, 10_000
+REQUESTS_MAX = 1_000_000_000  # max_requests: more is the same as never
 SCRATCH_MAX_BYTES = 512 * MIB  # /tmp of one sandbox; Lambda's smallest
 PIDS_MAX = 1024  # processes and threads of one sandbox: above any honest use, below the host's worry
 OPEN_FILES_MAX = 1024

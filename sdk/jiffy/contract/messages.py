@@ -77,6 +77,8 @@ class Revision(NamedTuple):
     created_ms: int
     image: str = ""  # digest of the OCI manifest
     spec: dict[str, Any] = {}  # noqa: RUF012 - the declaration as the user wrote it, for `jiffy show`
+    min_instances: int = 0  # kept ready on every host
+    calls_max: int = 0  # of one instance; 0: any number, 1: reuse = "never"
 
 
 class Call(NamedTuple):

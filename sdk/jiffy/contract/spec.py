@@ -29,6 +29,9 @@ class FunctionSpec:
     memory_mb: int = limits.MEMORY_DEFAULT_MB
     timeout_s: float = limits.TIMEOUT_DEFAULT_S
     max_instances: int = limits.INSTANCES_DEFAULT
+    min_instances: int = 0
+    reuse: str = "always"
+    max_requests: int = 0
     network: bool = False
     env: Mapping[str, str] = ()  # type: ignore[assignment]
     routes: tuple[str, ...] = ()
@@ -76,7 +79,20 @@ KEYS: dict[str, Key] = {
     "max_instances": Key(
         checks.integer(1, limits.INSTANCES_MAX),
         str(limits.INSTANCES_DEFAULT),
-        "How many calls may run at the same time.",
+        "How many calls may run at the same time on one host.",
+    ),
+    "min_instances": Key(
+        checks.integer(0, limits.INSTANCES_MAX),
+        "0",
+        "How many instances each host keeps ready at all times.",
+    ),
+    "reuse": Key(
+        checks.choice("always", "never"),
+        '"always"',
+        "May an instance serve several calls, or each has its own?",
+    ),
+    "max_requests": Key(
+        checks.integer(0, limits.REQUESTS_MAX), "0", "After so many calls an instance is replaced; 0: it stays."
     ),
     "network": Key(
         checks.boolean, "false", "May it open connections to the outside? Needs a host whose sandboxes are Docker's."

@@ -1,0 +1,39 @@
+"""A pool over twins, with a clock turned by hand."""
+
+from __future__ import annotations
+
+from invoker.pool import SLOW_TICKS, Memory, Pool
+from invoker.stems import Stems
+from jiffy.contract.messages import Revision
+
+from .fakes import Clock, FakeCaller, World, revision, settle
+
+HELLO = revision()
+
+
+class House:
+    """A pool over twins."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.world = World()
+        self.memory = Memory(16_000, 8_000)
+        self.stems = Stems(self.world.start, 2, refill_after_s=0)
+        self.pool = Pool(self.stems, self.clock, lambda: self.memory, instances_max=50)
+
+    def call(self, of: Revision = HELLO, latest_s: float = 10.0) -> FakeCaller:
+        caller = FakeCaller(self.clock, latest_s)
+        self.pool.lease(caller, of, self.clock())
+        return caller
+
+    async def calls(self, count: int, of: Revision = HELLO) -> list[FakeCaller]:
+        callers = [self.call(of) for _ in range(count)]
+        await settle(40)
+        return callers
+
+    async def tick(self, seconds: float) -> None:
+        """Time passes, and enough ticks for everything that it calls for."""
+        self.clock.pass_s(seconds)
+        for _ in range(2 * SLOW_TICKS):
+            self.pool.tick()
+            await settle()
