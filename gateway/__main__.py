@@ -35,7 +35,7 @@ from gateway.loops import Loops
 from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
 from gateway.placement import Placement
-from gateway.protocol import BoundedHttp
+from gateway.protocol import GatewayHttp
 from gateway.pulse import Pulse
 from gateway.routes import invoke, usage
 from gateway.routes.builds import Builds
@@ -195,7 +195,7 @@ def server(app: App) -> Server:
     return Server(
         uvicorn.Config(
             app,
-            http=BoundedHttp,
+            http=GatewayHttp,
             ws="none",
             lifespan="on",
             interface="asgi3",

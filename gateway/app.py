@@ -21,7 +21,7 @@ from gateway.admission import PATH_MAX_BYTES, TENANT, Head, known_name, read_hea
 from gateway.asgi import ClientGone, Receive, Scope, Send
 from gateway.catalog import Catalog
 from gateway.openapi import Endpoint
-from gateway.routes.invoke import Invoke
+from gateway.routes.invoke import Invoke, Respond, Target
 from jiffy.contract.errors import InvalidRequest, JiffyError, MethodNotAllowed, NotFound
 from jiffy.contract.routes import Match
 
@@ -62,6 +62,25 @@ class App:
         except ClientGone:
             return
 
+    def whole(self, scope: Scope, body: bytes, respond: Respond) -> bool:
+        """Take a call to a function's URL whose request is here whole (protocol.py), and `respond` when it ended.
+
+        False when it goes the ordinary way: what is no such call, what may have to be looked up, what is refused.
+        """
+        path = scope["raw_path"].decode("latin-1")
+        if not path.startswith(FUNCTION) or len(path) + len(scope["query_string"]) > PATH_MAX_BYTES:
+            return False
+        name, rest = _function_path(scope, path)
+        function = self._catalog.get(TENANT, name)
+        if function is None:
+            return False
+        try:
+            head = read_head(scope["headers"], self._key)
+        except JiffyError:
+            return False
+        self._invoke.whole(scope, head, Target(function, rest), body, respond)
+        return True
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["raw_path"].decode("latin-1")
         if len(path) + len(scope["query_string"]) > PATH_MAX_BYTES:
@@ -71,10 +90,9 @@ class App:
             return
         head = read_head(scope["headers"], self._key)
         if path.startswith(FUNCTION):
-            name, slash, _ = path[len(FUNCTION) :].partition("/")
-            rest = scope["path"][len(FUNCTION) + len(name) :] if slash else "/"
+            name, rest = _function_path(scope, path)
             function = self._catalog.get(TENANT, name) or await self._catalog.find(TENANT, known_name(name))
-            await self._invoke.http(scope, receive, send, head, function, rest)
+            await self._invoke.http(scope, receive, send, head, Target(function, rest))
         elif path.startswith(CONTROL) and path.endswith(INVOCATIONS) and path.count("/") == 4:
             await self._invocations(scope, receive, send, head, path)
         elif path.startswith(CONTROL) or path in FIXED:
@@ -97,7 +115,8 @@ class App:
                 raise MethodNotAllowed(f"this route takes {', '.join(found)}", allow=found)
             raise NotFound(f"there is nothing at {path[:200]}")
         function = await self._catalog.find(found.tenant, found.function)
-        await self._invoke.http(scope, receive, send, head, function, scope["path"], found.route.key, found.parameters)
+        target = Target(function, scope["path"], found.route.key, found.parameters)
+        await self._invoke.http(scope, receive, send, head, target)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -111,6 +130,12 @@ class App:
                 await self._stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _function_path(scope: Scope, path: str) -> tuple[str, str]:
+    """(name of the function, the path as it sees it)"""
+    name, slash, _ = path[len(FUNCTION) :].partition("/")
+    return name, scope["path"][len(FUNCTION) + len(name) :] if slash else "/"
 
 
 def control(endpoints: Sequence[Endpoint], more: Sequence[BaseRoute] = ()) -> Starlette:

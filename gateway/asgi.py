@@ -16,11 +16,11 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
+Response = tuple[int, list[Header], bytes]  # status, headers, body
 
 BODY_MAX_S = 60.0  # 6 MB in a minute is a slow phone; slower ones would hold places that others could use
 JSON = (b"content-type", b"application/json")
 _BODILESS = frozenset({204, 205, 304})
-_NONE: dict[str, Any] = {}
 
 
 class ClientGone(Exception):
@@ -68,19 +68,20 @@ async def _gather(message: Message, receive: Receive, most: int, admission: Admi
         raise
 
 
-async def reply(
-    scope: Scope, send: Send, status: int, headers: list[Header], body: bytes, head_only: bool = False
-) -> None:
-    """Write a whole answer; `headers` is taken over. Content-Length is ours to say."""
-    if status in _BODILESS:
-        body = b""
-    else:
-        headers.append((b"content-length", b"%d" % len(body)))
-    join = scope.get("extensions", _NONE).get("jiffy.join")  # protocol.py: one write in place of two
-    if join is not None and not head_only:
-        join()
+async def reply(scope: Scope, send: Send, response: Response) -> None:
+    """Write a whole answer; its list of headers is taken over."""
+    status, headers, body = framed(response)
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if head_only else body})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+def framed(response: Response) -> Response:
+    """With its Content-Length, which is ours to say."""
+    status, headers, body = response
+    if status in _BODILESS:
+        return status, headers, b""
+    headers.append((b"content-length", b"%d" % len(body)))
+    return response
 
 
 def error_headers(error: JiffyError) -> list[Header]:
@@ -99,6 +100,11 @@ def error_body(error: JiffyError) -> bytes:
     return json.dumps(error.to_dict()).encode()
 
 
+def error_response(error: JiffyError) -> Response:
+    """A request that was turned away."""
+    return error.status, error_headers(error), error_body(error)
+
+
 async def reply_error(scope: Scope, send: Send, error: JiffyError) -> None:
     """Write an error as JSON."""
-    await reply(scope, send, error.status, error_headers(error), error_body(error), scope["method"] == "HEAD")
+    await reply(scope, send, error_response(error))

@@ -1,18 +1,19 @@
-"""The story of a call, read first: submit → gathered into a batch → Redis → an answer → the caller's future.
+"""The story of a call, read first: submit → gathered into a batch → Redis → an answer → whoever submitted it.
 
     submit ──▶ outgoing ──▶ one sender: whatever has gathered goes out as one command; the next batch
                                         gathers meanwhile, so batches grow under load
-    answers:{gateway} ──▶ one reader: many answers per command, each resolves its future
+    answers:{gateway} ──▶ one reader: many answers per command, each handed to its caller's `done`
     every SWEEP_S ──▶ callers whose deadline has passed are told so
 
-No call has a task or a timer of its own. When Redis is lost, new callers hear so at once; those whose calls are
-queued keep waiting for PATIENCE_S, because a call outlives a Redis that comes back. What Redis is told: store.py.
+No call has a task, a timer or a future of its own. When Redis is lost, new callers hear so at once; those whose calls
+are queued keep waiting for PATIENCE_S, because a call outlives a Redis that comes back. What Redis is told: store.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from gateway.loops import Loop
@@ -29,6 +30,8 @@ BATCH_MAX_BYTES = 16 * limits.MIB  # keeps one command of large payloads from ho
 RETRY_AFTER_S = 1.0
 BACK_OFF_MIN_S, BACK_OFF_MAX_S = 0.05, 1.0
 
+log = logging.getLogger("jiffy.gateway")
+
 
 class Queue(Protocol):
     """What the dispatcher needs of a queue; `store.Store` is one. Both raise Unavailable."""
@@ -38,8 +41,11 @@ class Queue(Protocol):
     async def receive(self, gateway: str, wait_s: float = 1.0) -> Sequence[bytes]: ...
 
 
+Done = Callable[[Answer | JiffyError], None]  # told once how a call ended; must not raise
+
+
 class _Waiter(NamedTuple):
-    future: asyncio.Future[Answer]
+    done: Done
     expires: float  # on the loop's clock
     timeout_s: float
 
@@ -71,19 +77,17 @@ class Dispatcher:
         """Tell all who still wait, once the loops have ended."""
         self._give_up("this gateway is stopping")
 
-    def submit(self, invoker: str, call: Call, wait_s: float) -> asyncio.Future[Answer]:
-        """Send a synchronous call; its future is done within `wait_s` (deadline − now) and a grace.
+    def submit(self, invoker: str, call: Call, wait_s: float, done: Done) -> None:
+        """Send a synchronous call; `done` hears of its end within `wait_s` (deadline − now) and a grace.
 
-        It may end with Unavailable (the queue is lost) or DeadlineExceeded.
+        That is an Answer, or Unavailable (the queue is lost), or DeadlineExceeded.
         """
-        future: asyncio.Future[Answer] = self._loop.create_future()
         expires = self._loop.time() + wait_s + self._grace_s
-        self._waiting[call.invocation] = _Waiter(future, expires, wait_s)
+        self._waiting[call.invocation] = _Waiter(done, expires, wait_s)
         if expires < self._earliest:
             self._earliest = expires
         self._outgoing.append((Sent(keys.calls(invoker), "", wire.pack(call), b""), call.invocation, None))
         self._work.set()
-        return future
 
     def enqueue(self, invoker: str, call: Call, record: InvocationRecord) -> asyncio.Future[None]:
         """Send an asynchronous call together with its record; done once both are in Redis."""
@@ -121,10 +125,12 @@ class Dispatcher:
 
     def _refuse(self, batch: list[tuple[Sent, str, asyncio.Future[None] | None]], error: JiffyError) -> None:
         for _, invocation, queued in batch:
+            lost = Unavailable(error.message, retry_after_s=RETRY_AFTER_S)
             waiter = self._waiting.pop(invocation, None)
-            future: asyncio.Future[None] | asyncio.Future[Answer] | None = waiter.future if waiter else queued
-            if future is not None and not future.done():
-                future.set_exception(Unavailable(error.message, retry_after_s=RETRY_AFTER_S))
+            if waiter is not None:
+                waiter.done(lost)
+            elif queued is not None and not queued.done():
+                queued.set_exception(lost)
 
     # --- in -------------------------------------------------------------------------------------------------
 
@@ -141,7 +147,6 @@ class Dispatcher:
             self._lost_at, back_off = None, BACK_OFF_MIN_S
             for data in answers:
                 self._resolve(data)
-            await asyncio.sleep(0)  # callers first: their answers are written before more are asked for
 
     def _resolve(self, data: bytes) -> None:
         try:
@@ -149,8 +154,11 @@ class Dispatcher:
         except PlatformError:
             return  # nobody's; its caller hears at the deadline
         waiter = self._waiting.pop(answer.invocation, None)
-        if waiter is not None and not waiter.future.done():
-            waiter.future.set_result(answer)
+        if waiter is not None:
+            try:
+                waiter.done(answer)
+            except Exception:  # one caller's trouble must not become everyone's
+                log.exception("the caller of invocation %s could not be answered", answer.invocation)
 
     # --- deadlines ------------------------------------------------------------------------------------------
 
@@ -164,13 +172,11 @@ class Dispatcher:
                 continue
             for invocation in [i for i, waiter in self._waiting.items() if waiter.expires <= now]:
                 waiter = self._waiting.pop(invocation)
-                if not waiter.future.done():
-                    text = f"nothing came back about invocation {invocation} within {waiter.timeout_s:.1f} s"
-                    waiter.future.set_exception(DeadlineExceeded(text))
+                text = f"nothing came back about invocation {invocation} within {waiter.timeout_s:.1f} s"
+                waiter.done(DeadlineExceeded(text))
             self._earliest = min((w.expires for w in self._waiting.values()), default=float("inf"))
 
     def _give_up(self, why: str) -> None:
         waiting, self._waiting = self._waiting, {}
         for waiter in waiting.values():
-            if not waiter.future.done():
-                waiter.future.set_exception(Unavailable(why, retry_after_s=RETRY_AFTER_S))
+            waiter.done(Unavailable(why, retry_after_s=RETRY_AFTER_S))

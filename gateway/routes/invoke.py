@@ -1,7 +1,8 @@
-"""The calls themselves, on raw ASGI: a request becomes a Call, its Answer becomes a response.
+"""The calls themselves: a request becomes a Call, its Answer becomes a response.
 
-This is the hot path: no middleware, no request object, no task of its own. How a call travels: dispatch.py. How an
-HTTP request becomes an event and back: jiffy.contract.httpevent.
+This is the hot path: no middleware, no request object. A request that is here whole has no task of its own either
+(`whole`, called from protocol.py); one whose body is still to come is awaited on raw ASGI (`http`). How a call travels:
+dispatch.py. How a request becomes an event: jiffy.contract.httpevent; an Answer a response: gateway/answer.py.
 """
 
 from __future__ import annotations
@@ -9,21 +10,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from uuid_utils import uuid7
 
 from gateway.admission import Admission, Head, check_size
-from gateway.asgi import JSON, Header, Receive, Scope, Send, error_body, error_headers, read_body, reply
+from gateway.answer import http_answer, raw_answer, refusal
+from gateway.asgi import JSON, Receive, Response, Scope, Send, error_response, read_body, reply
 from gateway.catalog import Catalog, Function
-from gateway.dispatch import Dispatcher
+from gateway.dispatch import Dispatcher, Done
 from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
 from gateway.placement import Placement
 from jiffy.contract import httpevent, limits
-from jiffy.contract.errors import InvalidRequest, JiffyError, PlatformError, Throttled
-from jiffy.contract.messages import Answer, Call, InvocationRecord, Outcome
+from jiffy.contract.errors import InvalidRequest, JiffyError
+from jiffy.contract.messages import Answer, Call, InvocationRecord
 
 CHECKED_MAX_BYTES = 256 * 1024  # a larger event is left for the agent to parse: here it would hold up other callers
 SYNC_WAIT_MS = int(limits.WAIT_MAX_S * 1000)
@@ -54,6 +57,22 @@ ENDPOINTS = (
 )
 
 
+Respond = Callable[[Response], None]
+
+
+class Target(NamedTuple):
+    """What an HTTP request calls."""
+
+    function: Function
+    path: str  # as the function sees it, percent-decoded
+    route_key: str = "$default"
+    parameters: dict[str, str] | None = None
+
+    @property
+    def trigger(self) -> str:
+        return "http" if self.route_key == "$default" else f"route {self.route_key}"
+
+
 class Invoke:
     """Takes calls in and answers them."""
 
@@ -73,35 +92,46 @@ class Invoke:
         self._metrics = metrics
         self._now_ms = now_ms
 
-    async def http(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        head: Head,
-        function: Function,
-        path: str,
-        route_key: str = "$default",
-        parameters: dict[str, str] | None = None,
-    ) -> None:
-        """An HTTP request to a function's own URL or to a route that it declares."""
+    async def http(self, scope: Scope, receive: Receive, send: Send, head: Head, target: Target) -> None:
+        """An HTTP request to a function's own URL or to a route that it declares, its body still to come."""
         admission = self._admission
         admission.enter()
-        held, head_only = 0, scope["method"] == "HEAD"
+        held = 0
         try:
             body = await read_body(receive, head, limits.PAYLOAD_MAX_BYTES, admission)
             held = len(body)
-            invocation, now_ms = str(uuid7()), self._now_ms()
-            trigger = "http" if route_key == "$default" else f"route {route_key}"
-            try:
-                event = _event(scope, head, body, invocation, path, route_key, parameters, now_ms)
-                answer = await self._call(function, invocation, trigger, event, now_ms)
-                status, headers, content = _http_answer(answer, function)
-            except JiffyError as exc:
-                status, headers, content = _refusal(exc, invocation, function)
-            await reply(scope, send, status, headers, content, head_only)
+            answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+            self._begin(scope, head, target, body, partial(_settle, answered))
+            await reply(scope, send, await answered)
         finally:
             admission.leave(held)
+
+    def whole(self, scope: Scope, head: Head, target: Target, body: bytes, respond: Respond) -> None:
+        """The same for a request that is here whole: no task, no waiting; `respond` is called once, maybe at once."""
+        admission = self._admission
+        try:
+            admission.enter()
+        except JiffyError as exc:
+            respond(error_response(exc))
+            return
+        admission.held += len(body)  # it is in memory already, and small
+
+        def answered(response: Response) -> None:
+            admission.leave(len(body))
+            respond(response)
+
+        self._begin(scope, head, target, body, answered)
+
+    def _begin(self, scope: Scope, head: Head, target: Target, body: bytes, respond: Respond) -> None:
+        function, invocation, now_ms = target.function, str(uuid7()), self._now_ms()
+        try:
+            event = _event(scope, head, body, invocation, target, now_ms)
+            self._submit(
+                *(function, invocation, target.trigger, event, now_ms),
+                lambda answer: respond(http_answer(answer, invocation, function)),
+            )
+        except JiffyError as exc:
+            respond(refusal(exc, invocation, function))
 
     async def invocation(self, scope: Scope, receive: Receive, send: Send, head: Head, tenant: str, name: str) -> None:
         """POST /v1/functions/{name}/invocations: any JSON event."""
@@ -118,17 +148,25 @@ class Invoke:
             invocation, now_ms = str(uuid7()), self._now_ms()
             try:
                 if mode == "async":
-                    status, headers, content = await self._queue(function, invocation, payload, now_ms)
+                    response = await self._queue(function, invocation, payload, now_ms)
                 else:
-                    answer = await self._call(function, invocation, "invoke", payload, now_ms)
-                    status, headers, content = _raw_answer(answer, function)
+                    response = raw_answer(await self._call(function, invocation, "invoke", payload, now_ms), function)
             except JiffyError as exc:
-                status, headers, content = _refusal(exc, invocation, function)
-            await reply(scope, send, status, headers, content)
+                response = refusal(exc, invocation, function)
+            await reply(scope, send, response)
         finally:
             admission.leave(held)
 
     async def _call(self, function: Function, invocation: str, trigger: str, event: bytes, now_ms: int) -> Answer:
+        answered: asyncio.Future[Answer | JiffyError] = asyncio.get_running_loop().create_future()
+        self._submit(function, invocation, trigger, event, now_ms, partial(_settle, answered))
+        answer = await answered
+        if isinstance(answer, JiffyError):
+            raise answer
+        return answer
+
+    def _submit(self, function: Function, invocation: str, trigger: str, event: bytes, now_ms: int, done: Done) -> None:
+        """Send a call whose caller waits. Raises Unavailable when there is nobody to run it."""
         revision, placement = function.revision, self._placement
         invoker = placement.place(function.tenant, function.name, revision.network)
         wait_ms = SYNC_WAIT_MS + revision.timeout_ms
@@ -136,20 +174,19 @@ class Invoke:
             *(invocation, 1, "sync", self._dispatcher.gateway, now_ms, now_ms + wait_ms),
             *(trigger, function.packed, event),
         )
-        placement.begun(invoker)
-        try:
-            answer = await self._dispatcher.submit(invoker, call, wait_ms / 1000)
-        except JiffyError as exc:
-            self._metrics.count(function.name, exc.code)
-            raise
-        finally:
-            placement.ended(invoker)
-        self._metrics.observe(function.name, answer.outcome, answer.duration_us, answer.cold)
-        return answer
 
-    async def _queue(
-        self, function: Function, invocation: str, event: bytes, now_ms: int
-    ) -> tuple[int, list[Header], bytes]:
+        def ended(answer: Answer | JiffyError) -> None:
+            placement.ended(invoker)
+            if isinstance(answer, JiffyError):
+                self._metrics.count(function.name, answer.code)
+            else:
+                self._metrics.observe(function.name, answer.outcome, answer.duration_us, answer.cold)
+            done(answer)
+
+        placement.begun(invoker)
+        self._dispatcher.submit(invoker, call, wait_ms / 1000, ended)
+
+    async def _queue(self, function: Function, invocation: str, event: bytes, now_ms: int) -> Response:
         revision = function.revision
         invoker = self._placement.place(function.tenant, function.name, revision.network)
         deadline_ms = now_ms + ASYNC_WAIT_MS + revision.timeout_ms
@@ -169,30 +206,23 @@ class Invoke:
         return 202, headers, b'{"invocation":"%b"}' % text
 
 
-# --- in -----------------------------------------------------------------------------------------------------
+def _settle(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():  # its task may have been cancelled
+        future.set_result(value)
 
 
-def _event(
-    scope: Scope,
-    head: Head,
-    body: bytes,
-    invocation: str,
-    path: str,
-    route_key: str,
-    parameters: dict[str, str] | None,
-    now_ms: int,
-) -> bytes:
-    client = scope.get("client")
+def _event(scope: Scope, head: Head, body: bytes, invocation: str, target: Target, now_ms: int) -> bytes:
+    client, parameters = scope.get("client"), target.parameters
     try:
         event = httpevent.event(
             method=scope["method"],
-            path=path,
+            path=target.path,
             raw_query=scope["query_string"].decode("latin-1"),
             headers=head.pairs,
             body=body,
             source_ip=client[0] if client else "",
             request_id=invocation,
-            route_key=route_key,
+            route_key=target.route_key,
             path_parameters={k: unquote(v) for k, v in parameters.items()} if parameters else None,
             protocol="HTTP/" + scope["http_version"],
             now_ms=now_ms,
@@ -235,74 +265,3 @@ def _json_event(payload: bytes) -> bytes:
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"the event must be JSON: {exc}") from exc
     return payload
-
-
-# --- out ----------------------------------------------------------------------------------------------------
-
-
-def _headers(answer: Answer, function: Function) -> list[Header]:
-    headers = [
-        (b"jiffy-invocation-id", answer.invocation.encode()),
-        (b"jiffy-duration-ms", b"%d.%03d" % divmod(answer.duration_us, 1000)),
-        (b"jiffy-billed-ms", b"%d" % answer.billed_ms),
-        (b"jiffy-cold", b"true" if answer.cold else b"false"),
-        (b"jiffy-outcome", answer.outcome.encode("latin-1", "replace")),
-        (b"jiffy-revision", function.number),
-    ]
-    if answer.cold:
-        headers.append((b"jiffy-init-ms", b"%d.%03d" % divmod(answer.init_us, 1000)))
-    return headers
-
-
-def _http_answer(answer: Answer, function: Function) -> tuple[int, list[Header], bytes]:
-    """What a browser sees: the function's response, or its failure as 502, 504 …"""
-    headers = _headers(answer, function)
-    if answer.outcome != "ok":
-        return _failure(answer, headers, None)
-    try:
-        status, own, body = httpevent.response(answer.payload)
-    except (ValueError, RecursionError) as exc:
-        headers.append(JSON)
-        error = {"errorType": "Jiffy.BadResponse", "errorMessage": f"the function's result is no HTTP response: {exc}"}
-        return 502, headers, json.dumps(error).encode()
-    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own]
-    return status, headers, body
-
-
-def _raw_answer(answer: Answer, function: Function) -> tuple[int, list[Header], bytes]:
-    """What `jiffy invoke` sees: the result, or as with Lambda a 200 with the error and a header that says so."""
-    headers = _headers(answer, function)
-    if answer.outcome != "ok":
-        headers.append((b"jiffy-function-error", b"Unhandled"))
-        return _failure(answer, headers, 200)
-    headers.append(JSON)
-    return 200, headers, answer.payload
-
-
-def _failure(answer: Answer, headers: list[Header], status: int | None) -> tuple[int, list[Header], bytes]:
-    try:
-        outcome = Outcome(answer.outcome)
-    except ValueError:  # an outcome of a newer release
-        outcome = Outcome.PLATFORM
-    if outcome in (Outcome.THROTTLED, Outcome.PLATFORM):
-        headers = [h for h in headers if h[0] != b"jiffy-function-error"]  # it is none
-        error = _platform_error(outcome, answer)
-        return error.status, [*headers, *error_headers(error)], error_body(error)
-    headers.append(JSON)
-    return status or outcome.status, headers, answer.payload
-
-
-def _platform_error(outcome: Outcome, answer: Answer) -> JiffyError:
-    try:
-        message = str(json.loads(answer.payload)["errorMessage"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        message = f"the call ended as {outcome}"
-    if outcome is Outcome.THROTTLED:
-        return Throttled(message, retry_after_s=max(1.0, answer.retry_after_s))
-    return PlatformError(message)
-
-
-def _refusal(error: JiffyError, invocation: str, function: Function) -> tuple[int, list[Header], bytes]:
-    """A call that has an id but got no answer."""
-    known = [(b"jiffy-invocation-id", invocation.encode()), (b"jiffy-revision", function.number)]
-    return error.status, [*known, *error_headers(error)], error_body(error)

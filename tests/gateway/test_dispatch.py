@@ -12,7 +12,7 @@ from gateway.dispatch import BATCH_MAX, Dispatcher
 from gateway.loops import Loops
 from gateway.store import Sent
 from jiffy.contract import keys, wire
-from jiffy.contract.errors import DeadlineExceeded, Unavailable
+from jiffy.contract.errors import DeadlineExceeded, JiffyError, Unavailable
 from jiffy.contract.messages import Answer, Call, InvocationRecord
 from tests.gateway.fake_invoker import answer
 
@@ -45,6 +45,18 @@ def call(n: int, size: int = 2) -> Call:
     return Call(f"id-{n}", 1, "sync", "gw", 0, 10_000, "invoke", b"", b"x" * size)
 
 
+def submit(dispatcher: Dispatcher, call: Call, wait_s: float) -> asyncio.Future[Answer]:
+    """Submit, with a future for what `done` is told."""
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def done(end: Answer | JiffyError) -> None:
+        assert not future.done(), "told once"
+        future.set_exception(end) if isinstance(end, JiffyError) else future.set_result(end)
+
+    dispatcher.submit("inv", call, wait_s, done)
+    return future
+
+
 @asynccontextmanager
 async def dispatching(grace_s: float = 2.0, patience_s: float = 3.0) -> AsyncIterator[tuple[Dispatcher, DrivenQueue]]:
     queue = DrivenQueue()
@@ -61,7 +73,7 @@ async def dispatching(grace_s: float = 2.0, patience_s: float = 3.0) -> AsyncIte
 
 async def test_calls_of_one_tick_leave_in_one_batch_and_each_gets_its_own_answer() -> None:
     async with dispatching() as (dispatcher, queue):
-        futures = [dispatcher.submit("inv", call(n), 5) for n in range(20)]
+        futures = [submit(dispatcher, call(n), 5) for n in range(20)]
         replies = [answer(call(n), payload=b"%d" % n) for n in reversed(range(20))]
         queue.answers.put_nowait([wire.pack(reply) for reply in replies])
         assert [(await future).payload for future in futures] == [b"%d" % n for n in range(20)]
@@ -73,9 +85,9 @@ async def test_calls_of_one_tick_leave_in_one_batch_and_each_gets_its_own_answer
 async def test_while_a_batch_is_on_its_way_the_next_one_gathers() -> None:
     async with dispatching() as (dispatcher, queue):
         queue.gate.clear()
-        first = dispatcher.submit("inv", call(0), 5)
+        first = submit(dispatcher, call(0), 5)
         await queue.sending.wait()
-        rest = [dispatcher.submit("inv", call(n), 5) for n in range(1, BATCH_MAX + 50)]
+        rest = [submit(dispatcher, call(n), 5) for n in range(1, BATCH_MAX + 50)]
         queue.gate.set()
         queue.answers.put_nowait([wire.pack(answer(call(n))) for n in range(BATCH_MAX + 50)])
         await asyncio.gather(first, *rest)
@@ -86,7 +98,7 @@ async def test_while_a_batch_is_on_its_way_the_next_one_gathers() -> None:
 async def test_large_payloads_do_not_travel_in_one_command() -> None:
     async with dispatching() as (dispatcher, queue):
         for n in range(6):
-            dispatcher.submit("inv", call(n, 6_000_000), 5)
+            submit(dispatcher, call(n, 6_000_000), 5)
         await dispatcher.enqueue("inv", call(9), _record())
         assert [len(batch) for batch in queue.batches] == [2, 2, 3]
 
@@ -106,8 +118,8 @@ async def test_an_asynchronous_call_is_accepted_once_it_is_in_the_queue() -> Non
 
 async def test_a_call_without_an_answer_ends_at_its_deadline_with_its_id() -> None:
     async with dispatching(grace_s=0.0) as (dispatcher, queue):
-        late = dispatcher.submit("inv", call(1), 0.01)
-        longer = dispatcher.submit("inv", call(2), 60)
+        late = submit(dispatcher, call(1), 0.01)
+        longer = submit(dispatcher, call(2), 60)
         with pytest.raises(DeadlineExceeded, match="id-1"):
             await late
         assert not longer.done()
@@ -119,7 +131,7 @@ async def test_a_queue_that_takes_nothing_is_told_at_once() -> None:
     async with dispatching() as (dispatcher, queue):
         queue.send_fails = True
         with pytest.raises(Unavailable) as caught:
-            await dispatcher.submit("inv", call(1), 60)
+            await submit(dispatcher, call(1), 60)
         assert caught.value.retry_after_s
         with pytest.raises(Unavailable):
             await dispatcher.enqueue("inv", call(2), _record())
@@ -132,7 +144,7 @@ async def test_a_queued_call_outlives_a_short_loss_of_the_queue() -> None:
     async with dispatching() as (dispatcher, queue):
         queue.receive_fails = True
         queue.answers.put_nowait([])  # ends the look that has begun
-        future = dispatcher.submit("inv", call(1), 60)
+        future = submit(dispatcher, call(1), 60)
         queue.answers.put_nowait([wire.pack(answer(call(1)))])
         queue.receive_fails = False
         assert isinstance(await future, Answer)
@@ -143,12 +155,12 @@ async def test_a_queue_that_stays_lost_is_told_to_those_who_wait() -> None:
         queue.receive_fails = True
         queue.answers.put_nowait([])
         with pytest.raises(Unavailable, match="lost"):
-            await dispatcher.submit("inv", call(2), 60)
+            await submit(dispatcher, call(2), 60)
 
 
 async def test_stopping_answers_everyone() -> None:
     async with dispatching() as (dispatcher, _):
-        future = dispatcher.submit("inv", call(1), 60)
+        future = submit(dispatcher, call(1), 60)
     with pytest.raises(Unavailable, match="stopping"):
         await future
 

@@ -34,6 +34,7 @@ _TEXT = (
     "application/x-www-form-urlencoded",
 )
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_CONTROL = frozenset(map(chr, (*range(0x09), *range(0x0A, 0x20), 0x7F)))  # all but the tab
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -173,8 +174,8 @@ def _header_value(name: object, value: object) -> str:
         text = str(value)
     else:
         raise ValueError(f"header {name!r} must be a string, not {type(value).__name__}")
-    if any(c in text for c in "\r\n\0"):
-        raise ValueError(f"header {name!r} has a line break or NUL in it")
+    if not _CONTROL.isdisjoint(text):
+        raise ValueError(f"header {name!r} has a control character in it, such as a line break")
     try:
         text.encode("latin-1")
     except UnicodeEncodeError:
