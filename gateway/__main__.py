@@ -44,7 +44,13 @@ from gateway.routes.health import Health
 from gateway.routes.invocations import Invocations
 from gateway.routes.logs import Logs
 from gateway.routes.sources import Sources
+from gateway.routes.triggers import Triggers
 from gateway.store import Store
+from gateway.triggers.calls import Calls
+from gateway.triggers.firing import Firing
+from gateway.triggers.metrics import TriggerMetrics
+from gateway.triggers.scheduler import Scheduler
+from gateway.triggers.store import TriggerStore
 from jiffy.contract import layout
 from jiffy.contract.errors import JiffyError
 
@@ -99,7 +105,12 @@ class Gateway:
         self.catalog = Catalog(store)
         self.pulse = Pulse(store, self.placement, store.now_ms)
         self.dispatcher = Dispatcher(store, config.name)
-        health = Health(store, self.pulse, self.catalog, self.dispatcher, metrics, version("jiffy"))
+        self.triggers, told = TriggerStore(config.redis), TriggerMetrics()
+        calls = Calls(self.placement)
+        firing = Firing(self.triggers, calls, self.dispatcher, told, store.now_ms)
+        self.scheduler = Scheduler(self.catalog, self.triggers, calls, told, store.now_ms)
+        self.catalog.on_change.append(self.scheduler.changed)
+        health = Health(store, self.pulse, self.catalog, self.dispatcher, metrics, told, version("jiffy"))
         self.endpoints: tuple[Endpoint, ...] = (
             *invoke.ENDPOINTS,
             *Functions(store, self.catalog, self.pulse).endpoints(),
@@ -107,6 +118,7 @@ class Gateway:
             *Sources(store, self.admission).endpoints(),
             *Builds(store, self.following).endpoints(),
             *Invocations(store, ledger).endpoints(),
+            *Triggers(self.catalog, self.triggers, firing, store.now_ms).endpoints(),
             *health.endpoints(),
         )
         health.describe((*self.endpoints, USAGE))
@@ -119,7 +131,7 @@ class Gateway:
             start=self.start,
             stop=self.stop,
         )
-        self.loops = Loops(*self.dispatcher.loops(), self.pulse.watch, self.catalog.watch)
+        self.loops = Loops(*self.dispatcher.loops(), self.pulse.watch, self.catalog.watch, self.scheduler.watch)
 
     @classmethod
     async def open(cls, config: Config) -> Gateway:
@@ -144,6 +156,8 @@ class Gateway:
         await self.loops.stop()
         self.dispatcher.give_up()
         await self.ledger.close()
+        with contextlib.suppress(JiffyError):
+            await self.triggers.close()
         with contextlib.suppress(JiffyError):
             await self.store.close()
 

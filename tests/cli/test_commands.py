@@ -43,9 +43,10 @@ def test_the_list_of_commands_says_what_the_commands_say() -> None:
 def test_every_command_has_an_example_and_speaks_json(command: click.Command) -> None:
     text = command.get_help(click.Context(command, info_name=f"jiffy {command.name}"))
     assert "Example" in text and f"jiffy {command.name}" in text
-    options = {option for parameter in command.params for option in parameter.opts}
-    assert "--json" in options or command.name in ("up", "init")
-    assert all(p.help for p in command.params if isinstance(p, click.Option)), "an option without help"
+    for leaf in command.commands.values() if isinstance(command, click.Group) else (command,):
+        options = {option for parameter in leaf.params for option in parameter.opts}
+        assert "--json" in options or leaf.name in ("up", "init")
+        assert all(p.help for p in leaf.params if isinstance(p, click.Option)), "an option without help"
 
 
 def test_help_loads_no_command() -> None:

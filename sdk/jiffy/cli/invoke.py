@@ -37,7 +37,7 @@ def invoke(name: str, data: str, background: bool, wait: bool, as_json: bool) ->
     """
     if wait and not background:
         raise click.UsageError("--wait belongs to --async; without --async every call waits")
-    event = _event(data)
+    event = read_event(data)
     with Client() as client:
         if not background:
             _tell(client.invoke(name, raw=event), as_json)
@@ -48,7 +48,8 @@ def invoke(name: str, data: str, background: bool, wait: bool, as_json: bool) ->
             _tell(_await(client, name, client.invoke_async(name, raw=event)), as_json)
 
 
-def _event(data: str) -> bytes:
+def read_event(data: str) -> bytes:
+    """An event given on the command line: JSON, @FILE, or - for standard input. Raises UsageError."""
     try:
         if data == "-":
             raw = sys.stdin.buffer.read()

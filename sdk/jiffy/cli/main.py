@@ -32,6 +32,7 @@ COMMANDS = {
     "logs": Entry("logs", "Show what a function printed."),
     "bill": Entry("bill", "Show what calls cost."),
     "status": Entry("status", "Show how the platform is doing."),
+    "triggers": Entry("triggers", "What calls functions besides requests."),
     "remove": Entry("functions", "Remove a function."),
 }
 ATTRIBUTES = {"list": "list_functions"}  # where the command's name is taken in Python

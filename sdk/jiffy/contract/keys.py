@@ -58,6 +58,17 @@ def logs(tenant: str, name: str) -> str:
     return f"{P}logs:{tenant}:{name}"
 
 
+# --- triggers -----------------------------------------------------------------------------------------------
+def trigger(tenant: str, function: str, name: str) -> str:
+    """hash of a trigger's state: since, spec, tick, paused, invocation, and counters fired, skipped, failed."""
+    return f"{P}trigger:{tenant}:{function}:{name}"
+
+
+def trigger_log(tenant: str, function: str, name: str) -> str:
+    """stream {k: kind, i: invocation, t: text}: what a trigger did, about limits.TRIGGER_LOG_MAX long."""
+    return f"{P}trigger-log:{tenant}:{function}:{name}"
+
+
 # --- builds -------------------------------------------------------------------------------------------------
 BUILDS = f"{P}builds"  # stream {b: BuildRequest}; read by group BUILD_GROUP
 BUILD_GROUP = "builders"

@@ -22,11 +22,16 @@ OPEN_FILES_MAX = 1024
 NAME_MAX_CHARS = 64
 ENV_MAX_BYTES = 4 * 1024  # all names and values; Lambda's bound, and the envelope carries them
 ROUTES_MAX = 50
+TRIGGERS_MAX = 50  # per function
+TRIGGERS_MAX_BYTES = 16 * 1024  # as JSON: they travel in the revision, and so in every call
 
 # --- logs ---------------------------------------------------------------------------------------------------
 LOG_ATTEMPT_MAX_BYTES = 256 * 1024  # what one attempt may keep; the rest is counted and dropped
 LOG_CHUNK_MAX_BYTES = 64 * 1024
 LOG_ENTRIES_MAX = 10_000  # per function, approximate (XADD MAXLEN ~)
+
+# --- triggers -----------------------------------------------------------------------------------------------
+TRIGGER_LOG_MAX = 1000  # entries per trigger, approximate
 
 # --- source and build ---------------------------------------------------------------------------------------
 SOURCE_MAX_BYTES = 50 * MIB  # packed upload; Lambda's bound for a zip

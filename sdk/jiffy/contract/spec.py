@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from . import checks, limits
+from . import checks, limits, triggers
 from .errors import SpecError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
@@ -36,12 +36,13 @@ class FunctionSpec:
     env: Mapping[str, str] = ()  # type: ignore[assignment]
     routes: tuple[str, ...] = ()
     description: str = ""
+    triggers: tuple[Mapping[str, Any], ...] = ()  # complete tables of triggers.KINDS
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; ``parse_function(spec.name, spec.to_dict())`` gives the spec back."""
         values = asdict(self)
         values.pop("name")
-        return values | {"env": dict(self.env), "routes": list(self.routes)}
+        return values | {"env": dict(self.env), "routes": list(self.routes), "triggers": list(self.triggers)}
 
 
 class Key(NamedTuple):
@@ -100,6 +101,7 @@ KEYS: dict[str, Key] = {
     "env": Key(checks.env, "{}", "Environment variables."),
     "routes": Key(checks.routes, "[]", 'HTTP routes, such as "GET /hello/{name}"; /function/NAME always works.'),
     "description": Key(checks.text(256), '""', "One line for people."),
+    "triggers": Key(triggers.check, "[]", "What calls the function besides requests: docs/events.md."),
 }
 
 
@@ -128,6 +130,8 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
             raise SpecError(f"{place}: unknown key {key!r}{_closest(str(key), KEYS)}; allowed: {', '.join(KEYS)}")
         try:
             values[key] = KEYS[key].check(value)
+        except triggers.TriggerError as exc:
+            raise SpecError(f"{where}: [[functions.{name}.triggers]] {exc}") from None
         except ValueError as exc:
             raise SpecError(f"{place}: {key} = {_found(value)}; allowed: {exc}") from None
     if "handler" not in values:

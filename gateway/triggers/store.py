@@ -1,0 +1,219 @@
+"""All that triggers say to Redis: their state and log, and the claim of a tick, which is one step with its call.
+
+A trigger's state is one hash (keys.trigger): since and spec (from when, and for which settings), tick (the last one
+dealt with), paused, invocation (of the last tick), and the counters fired, skipped and failed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.store import CONNECT_MAX_S, RECORD_KEEP_S, REPLY_MAX_S
+from gateway.triggers.trigger import Trigger, TriggerId, TriggerState
+from jiffy.contract import keys, limits, wire
+from jiffy.contract.errors import Unavailable
+from jiffy.contract.messages import Call, InvocationRecord
+
+ADOPT = """
+-- Begins to keep a trigger, anew when its settings are not those that were kept; returns since and tick.
+-- KEYS[1]: trigger (hash)    ARGV: now (epoch ms), fingerprint of the settings
+if redis.call('HGET', KEYS[1], 'spec') ~= ARGV[2] then
+  redis.call('HSET', KEYS[1], 'spec', ARGV[2], 'since', ARGV[1], 'tick', ARGV[1])
+  redis.call('HDEL', KEYS[1], 'invocation')
+end
+return redis.call('HMGET', KEYS[1], 'since', 'tick')
+"""
+
+FIRE = """
+-- Claims ticks, each once among all gateways, in one step with its call. Returns per tick: what became of it, and the
+-- trigger's last tick now.
+-- KEYS per tick: trigger (hash), its log (stream), calls:{invoker} (stream), invocation:{id} (string)
+-- ARGV[1]: now; [2]: seconds that a record is kept; [3]: length of a log; [4]: what stands before an invocation's id
+--      per tick: tick, fingerprint, overlap, invocation id, Call, InvocationRecord
+local ended = {done = true, dead = true, cancelled = true}
+local out = {}
+-- A record is a packed array of fewer than 16, its fifth value the state. Bytes come later, which cmsgpack can't read.
+local function runs(record)
+  return record and not ended[select(6, cmsgpack.unpack_limit(record:sub(2), 5))]
+end
+local function log(stream, kind, invocation, text)
+  redis.call('XADD', stream, 'MAXLEN', '~', ARGV[3], '*', 'k', kind, 'i', invocation, 't', text)
+end
+for n = 0, #KEYS / 4 - 1 do
+  local k, a = n * 4, 4 + n * 6
+  local trigger, stream = KEYS[k + 1], KEYS[k + 2]
+  local tick, spec, overlap, id = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
+  local state = redis.call('HMGET', trigger, 'spec', 'tick', 'paused', 'invocation')
+  local became
+  if state[1] ~= spec then became = 'changed'
+  elseif tonumber(state[2]) >= tonumber(tick) then became = 'taken'
+  elseif state[3] then
+    became = 'paused'
+    redis.call('HSET', trigger, 'tick', tick)
+  else
+    local busy = false
+    if overlap ~= 'allow' and state[4] then
+      busy = runs(redis.call('GET', ARGV[4] .. state[4]))
+    end
+    if busy and overlap == 'queue' then became = 'busy'
+    elseif busy then
+      became = 'skipped'
+      redis.call('HSET', trigger, 'tick', tick)
+      redis.call('HINCRBY', trigger, 'skipped', 1)
+      log(stream, 'skipped', id, 'the call of the tick before, ' .. state[4] .. ', still runs')
+    else
+      became = 'fired'
+      redis.call('SET', KEYS[k + 4], ARGV[a + 6], 'EX', ARGV[2])
+      redis.call('XADD', KEYS[k + 3], '*', 'c', ARGV[a + 5])
+      redis.call('HSET', trigger, 'tick', tick, 'invocation', id, 'last', ARGV[1])
+      redis.call('HINCRBY', trigger, 'fired', 1)
+      log(stream, 'fired', id, 'tick ' .. tick)
+    end
+  end
+  out[#out + 1] = became
+  out[#out + 1] = tonumber(redis.call('HGET', trigger, 'tick') or 0)
+end
+return out
+"""
+
+
+class Tick(NamedTuple):
+    """One tick to claim, and the call that it makes."""
+
+    trigger: Trigger
+    tick_ms: int
+    invoker: str
+    call: Call
+    record: InvocationRecord
+
+
+class Claim(NamedTuple):
+    """What became of a tick: fired, skipped, paused, busy, taken (by another gateway), changed; the last tick now."""
+
+    became: str
+    tick_ms: int
+
+
+class LogLine(NamedTuple):
+    """What a trigger did."""
+
+    at_ms: int
+    kind: str  # fired, skipped, failed, dead, paused, resumed
+    invocation: str
+    text: str
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """redis-py's errors leave as Unavailable."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as exc:
+        raise Unavailable(f"the queue does not answer: {exc or type(exc).__name__}", retry_after_s=1.0) from exc
+
+
+def fingerprint(trigger: Trigger) -> str:
+    """Equal when nothing was changed about a trigger."""
+    return json.dumps([trigger.type, dict(trigger.options)], sort_keys=True)
+
+
+class TriggerStore:
+    """Triggers as Redis knows them."""
+
+    def __init__(self, url: str) -> None:
+        self._redis: Any = Redis.from_url(
+            url, protocol=2, socket_timeout=REPLY_MAX_S, socket_connect_timeout=CONNECT_MAX_S
+        )
+        self._adopt = self._redis.register_script(ADOPT)
+        self._fire = self._redis.register_script(FIRE)
+
+    async def close(self) -> None:
+        with translated():
+            await self._redis.aclose()
+
+    async def adopt(self, trigger: Trigger, now_ms: int) -> tuple[int, int]:
+        """Begin to keep a trigger; since when it has these settings, and its last tick."""
+        with translated():
+            since, tick = await self._adopt(keys=[keys.trigger(*trigger.id)], args=[now_ms, fingerprint(trigger)])
+        return int(since), int(tick)
+
+    async def fire(self, ticks: Sequence[Tick], now_ms: int) -> list[Claim]:
+        """Claim these ticks and send the calls of those that are ours, in one atomic step."""
+        names: list[str] = []
+        args: list[Any] = [now_ms, RECORD_KEEP_S, limits.TRIGGER_LOG_MAX, keys.invocation("")]
+        for tick in ticks:
+            key = tick.trigger.id
+            names += [keys.trigger(*key), keys.trigger_log(*key), keys.calls(tick.invoker)]
+            names.append(keys.invocation(tick.call.invocation))
+            args += [tick.tick_ms, fingerprint(tick.trigger), tick.trigger.options["overlap"], tick.call.invocation]
+            args += [wire.pack(tick.call), wire.pack(tick.record)]
+        with translated():
+            told = await self._fire(keys=names, args=args)
+        return [Claim(became.decode(), at) for became, at in zip(told[::2], told[1::2], strict=True)]
+
+    async def forget(self, key: TriggerId) -> None:
+        """A trigger is declared no more."""
+        with translated():
+            await self._redis.delete(keys.trigger(*key), keys.trigger_log(*key))
+
+    async def pause(self, key: TriggerId, now_ms: int) -> None:
+        await self._note(key, "paused", {"paused": now_ms})
+
+    async def resume(self, key: TriggerId, now_ms: int) -> None:
+        """Go on from now: ticks of the pause are not missed ones."""
+        await self._note(key, "resumed", {"tick": now_ms}, remove="paused")
+
+    async def called(self, key: TriggerId, kind: str, invocation: str, text: str, now_ms: int, count: int = 1) -> None:
+        """Write down that a trigger called its function, or failed to: kind is "fired" or "failed"."""
+        await self._note(
+            key, kind, {"last": now_ms} if kind == "fired" else {}, invocation=invocation, text=text, count=count
+        )
+
+    async def _note(
+        self,
+        key: TriggerId,
+        kind: str,
+        fields: Mapping[str, int],
+        *,
+        remove: str = "",
+        invocation: str = "",
+        text: str = "",
+        count: int = 0,
+    ) -> None:
+        name, log = keys.trigger(*key), keys.trigger_log(*key)
+        pipe = self._redis.pipeline(transaction=True)
+        if fields:
+            pipe.hset(name, mapping=dict(fields))
+        if remove:
+            pipe.hdel(name, remove)
+        if count:
+            pipe.hincrby(name, kind, count)
+        pipe.xadd(log, {"k": kind, "i": invocation, "t": text}, maxlen=limits.TRIGGER_LOG_MAX, approximate=True)
+        with translated():
+            await pipe.execute()
+
+    async def states(self, ids: Sequence[TriggerId]) -> list[TriggerState]:
+        fields = ("paused", "since", "tick", "last", "fired", "skipped", "failed")
+        pipe = self._redis.pipeline(transaction=False)
+        for key in ids:
+            pipe.hmget(keys.trigger(*key), fields)
+        with translated():
+            found = await pipe.execute() if ids else []
+        return [TriggerState(paused is not None, *(int(v or 0) for v in values)) for paused, *values in found]
+
+    async def log(self, key: TriggerId, count: int) -> list[LogLine]:
+        """What a trigger did last, oldest first."""
+        with translated():
+            found = await self._redis.xrevrange(keys.trigger_log(*key), count=count)
+        return [
+            LogLine(
+                int(entry.partition(b"-")[0]), *(fields[key].decode("utf-8", "replace") for key in (b"k", b"i", b"t"))
+            )
+            for entry, fields in reversed(found)
+        ]

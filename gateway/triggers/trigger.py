@@ -1,0 +1,59 @@
+"""One declared trigger of a live revision, and what is kept about it. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gateway.catalog import Function
+
+
+class TriggerId(NamedTuple):
+    """Names a trigger for good; its settings may change with every revision."""
+
+    tenant: str
+    function: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.function}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """`options` are complete: every key of contract.triggers.KINDS[type] is there."""
+
+    id: TriggerId
+    type: str
+    options: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What usage records and metrics call it, as "route GET /x" is a route."""
+        return f"{self.type} {self.id.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerState:
+    """What Redis knows of a trigger."""
+
+    paused: bool
+    since_ms: int  # first seen; 0: never
+    tick_ms: int  # schedules: the last tick that was dealt with
+    last_ms: int  # when it last called its function; 0: never
+    fired: int
+    skipped: int
+    failed: int
+
+
+def declared(function: Function | None) -> tuple[Trigger, ...]:
+    """The triggers of a function's live revision."""
+    if function is None:
+        return ()
+    found = []
+    for table in function.revision.spec.get("triggers", ()):
+        options = dict(table)
+        name, kind = str(options.pop("name")), str(options.pop("type"))
+        found.append(Trigger(TriggerId(function.tenant, function.name, name), kind, options))
+    return tuple(found)

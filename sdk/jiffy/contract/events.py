@@ -1,0 +1,32 @@
+"""The events of other sources than HTTP, in the shapes that AWS Lambda gives them, so that its handlers and libraries
+work unchanged. Pure. An HTTP request's event: httpevent.py.
+
+Account and region are placeholders of the right form: typed libraries parse them.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+ACCOUNT, REGION = "000000000000", "local"
+
+
+def encode(event: dict[str, Any]) -> bytes:
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def schedule(*, event_id: str, function: str, trigger: str, tick_ms: int, detail: dict[str, Any]) -> dict[str, Any]:
+    """EventBridge's "Scheduled Event". `time` is the tick, not when it was fired."""
+    return {
+        "version": "0",
+        "id": event_id,
+        "detail-type": "Scheduled Event",
+        "source": "aws.events",
+        "account": ACCOUNT,
+        "time": datetime.fromtimestamp(tick_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "region": REGION,
+        "resources": [f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{function}/{trigger}"],
+        "detail": detail,
+    }

@@ -1,0 +1,162 @@
+"""What a ``[[functions.NAME.triggers]]`` table may say, by type. Pure: a table in, a complete one or ValueError out.
+
+KINDS is the one place: checks, error texts and the tables of docs/events.md come from it. A complete table has every
+option of its type, so that whoever reads a revision's triggers needs no defaults. When a schedule ticks: schedules.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from . import checks, limits, schedules
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+
+
+class TriggerError(ValueError):
+    """A mistake in a trigger; the text names the trigger and the key."""
+
+
+class Option(NamedTuple):
+    """One key of a trigger's table."""
+
+    check: Callable[[Any], Any]  # returns the value made regular, or raises ValueError with what is allowed
+    default: Any
+    meaning: str
+
+
+class Kind(NamedTuple):
+    """One type of trigger. `whole` looks at the complete table, and raises ValueError."""
+
+    summary: str
+    options: dict[str, Option]
+    whole: Callable[[dict[str, Any]], None]
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in words:
+            raise ValueError(", ".join(f'"{word}"' for word in words))
+        return str(value)
+
+    return check
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("a table")
+    try:
+        return dict(json.loads(json.dumps(value)))
+    except TypeError:
+        raise ValueError("a table of texts, numbers, lists and tables") from None
+
+
+def _one_schedule(table: dict[str, Any]) -> None:
+    if sum(bool(table[key]) for key in ("cron", "rate", "at")) != 1:
+        raise ValueError("needs exactly one of cron, rate and at")
+    if table["start"] and table["end"]:
+        planned = schedules.schedule(table)
+        if planned.end_ms is not None and planned.end_ms <= planned.start_ms:
+            raise ValueError("end is not after start")
+
+
+SCHEDULE = Kind(
+    "Calls the function at times.",
+    {
+        "cron": Option(schedules.cron, "", "When, in five or six fields (seconds first)."),
+        "rate": Option(schedules.rate, "", "How often, counted from when the trigger is first seen."),
+        "at": Option(schedules.moment, "", "Once, then."),
+        "timezone": Option(schedules.zone, "UTC", "Where the hours of `cron`, `at`, `start` and `end` are."),
+        "jitter_s": Option(checks.seconds(0, 3600), 0.0, "Delays each tick by a part of this, to spread load."),
+        "start": Option(schedules.moment, "", "No tick before."),
+        "end": Option(schedules.moment, "", "No tick from then on."),
+        "overlap": Option(
+            _one_of("allow", "skip", "queue"),
+            "allow",
+            "While the last tick's call still runs: call too, leave this tick out, or wait for it.",
+        ),
+        "catch_up": Option(
+            _one_of("skip", "one", "all"),
+            "",
+            "Ticks missed while the platform was down: none, the latest, all. Default: skip, and one for `at`.",
+        ),
+        "detail": Option(_table, {}, "What the event's `detail` holds."),
+    },
+    _one_schedule,
+)
+
+KINDS: dict[str, Kind] = {"schedule": SCHEDULE}
+
+
+def check(value: Any) -> tuple[dict[str, Any], ...]:
+    """All triggers of a function, complete and named. Raises TriggerError, or ValueError for what is no list at all."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("a list of tables, each with a type; see docs/events.md")
+    if len(value) > limits.TRIGGERS_MAX:
+        raise TriggerError(f"there are {len(value)}; allowed: at most {limits.TRIGGERS_MAX}")
+    found: dict[str, dict[str, Any]] = {}
+    for number, table in enumerate(value, 1):
+        one = _trigger(table, number, found)
+        if one["name"] in found:
+            raise TriggerError(f"number {number}: name = {one['name']!r} is taken by another trigger of the function")
+        found[one["name"]] = one
+    if len(json.dumps(list(found.values()))) > limits.TRIGGERS_MAX_BYTES:
+        raise TriggerError(f"they are too long; allowed: {limits.TRIGGERS_MAX_BYTES} bytes as JSON")
+    return tuple(found.values())
+
+
+def _trigger(table: Any, number: int, taken: Mapping[str, Any]) -> dict[str, Any]:
+    place = f"number {number}"
+    if not isinstance(table, Mapping):
+        raise TriggerError(f"{place} is {table!r:.60}; allowed: a table with a type")
+    kind_name = table.get("type")
+    if not isinstance(kind_name, str) or kind_name not in KINDS:
+        raise TriggerError(
+            f"{place}: type = {kind_name!r:.60}{_closest(kind_name, KINDS)}; allowed: {', '.join(KINDS)}"
+        )
+    kind = KINDS[kind_name]
+    name = _check_name(table.get("name", _free(kind_name, taken)), place)
+    place = f"{name!r}"
+    complete: dict[str, Any] = {"name": name, "type": kind_name}
+    for key, value in table.items():
+        if key in complete:
+            continue
+        if key not in kind.options:
+            allowed = ", ".join(("type", "name", *kind.options))
+            raise TriggerError(f"{place}: unknown key {key!r:.60}{_closest(key, kind.options)}; allowed: {allowed}")
+        option = kind.options[key]
+        if value == option.default:
+            continue  # a complete table, checked again
+        try:
+            complete[key] = option.check(value)
+        except ValueError as exc:
+            raise TriggerError(f"{place}: {key} = {value!r:.60}; allowed: {exc}") from None
+    complete |= {key: option.default for key, option in kind.options.items() if key not in complete}
+    try:
+        kind.whole(complete)
+    except ValueError as exc:
+        raise TriggerError(f"{place}: {exc}") from None
+    return complete
+
+
+def _check_name(name: Any, place: str) -> str:
+    if not isinstance(name, str) or len(name) > limits.NAME_MAX_CHARS or not _NAME.fullmatch(name):
+        raise TriggerError(f"{place}: name = {name!r:.60}; allowed: lower-case letters, digits and single hyphens")
+    return name
+
+
+def _free(kind: str, taken: Mapping[str, Any]) -> str:
+    """A trigger without a name is called for its type, and counted."""
+    number = 1
+    while (name := kind if number == 1 else f"{kind}-{number}") in taken:
+        number += 1
+    return name
+
+
+def _closest(key: Any, keys: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(str(key), list(keys), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

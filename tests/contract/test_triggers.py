@@ -1,0 +1,63 @@
+"""Triggers in jiffy.toml: complete when they are right; when wrong, the file, the trigger and the key are named."""
+
+from __future__ import annotations
+
+import pytest
+
+from jiffy.contract import limits, spec, triggers
+from jiffy.contract.errors import SpecError
+
+HEAD = '[functions.report]\nhandler = "report:handler"\n'
+
+
+def toml(*tables: str) -> str:
+    return HEAD + "".join(f"[[functions.report.triggers]]\n{table}\n" for table in tables)
+
+
+def test_a_trigger_is_complete_named_and_reads_back_the_same() -> None:
+    (one,) = spec.parse_toml(toml('type = "schedule"\ncron = "@daily"', 'type = "schedule"\nat = 2027-01-31T09:00:00'))
+    assert [t["name"] for t in one.triggers] == ["schedule", "schedule-2"]
+    assert set(one.triggers[0]) == {"name", "type", *triggers.SCHEDULE.options}
+    assert one.triggers[1]["at"] == "2027-01-31T09:00:00"
+    assert spec.parse_function("report", one.to_dict()) == one
+
+
+@pytest.mark.parametrize(
+    ("table", "part"),
+    [
+        ("cron = '@daily'", "number 1: type = None; allowed: schedule"),
+        ("type = 'schedul'", "did you mean 'schedule'?"),
+        ("type = 'schedule'", "'schedule': needs exactly one of cron, rate and at"),
+        ("type = 'schedule'\ncron = '@daily'\nrate = 'rate(1 day)'", "exactly one"),
+        ("type = 'schedule'\nname = 'nightly'\ncron = '61 * * * *'", "'nightly': cron = '61 * * * *'; allowed: five"),
+        ("type = 'schedule'\ncron = '0 0 31 feb *'", "cron ="),
+        ("type = 'schedule'\ncron = '@daily'\ntimezone = 'Mars'", "timezone = 'Mars'; allowed: a time zone"),
+        ("type = 'schedule'\ncron = '@daily'\ntimezone = '../../etc/passwd'", "a time zone"),
+        ("type = 'schedule'\nrate = 'rate(0 days)'", "rate(5 minutes)"),
+        ("type = 'schedule'\nat = 'tomorrow'", "a time such as"),
+        ("type = 'schedule'\ncron = '@daily'\noverlap = 'maybe'", '"allow", "skip", "queue"'),
+        ("type = 'schedule'\ncron = '@daily'\njitter = 3", "did you mean 'jitter_s'?"),
+        ("type = 'schedule'\ncron = '@daily'\nname = 'Bad Name'", "lower-case"),
+        ("type = 'schedule'\ncron = '@daily'\nstart = 2027-01-02\nend = 2027-01-01", "start ="),
+        (
+            "type = 'schedule'\ncron = '@daily'\nstart = 2027-01-02T00:00:00\nend = 2027-01-01T00:00:00",
+            "end is not after start",
+        ),
+    ],
+)
+def test_a_mistake_names_its_place(table: str, part: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        spec.parse_toml(toml(table), "here/jiffy.toml")
+    assert caught.value.message.startswith("here/jiffy.toml: [[functions.report.triggers]] ")
+    assert part in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_names_are_taken_once_and_there_are_not_too_many() -> None:
+    twice = "type = 'schedule'\nname = 'a'\ncron = '@daily'"
+    with pytest.raises(SpecError, match="taken by another"):
+        spec.parse_toml(toml(twice, twice))
+    with pytest.raises(SpecError, match=f"at most {limits.TRIGGERS_MAX}"):
+        spec.parse_toml(toml(*["type = 'schedule'\ncron = '@daily'"] * (limits.TRIGGERS_MAX + 1)))
+    with pytest.raises(SpecError, match="bytes as JSON"):
+        spec.parse_toml(toml(f"type = 'schedule'\ncron = '@daily'\ndetail = {{ x = '{'y' * 20_000}' }}"))
