@@ -28,6 +28,7 @@ from .drivers.base import Driver, DriverConfig
 from .execute import Executor
 from .heartbeat import Pulse
 from .pool import Pool
+from .room import Room
 from .sandbox import Sandbox
 from .stems import Stems
 from .store import Store
@@ -48,6 +49,8 @@ class Config:
     id: str | None
     stems: int
     keep_alive_s: float
+    instances: int
+    tenant_instances: int
     runtime_option: str
 
 
@@ -60,6 +63,16 @@ def parse(argv: Sequence[str]) -> Config:
     parser.add_argument("--stems", type=int, default=2, metavar="N", help="stems kept ready; default: %(default)s")
     parser.add_argument(
         "--keep-alive-s", type=float, default=60.0, metavar="S", help="idle instances end after; default: %(default)g"
+    )
+    parser.add_argument(
+        "--instances", type=int, default=0, metavar="N", help="how many may run at a time; default: what files allow"
+    )
+    parser.add_argument(
+        "--tenant-instances",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many of them one tenant may have; default: all",
     )
     parser.add_argument(
         "--runtime-option", default="", metavar="NAME", help="an OCI runtime of Docker's, such as runsc"
@@ -96,7 +109,9 @@ async def serve(config: Config) -> int:
 async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop: asyncio.Event) -> None:
     stems = Stems(partial(_start, driver, config.data), config.stems)
     keep = policy.Keep(instance_us=int(config.keep_alive_s * 1e6))
-    pool = Pool(stems, clock, host.memory, keep=keep, instances_max=host.instances_max())
+    most = host.instances_max()
+    room = Room(min(config.instances or most, most), config.tenant_instances)
+    pool = Pool(stems, clock, host.memory, room, keep=keep)
     executor = Executor(store.invoker, store, pool, clock)
     pulse = Pulse(store, clock, pool, stems, (store.invoker, host.name(), driver.name, driver.network))
     calls = asyncio.create_task(executor.run())

@@ -46,7 +46,7 @@ class Pulse:
             *(invoker, host, self._clock() // 1000, self._started_ms, driver, network),
             running=pool.running,
             waiting=pool.totals.calls,
-            instances_max=pool.instances_max,
+            instances_max=pool.room.instances_max,
             memory_free_mb=max(0, pool.memory.free_mb),
             stems=self._stems.ready(),
             functions=pool.statuses(),

@@ -19,6 +19,7 @@ from .sandbox import Exit, Loaded, Reply
 
 if TYPE_CHECKING:
     from .revision_pool import RevisionPool
+    from .room import Room
     from .waiting import Totals
 
 
@@ -71,6 +72,7 @@ class Host(Protocol):
     closing: bool
     totals: Totals
     keep: policy.Keep
+    room: Room
 
     def now(self) -> int: ...
     def admit(self, pool: RevisionPool) -> str: ...

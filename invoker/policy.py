@@ -21,7 +21,7 @@ SHORTER, LONGER = 0.2, 1.2  # how fast the usual duration follows a shorter call
 STALE_KEEP_US = 2 * SECOND_US  # idle instances of a revision that is not live: long enough for a queue to drain
 WAITING_MAX = 4_096  # calls taken from the stream and not yet running; the rest waits in Redis, where others see it
 WAITING_BYTES_MAX = 256 * limits.MIB  # and what their payloads may take
-WAITING_PER_FUNCTION = WAITING_MAX // 2  # one busy function must not keep the others' calls in Redis
+WAITING_PER_FUNCTION = WAITING_MAX * 3 // 8  # less than a tenant may have: its other functions want a place, too
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 30.0
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.25, 15.0  # between starts of a driver that fails
 
@@ -130,6 +130,18 @@ def read_count(waiting: int, waiting_bytes: int, mean_bytes: float) -> int:
     if room <= 0 or room_bytes <= 0:
         return 0
     return max(1, min(limits.STREAM_READ_MAX, room, int(room_bytes / max(1.0, mean_bytes))))
+
+
+def may_wait(in_function: int, in_tenant: int, in_all: int, tenant_bytes: int, all_bytes: int) -> bool:
+    """May one more call wait, where so many do and their payloads take so much?
+
+    A tenant may fill as much as is still free, as buffers are shared in switches ("dynamic thresholds"): alone it
+    gets half, two that flood get a third each, and there is always a place for one who comes later. So what waits
+    never keeps the next call in the stream, and nobody's flood turns another's calls away.
+    """
+    if in_function >= WAITING_PER_FUNCTION or in_tenant >= WAITING_MAX - in_all:
+        return False
+    return not in_tenant or tenant_bytes <= WAITING_BYTES_MAX - all_bytes
 
 
 def backoff_s(failures: int) -> float:

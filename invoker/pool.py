@@ -1,8 +1,8 @@
 """The warm set of this host: every revision's pool, and what they share.
 
-It finds the pool of a call's revision, holds the limits that go beyond one revision (a function's max_instances, the
-host's memory and number of instances), turns out what is idle when room is needed, and keeps time. How one
-revision's calls find instances: revision_pool.py. Every decision: policy.py. Ready sandboxes: stems.py.
+It finds the pool of a call's revision, turns out what is idle when room or memory is needed, has those who wait for
+room asked in turn, and keeps time. How one revision's calls find instances: revision_pool.py. Every decision:
+policy.py. Limits and fairness: room.py. Ready sandboxes: stems.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from jiffy.contract.messages import FunctionStatus, Revision
 
 from . import policy
 from .lease import Caller, Sandbox
-from .refusal import function_limit
 from .revision_pool import RevisionPool
+from .room import Room, Scope
 from .stems import Stems, kind_of
 from .waiting import Totals
 
@@ -46,12 +46,12 @@ class Pool:
         stems: Stems,
         clock: Callable[[], int],
         memory: Callable[[], Memory],
+        room: Room,
         *,
         keep: policy.Keep = policy.Keep(),  # noqa: B008 - frozen
-        instances_max: int,
     ) -> None:
         self.keep = keep
-        self.instances_max = instances_max
+        self.room = room
         self.totals = Totals()
         self.closing = False
         self.memory = memory()
@@ -61,8 +61,7 @@ class Pool:
         self._pools: dict[Key, RevisionPool] = {}
         self._hungry: set[RevisionPool] = set()
         self._nudge: asyncio.TimerHandle | None = None
-        self._instances = 0
-        self._by_function: dict[tuple[str, str], int] = {}
+        self._asking = False
         self._live: dict[tuple[str, str], int] = {}
         self._counts: dict[tuple[str, str], tuple[int, int]] = {}  # calls, cold calls of pools that are gone
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,33 +103,39 @@ class Pool:
     # --- what revision pools ask of the host --------------------------------------------------------------------
     def admit(self, pool: RevisionPool) -> str:
         """Count one more instance of `pool` in; or say which limit forbids it. What is idle elsewhere makes room."""
-        revision = pool.revision
-        name = revision.tenant, revision.function
-        while self._by_function.get(name, 0) >= revision.max_instances:
-            if not _evict([other for key, other in self._pools.items() if key[:2] == name and other is not pool]):
-                return function_limit(revision.max_instances)
-        if self._instances >= self.instances_max and not self._evict_any(pool):
-            return f"this host runs {self.instances_max} instances, as many as it may"
+        revision, room = pool.revision, self.room
+        full = room.full(revision)
+        if room.short and (full is None or full.scope is not Scope.FUNCTION) and room.behind(revision):
+            room.miss(revision, Scope.HOST)
+            return "others who have fewer instances on this host wait for one, too (fair share)"
+        while (full := room.full(revision)) is not None:
+            if not _evict([other for other in self._pools.values() if _may_make_room(other, pool, full.scope)]):
+                room.miss(revision, full.scope)
+                return full.why
         if not policy.fits(self.memory.free_mb, policy.reserve_mb(self.memory.total_mb), revision.memory_mb):
-            if self._evicted_at != self._ticks:  # what it frees is seen at the next tick: one at a time
-                self._evicted_at = self._ticks
-                self._evict_any(pool)
+            self._free_memory(pool)
             return f"this host has too little free memory for another {revision.memory_mb} MB"
-        self._instances += 1
-        self._by_function[name] = self._by_function.get(name, 0) + 1
+        room.enter(revision)
         self.memory = self.memory._replace(free_mb=self.memory.free_mb - FRESH_INSTANCE_MB)
         return ""
 
-    def _evict_any(self, pool: RevisionPool) -> bool:
-        return _evict([other for other in self._pools.values() if other is not pool])
+    def _free_memory(self, pool: RevisionPool) -> None:
+        """End what is idle elsewhere, one at a time: what it frees is seen at the next tick."""
+        if self._evicted_at != self._ticks:
+            self._evicted_at = self._ticks
+            _evict([other for other in self._pools.values() if other is not pool])
 
     def ended(self, pool: RevisionPool) -> None:
         """One instance fewer."""
-        name = pool.revision.tenant, pool.revision.function
-        self._instances -= 1
-        self._by_function[name] -= 1
-        if not self._by_function[name]:
-            del self._by_function[name]
+        self.room.leave(pool.revision)
+        if self.room.short and not self._asking:
+            self._asking = True
+            asyncio.get_running_loop().call_soon(self._ask)
+
+    def _ask(self) -> None:
+        """There is room, and somebody waits for it."""
+        self._asking = False
+        self.nudge(look_for_stall=False)
 
     def hungry(self, pool: RevisionPool) -> None:
         """Calls wait in `pool`: think about it again soon, whatever happens."""
@@ -148,13 +153,14 @@ class Pool:
     def nudge(self, *, look_for_stall: bool) -> None:
         """Think again about every pool in which calls wait."""
         self._hungry = {pool for pool in self._hungry if pool.waiting}
+        self.room.ask_again()
         now_us = self.now()
-        for pool in list(self._hungry):
+        for pool in sorted(self._hungry, key=lambda pool: self.room.need(pool.revision)):
             pool.scale(now_us, look_for_stall=look_for_stall)
             self.hungry(pool)
 
     async def stem(self, revision: Revision) -> Sandbox:
-        return await self._stems.take(kind_of(revision))
+        return await self._stems.take(kind_of(revision), revision.tenant)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -198,7 +204,7 @@ class Pool:
 
     @property
     def instances(self) -> int:
-        return self._instances
+        return self.room.instances
 
     def statuses(self) -> tuple[FunctionStatus, ...]:
         """One row per revision that has something warm or waiting here."""
@@ -236,6 +242,15 @@ class Pool:
         await self._stems.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _may_make_room(other: RevisionPool, pool: RevisionPool, scope: Scope) -> bool:
+    if other is pool:
+        return False
+    theirs, ours = other.revision, pool.revision
+    same_tenant = theirs.tenant == ours.tenant
+    same_function = same_tenant and theirs.function == ours.function
+    return {Scope.FUNCTION: same_function, Scope.TENANT: same_tenant, Scope.HOST: True}[scope]
 
 
 def _evict(pools: list[RevisionPool]) -> bool:

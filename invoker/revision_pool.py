@@ -35,7 +35,7 @@ class RevisionPool:
         self.revision = revision
         self.live = True
         self.idle: list[Slot] = []
-        self.waiting = Waiting(host.totals)
+        self.waiting = Waiting(host.totals, revision.tenant)
         self.boxes: list[Box] = []
         self.running = 0
         self.starting = 0  # forks under way
@@ -65,8 +65,9 @@ class RevisionPool:
             caller.refuse(self._throttled("it waited in the queue for longer than a call may"))
         elif self.idle:
             self._run(self.idle.pop(), caller, now_us)
-        elif len(self.waiting) >= policy.WAITING_PER_FUNCTION:
-            caller.refuse(self._throttled(f"{len(self.waiting)} calls wait for an instance already"))
+        elif self.waiting.full(caller):
+            why = f"{len(self.waiting)} of its calls wait for an instance already, and no more may (waiting)"
+            caller.refuse(self._throttled(why))
         else:
             self.waiting.append(caller)
             self._host.hungry(self)
@@ -79,7 +80,9 @@ class RevisionPool:
         self._returned(slot, now_us, duration_us)
         if slot.dead:
             return
-        if self._calls_max and slot.instance.calls >= self._calls_max:
+        if self._host.room.short and self.waiting and self._host.room.gives_way(self.revision):
+            self.discard(slot)
+        elif self._calls_max and slot.instance.calls >= self._calls_max:
             self.discard(slot)
             self.refill(now_us, max(1, self.floor))
         elif not self._serve(slot, now_us):

@@ -38,10 +38,36 @@ def kind_of(revision: Revision) -> Kind:
     return Kind(revision.runtime, revision.layers[0], revision.network)
 
 
+class Demand:
+    """The calls that wait for a stem of one kind: tenants in turn, each tenant's own first come, first served."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[asyncio.Future[Sandbox]]] = {}  # whose turn is next is first
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, tenant: str) -> asyncio.Future[Sandbox]:
+        future: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(tenant, deque()).append(future)
+        self._count += 1
+        return future
+
+    def pop(self) -> asyncio.Future[Sandbox]:
+        tenant = next(iter(self._queues))
+        queue = self._queues.pop(tenant)
+        self._count -= 1
+        future = queue.popleft()
+        if queue:
+            self._queues[tenant] = queue
+        return future
+
+
 @dataclass(slots=True, eq=False)
 class _Shelf:
     ready: deque[Sandbox] = field(default_factory=deque)
-    demand: deque[asyncio.Future[Sandbox]] = field(default_factory=deque)
+    demand: Demand = field(default_factory=Demand)
     starting: int = 0
     failures: int = 0
     retry: asyncio.TimerHandle | None = None
@@ -75,7 +101,7 @@ class Stems:
         """Keep stems of this kind ready from now on."""
         self._fill(kind, self._shelf(kind))
 
-    async def take(self, kind: Kind) -> Sandbox:
+    async def take(self, kind: Kind, tenant: str) -> Sandbox:
         """A stem, nobody else's. Raises PlatformError when none could be started."""
         if self._closed:
             raise SandboxFailed("the invoker is stopping")
@@ -85,8 +111,7 @@ class Stems:
             stem.on_closed = None
             asyncio.get_running_loop().call_later(self._refill_after_s, self._fill, kind, shelf)
             return stem
-        future: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
-        shelf.demand.append(future)
+        future = shelf.demand.add(tenant)
         self._fill(kind, shelf)
         return await future
 
@@ -170,7 +195,7 @@ class Stems:
     def _deliver(shelf: _Shelf, what: Sandbox | JiffyError) -> bool:
         """Give it to the first call that waits; False when none does."""
         while shelf.demand:
-            future = shelf.demand.popleft()
+            future = shelf.demand.pop()
             if not future.done():
                 if isinstance(what, JiffyError):
                     future.set_exception(what)

@@ -1,7 +1,7 @@
 """The calls of one revision that wait for an instance, first come, first served.
 
-It counts them, and their payloads' bytes, into the totals of the whole invoker, and knows when the first of them may
-no longer begin. Who serves them is revision_pool.py's business.
+It counts them, and their payloads' bytes, into the totals of the whole invoker and of their tenant, and knows when the
+first of them may no longer begin. Who serves them is revision_pool.py's business.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from . import policy
 from .lease import Caller
 
 
-class Totals:
-    """What waits in the whole invoker: it bounds how much is read from the stream."""
+class Sum:
+    """Calls that wait, and the bytes of their payloads."""
 
     __slots__ = ("calls", "payload_bytes")
 
@@ -22,12 +23,26 @@ class Totals:
         self.payload_bytes = 0
 
 
+class Totals(Sum):
+    """What waits in the whole invoker, and of each tenant. It bounds how much is read from the stream."""
+
+    __slots__ = ("_tenants",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tenants: dict[str, Sum] = {}
+
+    def of(self, tenant: str) -> Sum:
+        return self._tenants.setdefault(tenant, Sum())
+
+
 class Waiting:
     """A queue of callers."""
 
-    __slots__ = ("_callers", "_earliest_us", "_totals")
+    __slots__ = ("_callers", "_earliest_us", "_tenant", "_totals")
 
-    def __init__(self, totals: Totals) -> None:
+    def __init__(self, totals: Totals, tenant: str) -> None:
+        self._tenant = totals.of(tenant)
         self._callers: deque[Caller] = deque()
         self._totals = totals
         self._earliest_us = 0  # no caller's latest start is before it
@@ -42,17 +57,26 @@ class Waiting:
     def first(self) -> Caller:
         return self._callers[0]
 
+    def full(self, caller: Caller) -> bool:
+        """Is there no place for one more? See policy.may_wait."""
+        return not policy.may_wait(
+            *(len(self._callers), self._tenant.calls, self._totals.calls),
+            *(self._tenant.payload_bytes + caller.size, self._totals.payload_bytes),
+        )
+
     def append(self, caller: Caller) -> None:
         if not self._callers or caller.latest_start_us < self._earliest_us:
             self._earliest_us = caller.latest_start_us
         self._callers.append(caller)
-        self._totals.calls += 1
-        self._totals.payload_bytes += caller.size
+        for total in (self._totals, self._tenant):
+            total.calls += 1
+            total.payload_bytes += caller.size
 
     def pop(self) -> Caller:
         caller = self._callers.popleft()
-        self._totals.calls -= 1
-        self._totals.payload_bytes -= caller.size
+        for total in (self._totals, self._tenant):
+            total.calls -= 1
+            total.payload_bytes -= caller.size
         return caller
 
     def late(self, now_us: int) -> list[Caller]:

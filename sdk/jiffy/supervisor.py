@@ -52,6 +52,8 @@ class Plan:
     sandbox: str  # "auto" | "docker" | "bwrap"
     gateways: int
     stems: int
+    instances: int
+    tenant_instances: int
     ledger: str | None  # None: an SQLite file in the data folder
     verbose: bool
     api_key: str | None
@@ -105,6 +107,7 @@ class Supervisor:
             self._keep(home, self._command(home, name, argv, (listener.fileno(),))._replace(secrets=secret))
         self._keep(home, self._command(home, "builder", ["builder", *where]))
         keeping = ["--sandbox", self._plan.sandbox, "--stems", str(self._plan.stems)]
+        keeping += ["--instances", str(self._plan.instances), "--tenant-instances", str(self._plan.tenant_instances)]
         self._keep(home, self._command(home, "invoker", ["invoker", *where, *keeping]))
         address = listener.getsockname()
         sandbox = await self._watching(self._healthy(address))

@@ -204,6 +204,7 @@ class FakeCaller:
         self.init_log = b""
         self.slot: Slot | None = None
         self.refusal: Refusal | None = None
+        self.over = False
         self._clock = clock
 
     def start(self, slot: Slot, now_us: int) -> None:
@@ -215,9 +216,14 @@ class FakeCaller:
         assert self.slot is None and self.refusal is None
         self.refusal = refusal
 
+    @property
+    def running(self) -> bool:
+        return self.slot is not None and not self.over
+
     def end(self) -> None:
         """The function answered."""
-        assert self.slot is not None
+        assert self.running and self.slot is not None
+        self.over = True
         now_us = self._clock()
         self.slot.pool.release(self.slot, now_us, now_us - self.slot.since_us)
 

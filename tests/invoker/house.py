@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from invoker.pool import SLOW_TICKS, Memory, Pool
+from invoker.room import Room
 from invoker.stems import Stems
 from jiffy.contract.messages import Revision
 
@@ -19,7 +20,7 @@ class House:
         self.world = World()
         self.memory = Memory(16_000, 8_000)
         self.stems = Stems(self.world.start, 2, refill_after_s=0)
-        self.pool = Pool(self.stems, self.clock, lambda: self.memory, instances_max=50)
+        self.pool = Pool(self.stems, self.clock, lambda: self.memory, Room(50))
 
     def call(self, of: Revision = HELLO, latest_s: float = 10.0) -> FakeCaller:
         caller = FakeCaller(self.clock, latest_s)

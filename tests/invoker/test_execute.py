@@ -15,6 +15,7 @@ from invoker.clock import Clock
 from invoker.execute import ATTEMPTS_MAX, Executor
 from invoker.logbook import Logbook
 from invoker.pool import Memory, Pool
+from invoker.room import Room
 from invoker.sandbox import Exit, Loaded, Reply
 from invoker.stems import Stems
 from invoker.store import Store
@@ -42,7 +43,7 @@ class House:
         clock = Clock()
         self.store = Store(self._url, "inv-1", clock)
         await self.store.open()
-        self.pool = Pool(Stems(self.world.start, 1), clock, lambda: Memory(16_000, 8_000), instances_max=50)
+        self.pool = Pool(Stems(self.world.start, 1), clock, lambda: Memory(16_000, 8_000), Room(50))
         self.executor = Executor("inv-1", self.store, self.pool, clock)
         self.running = asyncio.ensure_future(self.executor.run())
         self.now_ms: Callable[[], int] = lambda: clock() // 1000

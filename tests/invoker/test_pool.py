@@ -257,7 +257,7 @@ async def test_a_removed_function_leaves_nothing_warm(house: House) -> None:
 
 
 async def test_a_full_host_turns_out_what_is_idle_elsewhere(house: House) -> None:
-    house.pool.instances_max = 2
+    house.pool.room.instances_max = 2
     [idle] = await house.calls(1, revision("idle"))
     [busy] = await house.calls(1, revision("busy"))
     idle.end()

@@ -51,7 +51,7 @@ async def test_a_kept_instance_that_dies_is_replaced(house: House) -> None:
 
 
 async def test_kept_instances_make_no_room_for_others(house: House) -> None:
-    house.pool.instances_max = 3
+    house.pool.room.instances_max = 3
     house.pool.set_live("default", "kept", KEPT)
     await settle(60)
     [caller] = await house.calls(1)
@@ -129,7 +129,7 @@ async def test_reuse_never_gives_each_call_a_fresh_instance_of_one_sandbox(house
 async def test_reuse_never_at_many_callers(house: House) -> None:
     callers = await house.calls(20, ONCE)
     served = 0
-    while pending := [caller for caller in callers if caller.slot and caller.slot.busy]:
+    while pending := [caller for caller in callers if caller.running]:
         for caller in pending:
             caller.end()
             served += 1

@@ -33,6 +33,8 @@ from jiffy.supervisor import Plan, Supervisor
 @click.option(
     "--stems", default=2, show_default=True, type=click.IntRange(0, 1000), help="Started sandboxes kept for cold calls."
 )
+@click.option("--instances", default=0, type=click.IntRange(0), help="Most that may run here.  [default: what fits]")
+@click.option("--tenant-instances", default=0, type=click.IntRange(0), help="Most of one tenant.  [default: all]")
 @click.option("--verbose", is_flag=True, help="Print the logs of all parts here instead of into DATA/logs.")
 def up(
     host: str,
@@ -43,6 +45,8 @@ def up(
     sandbox: str,
     gateways: int,
     stems: int,
+    instances: int,
+    tenant_instances: int,
     verbose: bool,
 ) -> None:
     """Start a platform on this machine.
@@ -64,6 +68,8 @@ def up(
         sandbox=sandbox,
         gateways=gateways,
         stems=stems,
+        instances=instances,
+        tenant_instances=tenant_instances,
         ledger=ledger,
         verbose=verbose,
         api_key=os.environ.get("JIFFY_API_KEY") or None,
