@@ -15,6 +15,7 @@ import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
 from jiffy.contract import keys, limits, wire
+from jiffy.contract.clock import Clock
 from jiffy.contract.errors import BuildFailed, PlatformError, Unavailable
 from jiffy.contract.messages import BuilderBeat, BuildEvent, BuildRequest, Revision
 from jiffy.contract.routes import RouteTable
@@ -76,11 +77,11 @@ class Store:
         self.builder = builder
         self._publish = self._redis.register_script(_PUBLISH)
         self._fail = self._redis.register_script(_FAIL)
-        self._offset_ms = 0
+        self._clock = Clock()
 
     def now_ms(self) -> int:
         """Epoch milliseconds on the Redis server's clock."""
-        return time.time_ns() // 1_000_000 + self._offset_ms
+        return self._clock() // 1000
 
     async def open(self) -> None:
         """Make the consumer group. Raises Unavailable when Redis doesn't answer."""
@@ -100,8 +101,9 @@ class Store:
                 held: list[Any] = list(entries)
                 if held:
                     pipe.xclaim(keys.BUILDS, keys.BUILD_GROUP, self.builder, 0, held, justid=True)
+                asked = time.monotonic_ns()
                 (seconds, micros), *_ = await pipe.execute()
-        self._offset_ms = seconds * 1000 + micros // 1000 - time.time_ns() // 1_000_000
+        self._clock.set(seconds * 1_000_000 + micros, asked, time.monotonic_ns())
 
     async def close(self, *, leave: bool = True) -> None:
         """Take our heartbeat away, so that nobody counts on us."""

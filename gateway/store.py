@@ -23,6 +23,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from gateway import scripts
 from jiffy.contract import keys, limits, wire
+from jiffy.contract.clock import Clock
 from jiffy.contract.errors import PlatformError, Unavailable
 from jiffy.contract.messages import (
     BuilderBeat,
@@ -95,7 +96,7 @@ class _Line:
 
 
 class Store:
-    """The gateway's view of Redis. `tell_time` must have run once before `now_ms` means anything."""
+    """The gateway's view of Redis. `beats` must have run once before `now_ms` means anything."""
 
     def __init__(self, url: str) -> None:
         self._pool = ConnectionPool.from_url(
@@ -112,7 +113,7 @@ class Store:
         self._live = self._redis.register_script(scripts.LIVE)
         self._live_revision = self._redis.register_script(scripts.LIVE_REVISION)
         self._remove = self._redis.register_script(scripts.REMOVE)
-        self._offset_ms = 0.0
+        self._clock = Clock()
 
     async def close(self) -> None:
         with _translated():
@@ -124,7 +125,7 @@ class Store:
 
     def now_ms(self) -> int:
         """Now, on the Redis server's clock."""
-        return int(time.time() * 1000 + self._offset_ms)
+        return self._clock() // 1000
 
     async def beats(self) -> Beats:
         """All heartbeats that can be read; sets the clock, and forgets those who have been silent for long."""
@@ -132,10 +133,10 @@ class Store:
         pipe.time()
         pipe.hgetall(keys.INVOKERS)
         pipe.hgetall(keys.BUILDERS)
-        before = time.time()
+        asked = time.monotonic_ns()
         with _translated():
             (seconds, micros), invokers, builders = await pipe.execute()
-        self._offset_ms = seconds * 1000 + micros / 1000 - (before + time.time()) * 500
+        self._clock.set(seconds * 1_000_000 + micros, asked, time.monotonic_ns())
         return Beats(
             await self._heard(keys.INVOKERS, Heartbeat, invokers),
             await self._heard(keys.BUILDERS, BuilderBeat, builders),

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import uvloop
 
+from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Layer
 
 from . import host, policy
-from .clock import Clock
 from .drivers import choose
 from .drivers.base import Driver, DriverConfig
 from .execute import Executor
@@ -111,7 +111,7 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
     keep = policy.Keep(instance_us=int(config.keep_alive_s * 1e6))
     most = host.instances_max()
     room = Room(min(config.instances or most, most), config.tenant_instances)
-    pool = Pool(stems, clock, host.memory, room, keep=keep)
+    pool = Pool(stems, clock.monotonic_us, host.memory, room, keep=keep)
     executor = Executor(store.invoker, store, pool, clock)
     pulse = Pulse(store, clock, pool, stems, (store.invoker, host.name(), driver.name, driver.network))
     calls = asyncio.create_task(executor.run())

@@ -1,6 +1,7 @@
 """One attempt at an invocation: what is known about it while it waits and runs, and what is written when it ended.
 
-It is the Caller that the pool serves: `start` and `refuse` go on to execute.py, which tells the story.
+It is the Caller that the pool serves: `start` and `refuse` go on to execute.py, which tells the story. Its times are
+this host's monotonic microseconds; what is written is on the Redis server's clock, as it was when the call arrived.
 """
 
 from __future__ import annotations
@@ -47,16 +48,17 @@ class Attempt:
 
     __slots__ = (
         *("_story", "arrived_us", "call", "cold", "entry", "init_log", "init_us", "known", "latest_start_us"),
-        *("log", "noted", "queue_us", "size", "slot", "started_us"),
+        *("log", "noted", "offset_us", "queue_us", "size", "slot", "started_us"),
     )
 
-    def __init__(self, entry: bytes, call: Call, known: Known, now_us: int, story: Story) -> None:
+    def __init__(self, entry: bytes, call: Call, known: Known, now_us: int, offset_us: int, story: Story) -> None:
         self.entry = entry
         self.call = call
         self.known = known
         self.size = len(call.payload)
         self.arrived_us = now_us
-        self.latest_start_us = policy.latest_start_us(call.deadline_ms, known.revision.timeout_ms)
+        self.offset_us = offset_us  # the server's clock less ours
+        self.latest_start_us = policy.latest_start_us(call.deadline_ms, known.revision.timeout_ms) - offset_us
         self.cold = False
         self.init_us = 0
         self.init_log = b""
@@ -70,11 +72,15 @@ class Attempt:
     def start(self, slot: Slot, now_us: int) -> None:
         self.slot = slot
         self.started_us = now_us
-        self.queue_us = max(0, now_us - self.call.accepted_ms * 1000 - self.init_us)
+        self.queue_us = self.waited_us(now_us)
         self._story.begin(self, slot, now_us)
 
     def refuse(self, refusal: Refusal) -> None:
         self._story.turned_away(self, refusal)
+
+    def waited_us(self, now_us: int) -> int:
+        """Since it was accepted, its cold start excluded. By two hosts' clocks, so never less than nothing."""
+        return max(0, now_us + self.offset_us - self.call.accepted_ms * 1000 - self.init_us)
 
     def logbook(self) -> Logbook:
         if self.log is None:
@@ -117,6 +123,8 @@ class Attempt:
     ) -> Completion:
         """Answer, usage, log and record of the ended attempt, packed; with `again` another attempt follows it."""
         call, revision = self.call, self.known.revision
+        now_us += self.offset_us  # from here on, on the server's clock
+        started_us = self.started_us + self.offset_us if self.started_us else now_us
         billed_ms = meter.billed_ms(duration_us, outcome)
         answer = Answer(
             *(call.invocation, call.attempt, outcome, payload, self.cold, duration_us, billed_ms),
@@ -124,7 +132,7 @@ class Attempt:
         )
         usage = Usage(
             *(call.invocation, call.attempt, revision.tenant, revision.function, revision.number, call.trigger),
-            *(invoker, (self.started_us or now_us) // 1000, outcome, self.cold, duration_us, billed_ms),
+            *(invoker, started_us // 1000, outcome, self.cold, duration_us, billed_ms),
             *(self.init_us, self.queue_us, revision.memory_mb, max_memory_bytes, cpu_us),
             *(self.size, len(payload)),
         )

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Protocol
 
 from jiffy.contract import limits
+from jiffy.contract.clock import Clock
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Call, Outcome
 from jiffy.contract.wire import pack, unpack
@@ -26,7 +27,6 @@ from jiffy.contract.wire import pack, unpack
 from . import policy
 from .attempt import Attempt, Known
 from .classify import classify
-from .clock import Clock
 from .completions import Completion, Completions
 from .lease import Slot
 from .pool import Pool
@@ -61,7 +61,7 @@ class Executor:
         self._invoker = invoker
         self._queue = queue
         self._pool = pool
-        self._clock = clock
+        self._clock = clock  # all times in here are monotonic: only what is written is on the server's clock
         self._completions = Completions(queue.complete, self._written)
         self._open: dict[bytes, Attempt | None] = {}  # entry → its attempt, until its completion is written
         self._running: dict[bytes, Attempt] = {}  # in the order in which they began
@@ -114,7 +114,7 @@ class Executor:
 
     def accept(self, entries: list[tuple[bytes, bytes]]) -> None:
         """Have these entries run."""
-        now_us = self._clock()
+        now_us = self._clock.monotonic_us()
         for entry, packed in entries:
             attempt = self._unpack(entry, packed, now_us)
             if attempt is not None:
@@ -125,7 +125,7 @@ class Executor:
         try:
             call = unpack(Call, packed)
             known = self._revisions.get(call.revision) or self._learn(call.revision)
-            attempt = Attempt(entry, call, known, now_us, self)
+            attempt = Attempt(entry, call, known, now_us, self._clock.offset_us, self)
         except (PlatformError, TypeError, AttributeError) as exc:
             log.error("entry %r is no call: %s", entry, exc)
             self._open[entry] = None
@@ -160,7 +160,7 @@ class Executor:
 
     def _ended(self, attempt: Attempt, future: asyncio.Future[Reply | Exit]) -> None:
         """The instance answered, or ended."""
-        now_us = self._clock()
+        now_us = self._clock.monotonic_us()
         slot = attempt.slot
         assert slot is not None
         result = future.result()
@@ -190,10 +190,10 @@ class Executor:
 
         A failed import has a duration of 0 and is billed one step: it used the host, but no handler ran.
         """
-        now_us = self._clock()
+        now_us = self._clock.monotonic_us()
         attempt.cold = attempt.cold or refusal.init_us > 0
         attempt.init_us = attempt.init_us or refusal.init_us
-        attempt.queue_us = max(0, now_us - attempt.call.accepted_ms * 1000 - attempt.init_us)
+        attempt.queue_us = attempt.waited_us(now_us)
         if refusal.log:
             attempt.logbook().write(refusal.log)
         again = b""
@@ -217,7 +217,7 @@ class Executor:
     # --- logs of calls that run -----------------------------------------------------------------------------------
     def _sweep(self) -> None:
         """Publish what calls have printed that have run for a while already."""
-        now_us = self._clock()
+        now_us = self._clock.monotonic_us()
         for attempt in self._running.values():
             if now_us - attempt.started_us < LIVE_LOG_S * 1e6:
                 break  # they are in the order in which they began
@@ -231,7 +231,7 @@ class Executor:
         printed = attempt.slot.instance.read_log()
         if printed:
             attempt.print(attempt.slot, printed)
-        logs = attempt.log.flush(now_us // 1000) if attempt.log else ()
+        logs = attempt.log.flush((now_us + attempt.offset_us) // 1000) if attempt.log else ()
         state = "running" if attempt.call.mode == "async" and not attempt.noted else ""
         if logs or state:
             attempt.noted = True
@@ -246,7 +246,7 @@ class Executor:
                 break
             except PlatformError:
                 await asyncio.sleep(AGAIN_MAX_S)
-        now_us = self._clock()
+        now_us = self._clock.monotonic_us()
         for entry, packed in entries:
             attempt = self._unpack(entry, packed, now_us)
             if attempt is None:
@@ -261,7 +261,8 @@ class Executor:
     def _again(attempt: Attempt, now_us: int) -> bytes:
         """The next attempt at an asynchronous invocation, with a deadline of its own."""
         call = attempt.call
-        deadline_ms = now_us // 1000 + int(limits.WAIT_MAX_S * 1000) + attempt.known.revision.timeout_ms
+        now_ms = (now_us + attempt.offset_us) // 1000
+        deadline_ms = now_ms + int(limits.WAIT_MAX_S * 1000) + attempt.known.revision.timeout_ms
         return pack(call._replace(attempt=call.attempt + 1, deadline_ms=max(deadline_ms, call.deadline_ms)))
 
     async def stop(self) -> None:

@@ -10,10 +10,10 @@ import logging
 from typing import Protocol
 
 from jiffy.contract import limits
+from jiffy.contract.clock import Clock
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Heartbeat
 
-from .clock import Clock
 from .pool import Pool
 from .stems import Stems
 

@@ -39,7 +39,7 @@ class Memory(NamedTuple):
 
 
 class Pool:
-    """See the module. `memory` reads the host's memory; `clock` gives microseconds."""
+    """See the module. `memory` reads the host's memory; `clock` gives microseconds and is never set."""
 
     def __init__(
         self,

@@ -24,11 +24,11 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jiffy.contract import keys, limits
+from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError, Unavailable
 from jiffy.contract.messages import Heartbeat, Revision
 from jiffy.contract.wire import pack, unpack
 
-from .clock import Clock
 from .completions import Completion
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 
 from invoker.classify import UNEXPLAINED_US, classify
-from invoker.clock import Clock
 from invoker.execute import ATTEMPTS_MAX, Executor
 from invoker.logbook import Logbook
 from invoker.pool import Memory, Pool
@@ -20,6 +19,7 @@ from invoker.sandbox import Exit, Loaded, Reply
 from invoker.stems import Stems
 from invoker.store import Store
 from jiffy.contract import keys, limits
+from jiffy.contract.clock import Clock
 from jiffy.contract.messages import Answer, Call, InvocationRecord, LogEntry, Outcome, Revision, Usage
 from jiffy.contract.wire import pack, unpack
 from tests import servers
@@ -40,10 +40,10 @@ class House:
         self._sent = 0
 
     async def start(self) -> None:
-        clock = Clock()
+        self.clock = clock = Clock()
         self.store = Store(self._url, "inv-1", clock)
         await self.store.open()
-        self.pool = Pool(Stems(self.world.start, 1), clock, lambda: Memory(16_000, 8_000), Room(50))
+        self.pool = Pool(Stems(self.world.start, 1), clock.monotonic_us, lambda: Memory(16_000, 8_000), Room(50))
         self.executor = Executor("inv-1", self.store, self.pool, clock)
         self.running = asyncio.ensure_future(self.executor.run())
         self.now_ms: Callable[[], int] = lambda: clock() // 1000
@@ -120,6 +120,24 @@ async def test_a_call_is_answered_metered_and_logged(house: House) -> None:
     assert entry.first and entry.text == b""
     assert entry.report == ("ok", answer.duration_us, 100, 128, 1_000_000, answer.init_us)
     assert await house.redis.xlen(CALLS) == 0
+
+
+async def test_a_step_of_the_servers_clock_is_not_billed(house: House) -> None:
+    begun, end = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    def function(_: bytes) -> Any:
+        begun.set()
+        return end
+
+    house.world.function = function
+    await house.send()
+    await begun.wait()
+    house.clock.offset_us += 3_600_000_000
+    end.set_result(Reply(True, b"1", 50))
+    answer = await house.answer()
+    assert (answer.outcome, answer.billed_ms) == (Outcome.OK, 100)
+    [usage] = await house.usages()
+    assert abs(usage.started_ms - house.now_ms() + 3_600_000) < 60_000, "on the clock on which it was accepted"
 
 
 async def test_the_next_call_is_warm(house: House) -> None:

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from invoker.clock import Clock
 from invoker.completions import Completion, Completions
 from invoker.store import Entry, Store
 from jiffy.contract import keys, limits
+from jiffy.contract.clock import Clock
 from jiffy.contract.errors import PlatformError, Unavailable
 from jiffy.contract.messages import Heartbeat, Revision
 from jiffy.contract.wire import pack, unpack
