@@ -26,7 +26,7 @@ from jiffy.contract.wire import pack, unpack
 
 from . import policy
 from .attempt import Attempt, Known
-from .classify import classify
+from .classify import classify, log_line
 from .completions import Completion, Completions
 from .lease import Slot
 from .pool import Pool
@@ -181,6 +181,8 @@ class Executor:
         outcome, payload = ending.outcome, ending.payload
         if outcome is Outcome.CRASH and self._pool.closing and type(result) is Exit and result.reason == "closed":
             outcome, payload = Outcome.PLATFORM, platform("the invoker was stopped while this call ran").error
+        if ending.spent:  # the agent could not tell the log
+            attempt.logbook().note(log_line(payload))
         self._completions.add(
             attempt.completion(self._invoker, now_us, outcome, payload, ending.duration_us, memory, cpu)
         )

@@ -40,6 +40,11 @@ class Logbook:
             self._kept += len(text)
             self._pieces.append(text)
 
+    def note(self, line: bytes) -> None:
+        """A line of ours, on a line of its own; there is always room for it."""
+        broken = self._pieces and not self._pieces[-1].endswith(b"\n")
+        self._pieces.append(b"\n%b\n" % line if broken else line + b"\n")
+
     def flush(self, at_ms: int) -> tuple[bytes, ...]:
         """Packed entries of the whole lines written since the last flush; the attempt goes on."""
         text = b"".join(self._pieces)

@@ -114,6 +114,81 @@ async def test_errors_of_every_kind_are_answers(lab: Lab, body: str, kind: str, 
     assert await error(instance) == found
 
 
+async def printed(lab: Lab, body: str, head: str = "") -> str:
+    """What one call of a handler leaves in its log."""
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    instance = await lab.instance(f"{head}\ndef handler(event, context):\n{lines}")
+    await call(instance)
+    return instance.read_log().decode()
+
+
+async def test_a_failure_is_in_the_log_with_its_causes_and_without_our_frames(lab: Lab) -> None:
+    log = await printed(lab, "print('on it', end='')\ntry:\n    {}['x']\nexcept KeyError as exc:\n    1 / 0")
+    head, _, trace = log.partition("\n")
+    assert head == "on it[ERROR] ZeroDivisionError: division by zero"
+    assert trace == (
+        "Traceback (most recent call last):\n"
+        '  File "/var/task/app.py", line 5, in handler\n'
+        "    {}['x']\n"
+        "    ~~^^^^^\n"
+        "KeyError: 'x'\n"
+        "\nDuring handling of the above exception, another exception occurred:\n\n"
+        "Traceback (most recent call last):\n"
+        '  File "/var/task/app.py", line 7, in handler\n'
+        "    1 / 0\n"
+        "    ~~^~~\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("return object()", "[ERROR] Runtime.MarshalError: Unable to marshal response"),
+        ("return 'x' * 7_000_000", "[ERROR] Function.ResponseSizeTooLarge: the result has 7000002 bytes"),
+        ("import sys\nsys.stderr = None\nraise ValueError('quiet')", "[ERROR] ValueError: quiet"),
+        ("import requests", "[HINT] no module 'requests': it is neither in your folder"),
+        (
+            "import socket\nsocket.create_connection(('192.0.2.1', 80))",
+            "[HINT] this function has no network; network = true in jiffy.toml gives it one",
+        ),
+        (
+            "import socket\ntry:\n    socket.getaddrinfo('example.org', 80)\n"
+            "except OSError as exc:\n    raise RuntimeError('no') from exc",
+            "[HINT] this function has no network",
+        ),
+    ],
+)
+async def test_failures_of_every_kind_are_in_the_log(lab: Lab, body: str, line: str) -> None:
+    assert any(found.startswith(line) for found in (await printed(lab, body)).splitlines())
+
+
+async def test_a_failed_import_is_in_the_log(lab: Lab) -> None:
+    loaded = await (await lab.stem()).specialise(lab.revision("print('soon')\nimport nowhere\ndef handler(e, c): ..."))
+    lines = loaded.log.decode().splitlines()
+    assert lines[:3] == [
+        "soon",
+        "[ERROR] Runtime.ImportModuleError: Unable to import module 'app': No module named 'nowhere'",
+        "Traceback (most recent call last):",
+    ]
+    assert lines[3] == '  File "/var/task/app.py", line 2, in <module>'
+
+
+async def test_logging_works_as_on_lambda(lab: Lab) -> None:
+    log = await printed(
+        lab,
+        "logger.info('hello')\nlogger.debug('not this')",
+        "import logging\nlogger = logging.getLogger()\nlogger.setLevel(logging.INFO)",
+    )
+    assert re.fullmatch(r"\[INFO\]\t\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\t0190-call\thello\n", log), log
+
+
+async def test_logging_that_the_function_set_up_stays_as_it_is(lab: Lab) -> None:
+    log = await printed(
+        lab, "logging.info('mine')", "import logging\nlogging.basicConfig(level=20, format='%(message)s')"
+    )
+    assert log == "mine\n"
+
+
 async def test_deep_recursion_is_an_error_with_a_short_stack(lab: Lab) -> None:
     found = await error(await lab.instance("def handler(event, context):\n    return handler(event, context)\n"))
     assert found["errorType"] == "RecursionError"

@@ -203,6 +203,11 @@ async def test_a_function_that_fails_is_an_outcome_and_the_next_call_works(
     assert answer.outcome == outcome and answer.billed_ms == 100
     error = json.loads(answer.payload)
     assert error["errorType"] == kind and text in error.get("errorMessage", "128")
+    [entry] = await house.logs()
+    if kind == "ValueError":  # the agent's to log
+        assert entry.text == b""
+    else:
+        assert entry.text.startswith(f"[ERROR] {kind}: ".encode()) and text.encode() in entry.text
     house.world.function = lambda payload: Reply(True, payload, 1)
     await house.send()
     assert (await house.answer()).outcome == Outcome.OK
@@ -383,6 +388,14 @@ def test_a_result_that_speaks_of_memory_errors_is_just_an_error() -> None:
     payload = json.dumps({"errorType": "ValueError", "errorMessage": "MemoryError"}).encode()
     assert classify(Reply(False, payload, 1), revision(), 5).outcome is Outcome.ERROR
     assert classify(Reply(False, b"MemoryError", 1), revision(), 5).outcome is Outcome.ERROR
+
+
+def test_a_line_of_ours_has_room_and_a_line_of_its_own() -> None:
+    book = Logbook("i", 1, 1)
+    book.write(b"x" * limits.LOG_ATTEMPT_MAX_BYTES)
+    book.note(b"[ERROR] why")
+    entries = [unpack(LogEntry, packed) for packed in book.close(0, ("timeout", 1, 100, 128, 0, 0))]
+    assert b"".join(entry.text for entry in entries).endswith(b"x\n[ERROR] why\n")
 
 
 def test_a_log_is_cut_into_entries_and_bounded() -> None:

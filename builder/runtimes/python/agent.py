@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-if TYPE_CHECKING:
     from builder.runtimes.python.jiffy_function import Context as Context
     from builder.runtimes.python.jiffy_function import (
         Function,
@@ -35,9 +34,11 @@ if TYPE_CHECKING:
         prepare,
         run,
     )
+    from builder.runtimes.python.jiffy_log import join_logging
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # an isolated interpreter does not do it
     from jiffy_function import Context, Function, LoadError, exit_status, flush, load_handler, prepare, run
+    from jiffy_log import join_logging
 
     del sys.path[0]
 
@@ -203,6 +204,7 @@ class Zygote:
             import asyncio  # noqa: F401 - once here rather than in every instance
 
             sys.path[:] = users
+        join_logging(self.function)
         spent = (time.monotonic_ns() - began) // 1000
         flush()
         self.watch_children()

@@ -25,6 +25,7 @@ from . import interpreter, rootfs
 from .interpreter import Interpreter
 
 _HERE = Path(__file__).parent
+IN_RUNTIME = ("agent.py", "jiffy_function.py", "jiffy_log.py", "serve.py")
 
 
 def ensure(data: Path, runtime: str = "python3") -> Layer:
@@ -36,7 +37,7 @@ def ensure(data: Path, runtime: str = "python3") -> Layer:
 def runtime_files() -> dict[str, bytes]:
     """What goes into /var/runtime. The agent may count on these files alone."""
     try:
-        files = {name: (_HERE / name).read_bytes() for name in ("agent.py", "jiffy_function.py", "serve.py")}
+        files = {name: (_HERE / name).read_bytes() for name in IN_RUNTIME}
     except FileNotFoundError as exc:
         raise PlatformError(f"this installation lacks {exc.filename}") from exc
     contract = importlib.resources.files("jiffy.contract")

@@ -18,29 +18,37 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from builder.runtimes.python.jiffy_log import is_ours, write_error
+else:
+    from jiffy_log import is_ours, write_error
+
 TASK, DEPS, RUNTIME = "/var/task", "/opt/python", os.path.dirname(os.path.abspath(__file__))
 RESULT_MAX = 6 * 1024 * 1024  # AWS Lambda's bound; limits.PAYLOAD_MAX_BYTES
 MESSAGE_MAX_CHARS = 64 * 1024  # of an error: enough for people, and small beside a result
 
 
 class LoadError(Exception):
-    """The function could not be loaded; `error` is what its caller is told."""
+    """The function could not be loaded; `error` is what its caller is told. Its log has been told already."""
 
-    def __init__(self, kind: str, message: str, trace: list[str] | None = None) -> None:
+    def __init__(
+        self, kind: str, message: str, trace: list[str] | None = None, cause: BaseException | None = None
+    ) -> None:
         super().__init__(message)
         self.error = {"errorType": kind, "errorMessage": message[:MESSAGE_MAX_CHARS], "stackTrace": trace or []}
+        write_error(self.error, cause)
 
 
 class Function:
     """What stays the same from call to call."""
 
-    __slots__ = ("arn", "log_group", "log_stream", "memory_mb", "name", "revision", "tenant")
+    __slots__ = ("arn", "invocation", "log_group", "log_stream", "memory_mb", "name", "revision", "tenant")
 
     def __init__(self, *, name: str, tenant: str = "local", revision: int = 1, memory_mb: int = 128) -> None:
         self.name, self.tenant, self.revision, self.memory_mb = name, tenant, str(revision), str(memory_mb)
         self.arn = f"urn:jiffy:{tenant}:function:{name}:{revision}"
         self.log_group = f"/jiffy/{name}"
         self.log_stream = f"[{revision}]0"
+        self.invocation = ""  # the one that runs
 
 
 class Identity:
@@ -54,7 +62,7 @@ class Context:
     """The handler's second argument, as AWS Lambda has it."""
 
     def __init__(self, function: Function, invocation: str, timeout_ms: int) -> None:
-        self.aws_request_id = invocation
+        self.aws_request_id = function.invocation = invocation
         self.log_group_name = function.log_group
         self.log_stream_name = function.log_stream
         self.function_name = function.name
@@ -109,16 +117,18 @@ def load_handler(handler: str) -> Callable[[Any, Any], Any]:
         module = sys.modules[name]
     except SyntaxError as exc:
         place = f'  File "{exc.filename}" Line {exc.lineno}\n    {exc.text or ""}'
-        raise LoadError("Runtime.UserCodeSyntaxError", f"Syntax error in module '{name}': {exc}", [place]) from None
+        raise LoadError(
+            "Runtime.UserCodeSyntaxError", f"Syntax error in module '{name}': {exc}", [place], exc
+        ) from None
     except ImportError as exc:
         message = f"Unable to import module '{name}': {exc}"
-        raise LoadError("Runtime.ImportModuleError", message, stack(exc.__traceback__)) from None
+        raise LoadError("Runtime.ImportModuleError", message, stack(exc.__traceback__), exc) from None
     except SystemExit as exc:
         message = f"the module exited with status {exc.code} while it was imported"
-        raise LoadError("Runtime.ExitError", message, stack(exc.__traceback__)) from None
+        raise LoadError("Runtime.ExitError", message, stack(exc.__traceback__), exc) from None
     except BaseException as exc:
         error = describe(exc)
-        raise LoadError(error["errorType"], error["errorMessage"], error["stackTrace"]) from None
+        raise LoadError(error["errorType"], error["errorMessage"], error["stackTrace"], exc) from None
     found = getattr(module, attribute, None)
     if found is None:
         raise LoadError("Runtime.HandlerNotFound", f"Handler '{attribute}' missing on module '{name}'")
@@ -132,7 +142,7 @@ def stack(tb: TracebackType | None) -> list[str]:
     import traceback
 
     frames = traceback.extract_tb(tb)
-    while frames and (frames[0].filename.startswith(RUNTIME + "/") or "/asyncio/" in frames[0].filename):
+    while frames and is_ours(frames[0].filename):
         del frames[0]
     return traceback.format_list(frames)
 
@@ -177,7 +187,7 @@ def run(handler: Callable[[Any, Any], Any], event: bytes, context: Context) -> t
     try:
         value = json.loads(event)
     except (ValueError, RecursionError) as exc:
-        return False, failure("Runtime.UnmarshalError", f"Unable to unmarshal input: {exc}"), 0
+        return False, logged_failure("Runtime.UnmarshalError", f"Unable to unmarshal input: {exc}"), 0
     began = time.monotonic_ns()
     try:
         result = handler(value, context)
@@ -187,7 +197,9 @@ def run(handler: Callable[[Any, Any], Any], event: bytes, context: Context) -> t
         raise
     except BaseException as exc:
         spent = (time.monotonic_ns() - began) // 1000
-        return False, json.dumps(describe(exc)).encode(), spent
+        error = describe(exc)
+        write_error(error, exc)
+        return False, json.dumps(error).encode(), spent
     spent = (time.monotonic_ns() - began) // 1000
     try:
         text = _encode(result)
@@ -198,15 +210,23 @@ def run(handler: Callable[[Any, Any], Any], event: bytes, context: Context) -> t
     except SystemExit:
         raise
     except BaseException as exc:
-        return False, failure("Runtime.MarshalError", f"Unable to marshal response: {exc}"), spent
+        return False, logged_failure("Runtime.MarshalError", f"Unable to marshal response: {exc}"), spent
     if len(payload) > RESULT_MAX:
         message = f"the result has {len(payload)} bytes; at most {RESULT_MAX} are allowed"
-        return False, failure("Function.ResponseSizeTooLarge", message), spent
+        return False, logged_failure("Function.ResponseSizeTooLarge", message), spent
     return True, payload, spent
 
 
 def failure(kind: str, message: str) -> bytes:
+    """The error JSON of what is no exception of the function's."""
     return json.dumps({"errorType": kind, "errorMessage": message[:MESSAGE_MAX_CHARS], "stackTrace": []}).encode()
+
+
+def logged_failure(kind: str, message: str) -> bytes:
+    """The same, and its log is told, too."""
+    error = failure(kind, message)
+    write_error(json.loads(error))
+    return error
 
 
 def flush() -> None:

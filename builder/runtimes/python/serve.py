@@ -8,7 +8,6 @@ timeout is answered 504 and ends the process, since nothing else can stop it: le
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -25,12 +24,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from builder.runtimes.python.jiffy_function import Context, Function, LoadError, failure, load_handler, prepare, run
+    from builder.runtimes.python.jiffy_function import (
+        Context,
+        Function,
+        LoadError,
+        failure,
+        load_handler,
+        logged_failure,
+        prepare,
+        run,
+    )
+    from builder.runtimes.python.jiffy_log import join_logging
     from jiffy.contract import httpevent
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # an isolated interpreter does not do it
     import httpevent
-    from jiffy_function import Context, Function, LoadError, failure, load_handler, prepare, run
+    from jiffy_function import Context, Function, LoadError, failure, load_handler, logged_failure, prepare, run
+    from jiffy_log import join_logging
 
     del sys.path[0]
 
@@ -98,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
         call = self.server.run_call(event, call_id)
         if call is None:
             text = f"{call_id} Task timed out after {self.server.timeout_ms / 1000:.2f} seconds"
-            self.answer(504, [], failure("Sandbox.Timedout", text))
+            self.answer(504, [], logged_failure("Sandbox.Timedout", text))
             self.wfile.flush()
             os._exit(1)
         self.answer_result(call, raw)
@@ -125,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 self.answer(*httpevent.response(call.payload))
             except ValueError as exc:
-                self.answer(502, [], failure("Jiffy.BadResponse", str(exc)))
+                self.answer(502, [], logged_failure("Jiffy.BadResponse", str(exc)))
 
     def read_body(self) -> bytes | None:
         """The request's body; None when it was refused."""
@@ -175,9 +185,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     try:
         handler: Callable[[Any, Any], Any] = load_handler(handler_name)
-    except LoadError as exc:
-        print(json.dumps(exc.error), file=sys.stderr, flush=True)
+    except LoadError:  # it is in the log
         os._exit(1)
+    join_logging(function)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     while True:
         call = server.calls.get()
