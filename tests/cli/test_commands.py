@@ -6,6 +6,8 @@ import ast
 import importlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -86,24 +88,40 @@ def test_stdin_that_is_no_json_is_wrong_use() -> None:
     assert jiffy("invoke", "hello", "-", stdin="{").returncode == 2
 
 
-def test_init_writes_a_function_that_is_valid_and_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = jiffy("init", "first", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "wrote jiffy.toml, hello.py, .jiffyignore; now: jiffy deploy first\n")
-    (one,) = spec.parse_toml((tmp_path / "first/jiffy.toml").read_text())
-    assert (one.name, one.handler, one.routes) == ("hello", "hello:handler", ("GET /hello/{name}",))
-    monkeypatch.syspath_prepend(str(tmp_path / "first"))
-    handler = importlib.import_module("hello").handler
-    sys.modules.pop("hello")
+@pytest.mark.parametrize(
+    ("folder", "name", "module"),
+    [
+        ("hello", "hello", "hello"),
+        ("My App_2", "my-app-2", "my_app_2"),
+        ("3d/json", "json", "app"),  # its own json.py would hide Python's
+        ("1 über", "ber", "ber"),
+        ("...", "hello", "hello"),
+    ],
+)
+def test_init_writes_a_function_that_is_valid_and_works(
+    folder: str, name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = jiffy("init", folder, cwd=tmp_path)
+    wrote = f"wrote jiffy.toml, {module}.py, .jiffyignore; now: jiffy deploy {shlex.quote(folder)}\n"
+    assert (done.returncode, done.stdout) == (0, wrote)
+    text = (tmp_path / folder / "jiffy.toml").read_text()
+    (one,) = spec.parse_toml(text)
+    assert (one.name, one.handler, one.routes) == (name, f"{module}:handler", (f"GET /{name}/{{name}}",))
+    assert all(f"{key} = " in text for key in spec.KEYS)
+    assert spec.parse_toml(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)) == (one,)  # the defaults are true
+    monkeypatch.syspath_prepend(str(tmp_path / folder))
+    handler = importlib.import_module(module).handler
+    sys.modules.pop(module)
     assert handler({"name": "Ada"}, None) == {"message": "Hello, Ada!"}
     assert handler({"pathParameters": {"name": "Grace"}}, None) == {"message": "Hello, Grace!"}
     assert handler({"rawPath": "/"}, None) == {"message": "Hello, world!"}
 
 
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
-    (tmp_path / "hello.py").write_text("mine")
+    (tmp_path / "jiffy.toml").write_text("mine")
     done = jiffy("init", cwd=tmp_path)
-    assert done.returncode == 1 and "hello.py exists already; nothing was written" in done.stderr
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("hello.py", "mine")]
+    assert done.returncode == 1 and "jiffy.toml exists already; nothing was written" in done.stderr
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("jiffy.toml", "mine")]
 
 
 def test_a_mistake_in_jiffy_toml_is_told_before_anything_is_sent(tmp_path: Path) -> None:
