@@ -12,13 +12,12 @@ from redis.asyncio import Redis
 
 from invoker.classify import UNEXPLAINED_US, classify
 from invoker.execute import ATTEMPTS_MAX, Executor
-from invoker.logbook import Logbook
 from invoker.pool import Memory, Pool
 from invoker.room import Room
 from invoker.sandbox import Exit, Loaded, Reply
 from invoker.stems import Stems
 from invoker.store import Store
-from jiffy.contract import keys, limits
+from jiffy.contract import keys
 from jiffy.contract.clock import Clock
 from jiffy.contract.messages import Answer, Call, InvocationRecord, LogEntry, Outcome, Revision, Usage
 from jiffy.contract.wire import pack, unpack
@@ -388,23 +387,3 @@ def test_a_result_that_speaks_of_memory_errors_is_just_an_error() -> None:
     payload = json.dumps({"errorType": "ValueError", "errorMessage": "MemoryError"}).encode()
     assert classify(Reply(False, payload, 1), revision(), 5).outcome is Outcome.ERROR
     assert classify(Reply(False, b"MemoryError", 1), revision(), 5).outcome is Outcome.ERROR
-
-
-def test_a_line_of_ours_has_room_and_a_line_of_its_own() -> None:
-    book = Logbook("i", 1, 1)
-    book.write(b"x" * limits.LOG_ATTEMPT_MAX_BYTES)
-    book.note(b"[ERROR] why")
-    entries = [unpack(LogEntry, packed) for packed in book.close(0, ("timeout", 1, 100, 128, 0, 0))]
-    assert b"".join(entry.text for entry in entries).endswith(b"x\n[ERROR] why\n")
-
-
-def test_a_log_is_cut_into_entries_and_bounded() -> None:
-    book = Logbook("i", 1, 1)
-    book.write(b"x" * limits.LOG_ATTEMPT_MAX_BYTES)
-    book.write(b"y" * 10, 5)
-    entries = [unpack(LogEntry, packed) for packed in book.close(0, ("ok", 1, 100, 128, 0, 0))]
-    assert b"".join(entry.text for entry in entries) == b"x" * limits.LOG_ATTEMPT_MAX_BYTES
-    assert all(len(entry.text) <= limits.LOG_CHUNK_MAX_BYTES for entry in entries)
-    assert [entry.first for entry in entries] == [True, False, False, False]
-    assert [bool(entry.report) for entry in entries] == [False, False, False, True]
-    assert entries[-1].dropped_bytes == 15

@@ -34,11 +34,9 @@ if TYPE_CHECKING:
         prepare,
         run,
     )
-    from builder.runtimes.python.jiffy_log import join_logging
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # an isolated interpreter does not do it
     from jiffy_function import Context, Function, LoadError, exit_status, flush, load_handler, prepare, run
-    from jiffy_log import join_logging
 
     del sys.path[0]
 
@@ -194,7 +192,7 @@ class Zygote:
         own_path = list(sys.path[2:])
         began = time.monotonic_ns()
         try:
-            self.handler = load_handler(meta["handler"])
+            self.handler = load_handler(meta["handler"], self.function)
         except LoadError as exc:
             flush()
             send_frame(self.control, b'{"t":"failed"}', json.dumps(exc.error).encode())
@@ -204,7 +202,6 @@ class Zygote:
             import asyncio  # noqa: F401 - once here rather than in every instance
 
             sys.path[:] = users
-        join_logging(self.function)
         spent = (time.monotonic_ns() - began) // 1000
         flush()
         self.watch_children()

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from builder.runtimes.python.jiffy_log import is_ours, write_error
+    from builder.runtimes.python.jiffy_log import is_ours, join_logging, write_error
 else:
-    from jiffy_log import is_ours, write_error
+    from jiffy_log import is_ours, join_logging, write_error
 
 TASK, DEPS, RUNTIME = "/var/task", "/opt/python", os.path.dirname(os.path.abspath(__file__))
 RESULT_MAX = 6 * 1024 * 1024  # AWS Lambda's bound; limits.PAYLOAD_MAX_BYTES
@@ -109,8 +109,8 @@ def prepare(handler: str, function: Function, env: dict[str, str]) -> None:
     os.chdir(TASK)
 
 
-def load_handler(handler: str) -> Callable[[Any, Any], Any]:
-    """The callable that "module:attribute" names. Raises LoadError, in Lambda's words."""
+def load_handler(handler: str, function: Function) -> Callable[[Any, Any], Any]:
+    """The callable that "module:attribute" names, and `logging` ready for it. Raises LoadError, in Lambda's words."""
     name, _, attribute = handler.partition(":")
     try:
         __import__(name)  # unlike importlib's, this leaves no import machinery in the trace
@@ -134,6 +134,7 @@ def load_handler(handler: str) -> Callable[[Any, Any], Any]:
         raise LoadError("Runtime.HandlerNotFound", f"Handler '{attribute}' missing on module '{name}'")
     if not callable(found):
         raise LoadError("Runtime.HandlerNotFound", f"Handler '{attribute}' of module '{name}' can't be called")
+    join_logging(function)
     return found  # type: ignore[no-any-return]
 
 

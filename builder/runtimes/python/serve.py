@@ -34,13 +34,11 @@ if TYPE_CHECKING:
         prepare,
         run,
     )
-    from builder.runtimes.python.jiffy_log import join_logging
     from jiffy.contract import httpevent
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # an isolated interpreter does not do it
     import httpevent
     from jiffy_function import Context, Function, LoadError, failure, load_handler, logged_failure, prepare, run
-    from jiffy_log import join_logging
 
     del sys.path[0]
 
@@ -184,10 +182,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # process 1 has no default
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     try:
-        handler: Callable[[Any, Any], Any] = load_handler(handler_name)
+        handler: Callable[[Any, Any], Any] = load_handler(handler_name, function)
     except LoadError:  # it is in the log
         os._exit(1)
-    join_logging(function)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     while True:
         call = server.calls.get()
