@@ -30,6 +30,11 @@ from gateway.admission import Admission
 from gateway.app import App, control
 from gateway.catalog import Catalog
 from gateway.dispatch import Dispatcher
+from gateway.durable.acceptance import Acceptance
+from gateway.durable.cancellation import Cancellation
+from gateway.durable.dead_letters import DeadLetters
+from gateway.durable.later import Later
+from gateway.durable.store import DurableStore
 from gateway.following import Following
 from gateway.loops import Loops
 from gateway.metrics import Metrics
@@ -39,6 +44,7 @@ from gateway.protocol import GatewayHttp
 from gateway.pulse import Pulse
 from gateway.routes import invoke, usage
 from gateway.routes.builds import Builds
+from gateway.routes.dlq import Dlq
 from gateway.routes.functions import Functions
 from gateway.routes.health import Health
 from gateway.routes.invocations import Invocations
@@ -105,9 +111,13 @@ class Gateway:
         self.catalog = Catalog(store)
         self.pulse = Pulse(store, self.placement, store.now_ms)
         self.dispatcher = Dispatcher(store, config.name)
+        durable = DurableStore(store.client)
+        self.acceptance = Acceptance(durable, self.placement, store.now_ms)
+        self.later = Later(durable, self.placement)
+        dead_letters = DeadLetters(durable, self.catalog, store.now_ms)
         self.triggers, told = TriggerStore(config.redis), TriggerMetrics()
         calls = Calls(self.placement)
-        firing = Firing(self.triggers, calls, self.dispatcher, told, store.now_ms)
+        firing = Firing(self.triggers, self.acceptance, told, store.now_ms)
         self.scheduler = Scheduler(self.catalog, self.triggers, calls, told, store.now_ms)
         self.catalog.on_change.append(self.scheduler.changed)
         health = Health(store, self.pulse, self.catalog, self.dispatcher, metrics, told, version("jiffy"))
@@ -117,13 +127,17 @@ class Gateway:
             *Logs(store, self.catalog, self.following).endpoints(),
             *Sources(store, self.admission).endpoints(),
             *Builds(store, self.following).endpoints(),
-            *Invocations(store, ledger).endpoints(),
             *Triggers(self.catalog, self.triggers, firing, store.now_ms).endpoints(),
+            *Invocations(store, ledger, Cancellation(store, durable)).endpoints(),
+            *Dlq(dead_letters).endpoints(),
             *health.endpoints(),
         )
         health.describe((*self.endpoints, USAGE))
         self.app = App(
-            invoke=invoke.Invoke(self.catalog, self.placement, self.dispatcher, self.admission, metrics, store.now_ms),
+            invoke=invoke.Invoke(
+                *(self.catalog, self.placement, self.dispatcher, self.admission, metrics),
+                *(self.acceptance, store.now_ms),
+            ),
             catalog=self.catalog,
             control=control(self.endpoints, usage.routes(ledger)),
             open_paths=[endpoint.path for endpoint in self.endpoints if endpoint.open],
@@ -131,7 +145,10 @@ class Gateway:
             start=self.start,
             stop=self.stop,
         )
-        self.loops = Loops(*self.dispatcher.loops(), self.pulse.watch, self.catalog.watch, self.scheduler.watch)
+        self.loops = Loops(
+            *(*self.dispatcher.loops(), *self.acceptance.loops()),
+            *(self.later.watch, self.pulse.watch, self.catalog.watch, self.scheduler.watch),
+        )
 
     @classmethod
     async def open(cls, config: Config) -> Gateway:

@@ -7,6 +7,7 @@
 
 No call has a task, a timer or a future of its own. When Redis is lost, new callers hear so at once; those whose calls
 are queued keep waiting for PATIENCE_S, because a call outlives a Redis that comes back. What Redis is told: store.py.
+Asynchronous calls are accepted in durable/acceptance.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gateway.loops import Loop
 from gateway.store import Sent
 from jiffy.contract import keys, limits, wire
 from jiffy.contract.errors import DeadlineExceeded, JiffyError, PlatformError, Unavailable
-from jiffy.contract.messages import Answer, Call, InvocationRecord
+from jiffy.contract.messages import Answer, Call
 
 SWEEP_S = 0.1  # how late a caller may hear of its deadline
 GRACE_S = 2.0  # past the deadline: the invoker kills at it, and its answer "timeout" says more than ours
@@ -59,7 +60,7 @@ class Dispatcher:
         self.gateway = gateway
         self._queue = queue
         self._loop = asyncio.get_running_loop()
-        self._outgoing: list[tuple[Sent, str, asyncio.Future[None] | None]] = []
+        self._outgoing: list[tuple[Sent, str]] = []
         self._work = asyncio.Event()
         self._waiting: dict[str, _Waiter] = {}
         self._earliest = float("inf")
@@ -86,16 +87,8 @@ class Dispatcher:
         self._waiting[call.invocation] = _Waiter(done, expires, wait_s)
         if expires < self._earliest:
             self._earliest = expires
-        self._outgoing.append((Sent(keys.calls(invoker), "", wire.pack(call), b""), call.invocation, None))
+        self._outgoing.append((Sent(keys.calls(invoker), wire.pack(call)), call.invocation))
         self._work.set()
-
-    def enqueue(self, invoker: str, call: Call, record: InvocationRecord) -> asyncio.Future[None]:
-        """Send an asynchronous call together with its record; done once both are in Redis."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        sent = Sent(keys.calls(invoker), keys.invocation(call.invocation), wire.pack(call), wire.pack(record))
-        self._outgoing.append((sent, call.invocation, future))
-        self._work.set()
-        return future
 
     # --- out ------------------------------------------------------------------------------------------------
 
@@ -104,17 +97,13 @@ class Dispatcher:
             await self._work.wait()
             batch = self._next_batch()
             try:
-                await self._queue.send([sent for sent, _, _ in batch])
+                await self._queue.send([sent for sent, _ in batch])
             except JiffyError as exc:
                 self._refuse(batch, exc)
-            else:
-                for _, _, queued in batch:
-                    if queued is not None and not queued.done():
-                        queued.set_result(None)
 
-    def _next_batch(self) -> list[tuple[Sent, str, asyncio.Future[None] | None]]:
+    def _next_batch(self) -> list[tuple[Sent, str]]:
         outgoing, size = self._outgoing, 0
-        for n, (sent, _, _) in enumerate(outgoing):
+        for n, (sent, _) in enumerate(outgoing):
             size += len(sent.call)
             if n == BATCH_MAX or (n and size > BATCH_MAX_BYTES):
                 batch, self._outgoing = outgoing[:n], outgoing[n:]
@@ -123,14 +112,11 @@ class Dispatcher:
         self._work.clear()
         return outgoing
 
-    def _refuse(self, batch: list[tuple[Sent, str, asyncio.Future[None] | None]], error: JiffyError) -> None:
-        for _, invocation, queued in batch:
-            lost = Unavailable(error.message, retry_after_s=RETRY_AFTER_S)
+    def _refuse(self, batch: list[tuple[Sent, str]], error: JiffyError) -> None:
+        for _, invocation in batch:
             waiter = self._waiting.pop(invocation, None)
             if waiter is not None:
-                waiter.done(lost)
-            elif queued is not None and not queued.done():
-                queued.set_exception(lost)
+                waiter.done(Unavailable(error.message, retry_after_s=RETRY_AFTER_S))
 
     # --- in -------------------------------------------------------------------------------------------------
 

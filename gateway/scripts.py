@@ -6,14 +6,10 @@ Each script's header documents its keys, with their types, and its arguments.
 from __future__ import annotations
 
 SEND = """
--- Puts a batch of calls on their invokers' streams, each asynchronous one together with its record.
--- KEYS in pairs: calls:{invoker} (stream), invocation:{id} (string), or "" for a synchronous call
--- ARGV[1]: seconds that a record is kept; then in pairs: Call, InvocationRecord or ""
-for i = 1, #KEYS, 2 do
-  if ARGV[i + 2] ~= '' then redis.call('SET', KEYS[i + 1], ARGV[i + 2], 'EX', ARGV[1]) end
-  redis.call('XADD', KEYS[i], '*', 'c', ARGV[i + 1])
-end
-return #KEYS / 2
+-- Puts a batch of synchronous calls on their invokers' streams.
+-- KEYS: calls:{invoker} (stream), one per call    ARGV: Call, one per call
+for i = 1, #KEYS do redis.call('XADD', KEYS[i], '*', 'c', ARGV[i]) end
+return #KEYS
 """
 
 LIVE = """

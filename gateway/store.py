@@ -39,7 +39,6 @@ CONNECT_MAX_S = 2.0
 REPLY_MAX_S = 5.0  # a healthy Redis answers within a millisecond; this long means stuck or gone
 CONNECTIONS_MAX = 256  # logs and builds that are being followed hold one each
 FORGET_AFTER_MS = 60_000  # heartbeats older than this are removed
-RECORD_KEEP_S = int(limits.ASYNC_WAIT_MAX_S) + limits.RESULT_KEEP_S
 BACK_OFF_S = 0.2
 LOGS_PAGE = 100  # entries per look, at most 6 MB
 LOGS_MAX_BYTES = 16 * limits.MIB  # of the past that one request holds in memory
@@ -55,16 +54,14 @@ class Beats(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """One call to put on a stream; `record_key` and `record` are empty unless it is asynchronous."""
+    """One synchronous call to put on a stream."""
 
     stream: str
-    record_key: str
     call: bytes
-    record: bytes
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as exc:
@@ -115,8 +112,13 @@ class Store:
         self._remove = self._redis.register_script(scripts.REMOVE)
         self._clock = Clock()
 
+    @property
+    def client(self) -> Any:
+        """The pooled connections, for the other stores of this gateway."""
+        return self._redis
+
     async def close(self) -> None:
-        with _translated():
+        with translated():
             await self._sending.close()
             await self._receiving.close()
             await self._pool.disconnect()
@@ -134,7 +136,7 @@ class Store:
         pipe.hgetall(keys.INVOKERS)
         pipe.hgetall(keys.BUILDERS)
         asked = time.monotonic_ns()
-        with _translated():
+        with translated():
             (seconds, micros), invokers, builders = await pipe.execute()
         self._clock.set(seconds * 1_000_000 + micros, asked, time.monotonic_ns())
         return Beats(
@@ -153,34 +155,29 @@ class Store:
             except PlatformError:
                 gone.append(field)  # not ours to read; a live one writes itself anew
         if gone:
-            with _translated():
+            with translated():
                 await self._redis.hdel(key, *gone)
         return tuple(beats)
 
     async def ping(self) -> None:
-        with _translated():
+        with translated():
             await self._redis.ping()
 
     # --- calls ----------------------------------------------------------------------------------------------
 
     async def send(self, batch: Sequence[Sent]) -> None:
         """Put a batch of calls on their streams, in one atomic step."""
-        names: list[str] = []
-        values: list[bytes] = []
-        for sent in batch:
-            names += (sent.stream, sent.record_key)
-            values += (sent.call, sent.record)
-        with _translated():
+        names = [sent.stream for sent in batch]
+        values = [sent.call for sent in batch]
+        with translated():
             try:
-                await self._sending.ask(
-                    REPLY_MAX_S, "EVALSHA", self._send_sha, len(names), *names, RECORD_KEEP_S, *values
-                )
+                await self._sending.ask(REPLY_MAX_S, "EVALSHA", self._send_sha, len(names), *names, *values)
             except NoScriptError:
-                await self._sending.ask(REPLY_MAX_S, "EVAL", scripts.SEND, len(names), *names, RECORD_KEEP_S, *values)
+                await self._sending.ask(REPLY_MAX_S, "EVAL", scripts.SEND, len(names), *names, *values)
 
     async def receive(self, gateway: str, wait_s: float = 1.0) -> Sequence[bytes]:
         """The packed answers that have come in; waits up to `wait_s` for the first."""
-        with _translated():
+        with translated():
             reply = await self._receiving.ask(
                 wait_s + REPLY_MAX_S,
                 *("BLMPOP", wait_s, 1, keys.answers(gateway), "LEFT", "COUNT", limits.STREAM_READ_MAX),
@@ -188,7 +185,7 @@ class Store:
         return reply[1] if reply else ()
 
     async def invocation(self, invocation: str) -> InvocationRecord | None:
-        with _translated():
+        with translated():
             data = await self._redis.get(keys.invocation(invocation))
         return wire.unpack(InvocationRecord, data) if data else None
 
@@ -197,14 +194,14 @@ class Store:
         pipe = self._redis.pipeline(transaction=False)
         for invoker in invokers:
             pipe.xlen(keys.calls(invoker))
-        with _translated():
+        with translated():
             return sum(await pipe.execute()) if invokers else 0
 
     # --- functions ------------------------------------------------------------------------------------------
 
     async def live(self) -> dict[tuple[str, str], int]:
         """(tenant, function) → number of its live revision, of all functions."""
-        with _translated():
+        with translated():
             flat = await self._live(keys=[keys.TENANTS], args=[keys.functions(""), keys.function("", "")[:-1]])
         return {
             (tenant.decode(), name.decode()): int(number)
@@ -213,25 +210,25 @@ class Store:
 
     async def live_revision(self, tenant: str, name: str) -> bytes | None:
         """The packed revision in service."""
-        with _translated():
+        with translated():
             data: bytes | None = await self._live_revision(keys=[keys.function(tenant, name)])
         return data
 
     async def revision(self, tenant: str, name: str, number: int) -> bytes | None:
-        with _translated():
+        with translated():
             data: bytes | None = await self._redis.hget(keys.function(tenant, name), keys.revision_field(number))
         return data
 
     async def revisions(self, tenant: str, name: str) -> tuple[int, tuple[Revision, ...]]:
         """The live revision's number (0: no such function), and all revisions, newest first."""
-        with _translated():
+        with translated():
             fields = await self._redis.hgetall(keys.function(tenant, name))
         found = [wire.unpack(Revision, data) for field, data in fields.items() if field.startswith(b"rev:")]
         return int(fields.get(b"live", 0)), tuple(sorted(found, key=lambda r: -r.number))
 
     async def remove(self, tenant: str, name: str) -> bool:
         """Remove a function; False when there is none."""
-        with _translated():
+        with translated():
             removed = await self._remove(
                 keys=[keys.function(tenant, name), keys.functions(tenant), keys.TENANTS, keys.logs(tenant, name)],
                 args=[name, tenant, keys.FUNCTIONS_CHANGED],
@@ -262,11 +259,11 @@ class Store:
 
     async def has_source(self, digest: str) -> bool:
         """Is this archive there? If so it is kept for as long again."""
-        with _translated():
+        with translated():
             return bool(await self._redis.expire(keys.source(digest), limits.BUILD_KEEP_S))
 
     async def put_source(self, digest: str, archive: bytes) -> None:
-        with _translated():
+        with translated():
             await self._redis.set(keys.source(digest), archive, ex=limits.BUILD_KEEP_S)
 
     async def request_build(self, request: BuildRequest, first: BuildEvent) -> None:
@@ -275,12 +272,12 @@ class Store:
         pipe.xadd(keys.build(request.build), {"e": wire.pack(first)})
         pipe.expire(keys.build(request.build), limits.BUILD_KEEP_S)
         pipe.xadd(keys.BUILDS, {"b": wire.pack(request)})
-        with _translated():
+        with translated():
             await pipe.execute()
 
     async def last_build_event(self, build: str) -> BuildEvent | None:
         """The newest event; None when there is no such build (any more)."""
-        with _translated():
+        with translated():
             found = await self._redis.xrevrange(keys.build(build), count=1)
         return _entries(found, b"e", BuildEvent)[0][1] if found else None
 
@@ -292,7 +289,7 @@ class Store:
 
     async def logs_since(self, tenant: str, name: str, start: str, count: int) -> list[tuple[str, LogEntry]]:
         """Up to `count` entries from stream id `start` on ("(ID": after it)."""
-        with _translated():
+        with translated():
             found = await self._redis.xrange(keys.logs(tenant, name), start, "+", count=count)
         return _entries(found, b"l", LogEntry)
 
@@ -302,7 +299,7 @@ class Store:
         end, size = "+", 0
         while len(entries) < count and size < LOGS_MAX_BYTES:
             page = min(LOGS_PAGE, count - len(entries))
-            with _translated():
+            with translated():
                 found = await self._redis.xrevrange(keys.logs(tenant, name), end, count=page)
             entries += _entries(found, b"l", LogEntry)
             if len(found) < page:
@@ -315,7 +312,7 @@ class Store:
         return await self._follow(keys.logs(tenant, name), b"l", LogEntry, after, wait_ms)
 
     async def _follow(self, key: str, field: bytes, kind: type[M], after: str, wait_ms: int) -> list[tuple[str, M]]:
-        with _translated():
+        with translated():
             found = await self._redis.xread({key: after}, count=64, block=wait_ms)
         return _entries(found[0][1] if found else [], field, kind)
 

@@ -6,15 +6,16 @@ this host's monotonic microseconds; what is written is on the Redis server's clo
 
 from __future__ import annotations
 
+import random
 from typing import NamedTuple, Protocol
 
-from jiffy.contract import keys, meter
+from jiffy.contract import keys, limits, meter, retry
 from jiffy.contract.errors import PlatformError
-from jiffy.contract.messages import Answer, Call, InvocationRecord, Outcome, Revision, Usage
+from jiffy.contract.messages import Answer, Call, DeadLetter, InvocationRecord, Outcome, Revision, State, Terms, Usage
 from jiffy.contract.wire import pack, unpack
 
 from . import policy
-from .completions import Completion
+from .completions import Completion, Fate
 from .lease import Slot
 from .logbook import Logbook
 from .refusal import Refusal
@@ -94,12 +95,13 @@ class Attempt:
         self.logbook().write(text, dropped - slot.dropped_bytes)
         slot.dropped_bytes = dropped
 
-    def record(self, state: str, answer: Answer | None = None) -> bytes:
+    def record(self, state: str, answer: Answer | None = None, due_ms: int = 0, reason: str = "") -> bytes:
         """Its InvocationRecord, packed."""
         call, revision = self.call, self.known.revision
         record = InvocationRecord(
             *(call.invocation, revision.tenant, revision.function, revision.number),
             *(state, call.accepted_ms, call.attempt, answer),
+            *(due_ms, reason),
         )
         return pack(record)
 
@@ -107,7 +109,7 @@ class Attempt:
         """What is written while it runs."""
         record_key = keys.invocation(self.call.invocation) if state else ""
         record = self.record(state) if state else b""
-        return Completion(self.entry, "", self.known.logs_key, record_key, True, b"", b"", record, b"", logs)
+        return Completion(self.entry, "", self.known.logs_key, record_key, True, b"", b"", record, logs)
 
     def completion(
         self,
@@ -119,9 +121,8 @@ class Attempt:
         max_memory_bytes: int = 0,
         cpu_us: int = 0,
         retry_after_s: float = 0.0,
-        again: bytes = b"",
     ) -> Completion:
-        """Answer, usage, log and record of the ended attempt, packed; with `again` another attempt follows it."""
+        """Answer, usage, log and record of the ended attempt, packed, and what follows if it was asynchronous."""
         call, revision = self.call, self.known.revision
         now_us += self.offset_us  # from here on, on the server's clock
         started_us = self.started_us + self.offset_us if self.started_us else now_us
@@ -138,12 +139,39 @@ class Attempt:
         )
         report = (outcome, duration_us, billed_ms, revision.memory_mb, max_memory_bytes, self.init_us)
         logs = self.logbook().close(now_us // 1000, report)
-        record_key, record = "", b""
+        record_key, record, fate = "", b"", None
         if call.mode == "async":
             record_key = keys.invocation(call.invocation)
-            record = self.record("queued" if again else "done", None if again else answer)
+            record, fate = self._follow(answer, now_us // 1000)
         answers_key = keys.answers(call.gateway) if call.gateway else ""
         return Completion(
             *(self.entry, answers_key, self.known.logs_key, record_key, False),
-            *(pack(answer) if answers_key else b"", pack(usage), record, again, logs),
+            *(pack(answer) if answers_key else b"", pack(usage), record, logs, fate),
+        )
+
+    def _follow(self, answer: Answer, now_ms: int) -> tuple[bytes, Fate]:
+        """What follows this attempt: the record, packed, and the rest of it."""
+        call, tenant = self.call, self.known.revision.tenant
+        terms = call.terms or Terms(limits.RETRIES_DEFAULT, call.deadline_ms - self.known.revision.timeout_ms)
+        chance = random.random()  # noqa: S311 - spreads load, guards nothing
+        verdict = retry.after(Outcome(answer.outcome), self.started_us > 0, terms, now_ms, chance)
+        state, due_ms = verdict.state, verdict.due_ms
+        if state is State.QUEUED:
+            again = pack(call._replace(attempt=call.attempt + 1, terms=verdict.terms))
+            keep_s = max(0, terms.expires_ms - now_ms) // 1000 + limits.RESULT_LOST_S
+            fate = Fate(call.invocation, tenant, state, due_ms, again, b"", self.size, keep_s)
+            return self.record(state, None, due_ms), fate
+        if state is State.DONE:
+            fate = Fate(call.invocation, tenant, state, now_ms, b"", b"", self.size, limits.RESULT_KEEP_S)
+            return self.record(state, answer), fate
+        letter = pack(self._letter(answer, verdict.reason, now_ms))
+        fate = Fate(call.invocation, tenant, state, now_ms, pack(call), letter, self.size, limits.DEAD_KEEP_S)
+        return self.record(state, answer, 0, verdict.reason), fate
+
+    def _letter(self, answer: Answer, reason: str, now_ms: int) -> DeadLetter:
+        call, revision = self.call, self.known.revision
+        return DeadLetter(
+            *(call.invocation, revision.tenant, revision.function, revision.number, reason, call.attempt),
+            *(call.accepted_ms, now_ms, answer.outcome, answer.payload[: limits.DEAD_ERROR_MAX_BYTES]),
+            *(call.trigger, self.size),
         )

@@ -22,6 +22,19 @@ AGAIN_FIRST_S, AGAIN_MAX_S = 0.02, 1.0
 REFUSED_TRIES = 3  # an item that the server refuses by itself, for a reason of its own, is then given up
 
 
+class Fate(NamedTuple):
+    """What follows the end of an asynchronous attempt: see scripts/complete.lua."""
+
+    invocation: str
+    tenant: str
+    state: str  # State: DONE, DEAD or QUEUED
+    moment_ms: int  # QUEUED: when it is due; DEAD: now
+    call: bytes  # QUEUED: the next attempt; DEAD: the last one
+    letter: bytes  # DEAD: DeadLetter
+    payload_bytes: int
+    keep_s: int  # how long its record is kept
+
+
 class Completion(NamedTuple):
     """One item of scripts/complete.lua, which documents each field."""
 
@@ -33,8 +46,8 @@ class Completion(NamedTuple):
     answer: bytes
     usage: bytes
     record: bytes
-    again: bytes
     logs: tuple[bytes, ...]
+    fate: Fate | None = None
 
 
 Send = Callable[[list[Completion]], Awaitable[None]]  # raises Unavailable, or PlatformError when the server refuses
@@ -75,7 +88,7 @@ class Completions:
         while items and len(batch) < BATCH_MAX and size < BATCH_MAX_BYTES:
             item = items.popleft()
             batch.append(item)
-            size += len(item.answer) + len(item.record) + len(item.again)
+            size += len(item.answer) + len(item.record) + (len(item.fate.call) if item.fate else 0)
         return batch
 
     async def _deliver(self, batch: list[Completion]) -> None:

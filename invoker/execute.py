@@ -18,11 +18,10 @@ import logging
 from functools import partial
 from typing import Protocol
 
-from jiffy.contract import limits
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Call, Outcome
-from jiffy.contract.wire import pack, unpack
+from jiffy.contract.wire import unpack
 
 from . import policy
 from .attempt import Attempt, Known
@@ -39,7 +38,6 @@ BLOCK_MS = 1_000  # a read without news; nothing waits for it to return
 FULL_S = 0.002  # when the local queue is full: look again soon, calls end quickly
 AGAIN_FIRST_S, AGAIN_MAX_S = 0.05, 1.0
 REVISIONS_MAX = 4_096  # unpacked revisions kept by their bytes
-ATTEMPTS_MAX = 3  # of an asynchronous call whose invoker died under it: it may be what kills invokers
 LIVE_LOG_S = 0.25  # a call that runs longer has what it printed published meanwhile, so that logs can be followed
 SETTLE_S = 0.02  # at the end: how often to look whether all is quiet
 SIZE_WEIGHT = 0.05  # of the newest payload in the mean size
@@ -129,7 +127,7 @@ class Executor:
         except (PlatformError, TypeError, AttributeError) as exc:
             log.error("entry %r is no call: %s", entry, exc)
             self._open[entry] = None
-            self._completions.add(Completion(entry, "", "", "", False, b"", b"", b"", b"", ()))
+            self._completions.add(Completion(entry, "", "", "", False, b"", b"", b"", ()))
             return None
         self._open[entry] = attempt
         return attempt
@@ -198,14 +196,9 @@ class Executor:
         attempt.queue_us = attempt.waited_us(now_us)
         if refusal.log:
             attempt.logbook().write(refusal.log)
-        again = b""
-        if refusal.outcome is Outcome.PLATFORM and self._stopping and attempt.call.mode == "async":
-            again = self._again(attempt, now_us)
         self._completions.add(
             attempt.completion(
-                *(self._invoker, now_us, refusal.outcome, refusal.error),
-                retry_after_s=refusal.retry_after_s,
-                again=again,
+                *(self._invoker, now_us, refusal.outcome, refusal.error), retry_after_s=refusal.retry_after_s
             )
         )
 
@@ -253,19 +246,9 @@ class Executor:
             attempt = self._unpack(entry, packed, now_us)
             if attempt is None:
                 continue
-            again = b""
-            if attempt.call.mode == "async" and attempt.call.attempt < ATTEMPTS_MAX:
-                again = self._again(attempt, now_us)
+            attempt.started_us = now_us
             error = platform("the invoker was restarted while this call ran").error
-            self._completions.add(attempt.completion(self._invoker, now_us, Outcome.PLATFORM, error, again=again))
-
-    @staticmethod
-    def _again(attempt: Attempt, now_us: int) -> bytes:
-        """The next attempt at an asynchronous invocation, with a deadline of its own."""
-        call = attempt.call
-        now_ms = (now_us + attempt.offset_us) // 1000
-        deadline_ms = now_ms + int(limits.WAIT_MAX_S * 1000) + attempt.known.revision.timeout_ms
-        return pack(call._replace(attempt=call.attempt + 1, deadline_ms=max(deadline_ms, call.deadline_ms)))
+            self._completions.add(attempt.completion(self._invoker, now_us, Outcome.PLATFORM, error))
 
     async def stop(self) -> None:
         """Read no more."""

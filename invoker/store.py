@@ -124,13 +124,21 @@ class Store:
 
     async def complete(self, batch: list[Completion]) -> None:
         """Write a batch: see scripts/complete.lua. Raises PlatformError; sending it again is harmless."""
-        names: list[str] = [self._stream, keys.USAGE]
+        names: list[str] = [self._stream, keys.USAGE, keys.METERED, keys.LATER, keys.LATER_CALLS]
         values: list[str | bytes | int] = [
-            *(keys.GROUP, limits.ANSWERS_KEEP_S, limits.RESULT_KEEP_S, limits.LOG_ENTRIES_MAX)
+            *(keys.GROUP, limits.ANSWERS_KEEP_S, limits.LOG_ENTRIES_MAX),
+            *(limits.DEAD_MAX, limits.DEAD_MAX_BYTES, limits.DEAD_KEEP_S * 1000),
         ]
         for c in batch:
             names += (c.answers_key, c.logs_key, c.record_key)
-            values += (c.entry, "1" if c.note else "0", c.answer, c.usage, c.record, c.again, len(c.logs), *c.logs)
+            values += (c.entry, "1" if c.note else "0", c.answer, c.usage, c.record)
+            if c.fate is None:
+                values += ("", len(c.logs), *c.logs)
+            else:
+                tenant = c.fate.tenant
+                names += (keys.backlog(tenant), keys.tally(tenant))
+                names += (keys.dead(tenant), keys.dead_letters(tenant), keys.dead_calls(tenant))
+                values += (c.fate.state, len(c.logs), *c.logs, c.fate.invocation, *c.fate[3:])
         try:
             await self._writer.ask("EVALSHA", _SHA, len(names), *names, *values)
         except _ScriptMissing:

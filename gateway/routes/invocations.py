@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.admission import TENANT
+from gateway.durable.cancellation import Cancellation
 from gateway.openapi import Endpoint
 from gateway.store import Store
 from jiffy.contract.errors import NotFound
@@ -32,18 +33,24 @@ class Ledger(Protocol):
 
 
 class Invocations:
-    def __init__(self, store: Store, ledger: Ledger) -> None:
+    def __init__(self, store: Store, ledger: Ledger, cancellation: Cancellation) -> None:
         self._store = store
         self._ledger = ledger
+        self._cancellation = cancellation
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         path = "/v1/invocations/{invocation}"
-        return (Endpoint("GET", path, self.show, "State, outcome and result of a call.", errors=("404", "503")),)
+        return (
+            Endpoint("GET", path, self.show, "State, outcome and result of a call.", errors=("404", "503")),
+            Endpoint("DELETE", path, self.cancel, "Take back a queued call.", errors=("404", "409", "503")),
+        )
+
+    async def cancel(self, request: Request) -> Response:
+        record = await self._cancellation.cancel(TENANT, _invocation(request))
+        return JSONResponse(_document(record))
 
     async def show(self, request: Request) -> Response:
-        invocation = request.path_params["invocation"]
-        if not _ID.fullmatch(invocation):
-            raise NotFound(f"there is no invocation {invocation[:80]!r}")
+        invocation = _invocation(request)
         record = await self._store.invocation(invocation)
         if record is not None and record.tenant == TENANT:
             return JSONResponse(_document(record))
@@ -51,6 +58,13 @@ class Invocations:
         if not attempts:
             raise NotFound(f"there is no invocation {invocation}; results are kept for a day")
         return JSONResponse(_from_ledger(attempts))
+
+
+def _invocation(request: Request) -> str:
+    invocation: str = request.path_params["invocation"]
+    if not _ID.fullmatch(invocation):
+        raise NotFound(f"there is no invocation {invocation[:80]!r}")
+    return invocation
 
 
 def _document(record: InvocationRecord) -> dict[str, Any]:
@@ -62,6 +76,10 @@ def _document(record: InvocationRecord) -> dict[str, Any]:
         "attempts": record.attempts,
         "accepted_ms": record.accepted_ms,
     }
+    if record.due_ms:
+        document["due_ms"] = record.due_ms
+    if record.reason:
+        document["reason"] = record.reason
     return document if record.answer is None else document | _answer(record.answer)
 
 

@@ -21,16 +21,19 @@ from gateway.answer import http_answer, raw_answer, refusal
 from gateway.asgi import JSON, Receive, Response, Scope, Send, error_response, read_body, reply
 from gateway.catalog import Catalog, Function
 from gateway.dispatch import Dispatcher, Done
+from gateway.durable.acceptance import Acceptance
+from gateway.durable.wishes import NAMES as WISHES
+from gateway.durable.wishes import NONE, Wishes
+from gateway.durable.wishes import read as read_wishes
 from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
 from gateway.placement import Placement
 from jiffy.contract import httpevent, limits
 from jiffy.contract.errors import InvalidRequest, JiffyError
-from jiffy.contract.messages import Answer, Call, InvocationRecord
+from jiffy.contract.messages import Answer, Call
 
 CHECKED_MAX_BYTES = 256 * 1024  # a larger event is left for the agent to parse: here it would hold up other callers
 SYNC_WAIT_MS = int(limits.WAIT_MAX_S * 1000)
-ASYNC_WAIT_MS = int(limits.ASYNC_WAIT_MAX_S * 1000)
 
 ENDPOINTS = (
     Endpoint(
@@ -50,6 +53,9 @@ ENDPOINTS = (
         query={
             "mode": "sync (the default), or async: 202 with an id, to be asked for at /v1/invocations/{id}",
             "revision": "number of a revision other than the live one",
+            "delay": "async: seconds before the first attempt; or the header Jiffy-Delay",
+            "retries": "async: in place of the function's own; or the header Jiffy-Retries",
+            "max_age": "async: seconds, in place of the function's max_age_s; or the header Jiffy-Max-Age",
         },
         body="application/json",
         errors=("400", "404", "413", "429", "502", "503", "504"),
@@ -83,6 +89,7 @@ class Invoke:
         dispatcher: Dispatcher,
         admission: Admission,
         metrics: Metrics,
+        acceptance: Acceptance,
         now_ms: Callable[[], int],
     ) -> None:
         self._catalog = catalog
@@ -90,6 +97,7 @@ class Invoke:
         self._dispatcher = dispatcher
         self._admission = admission
         self._metrics = metrics
+        self._acceptance = acceptance
         self._now_ms = now_ms
 
     async def http(self, scope: Scope, receive: Receive, send: Send, head: Head, target: Target) -> None:
@@ -139,7 +147,7 @@ class Invoke:
         admission.enter()
         held = 0
         try:
-            mode, number = _query(scope["query_string"])
+            mode, number, wishes = _query(scope["query_string"], head)
             catalog = self._catalog
             function = await (catalog.pinned(tenant, name, number) if number else catalog.find(tenant, name))
             payload = await read_body(receive, head, limits.PAYLOAD_MAX_BYTES, admission)
@@ -148,7 +156,7 @@ class Invoke:
             invocation, now_ms = str(uuid7()), self._now_ms()
             try:
                 if mode == "async":
-                    response = await self._queue(function, invocation, payload, now_ms)
+                    response = await self._queue(function, invocation, payload, wishes)
                 else:
                     response = raw_answer(await self._call(function, invocation, "invoke", payload, now_ms), function)
             except JiffyError as exc:
@@ -186,15 +194,12 @@ class Invoke:
         placement.begun(invoker)
         self._dispatcher.submit(invoker, call, wait_ms / 1000, ended)
 
-    async def _queue(self, function: Function, invocation: str, event: bytes, now_ms: int) -> Response:
-        revision = function.revision
-        invoker = self._placement.place(function.tenant, function.name, revision.network)
-        deadline_ms = now_ms + ASYNC_WAIT_MS + revision.timeout_ms
-        call = Call(invocation, 1, "async", "", now_ms, deadline_ms, "invoke", function.packed, event)
-        record = InvocationRecord(
-            invocation, function.tenant, function.name, revision.number, "queued", now_ms, 0, None
-        )
-        await asyncio.shield(self._dispatcher.enqueue(invoker, call, record))
+    async def _queue(self, function: Function, invocation: str, event: bytes, wishes: Wishes) -> Response:
+        try:
+            await self._acceptance.accept(function, event, trigger="invoke", wishes=wishes, invocation=invocation)
+        except JiffyError as exc:
+            self._metrics.count(function.name, exc.code)
+            raise
         self._metrics.count(function.name, "queued")
         text = invocation.encode()
         headers = [
@@ -233,10 +238,10 @@ def _event(scope: Scope, head: Head, body: bytes, invocation: str, target: Targe
     return event
 
 
-def _query(raw: bytes) -> tuple[str, int]:
-    """(mode, revision or 0)"""
+def _query(raw: bytes, head: Head) -> tuple[str, int, Wishes]:
+    """(mode, revision or 0, what is wished for an asynchronous call)"""
     if not raw:
-        return "sync", 0
+        return "sync", 0, NONE
     try:
         query = dict(parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=10))
     except ValueError as exc:
@@ -246,7 +251,12 @@ def _query(raw: bytes) -> tuple[str, int]:
         raise InvalidRequest(f"mode = {mode[:40]!r}; allowed: sync, async")
     if number and not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0):
         raise InvalidRequest(f"revision = {number[:40]!r}; allowed: a whole number from 1")
-    return mode, int(number or 0)
+    if mode == "async":
+        return mode, int(number or 0), read_wishes(query, head.pairs)
+    for name in WISHES:
+        if name in query:
+            raise InvalidRequest(f"{name} belongs to mode=async")
+    return mode, int(number or 0), NONE
 
 
 def _refuse_constant(name: str) -> Any:

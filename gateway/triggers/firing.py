@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 
+from uuid_utils import uuid7
+
 from gateway.catalog import Function
-from gateway.dispatch import Dispatcher
-from gateway.triggers.calls import Calls
+from gateway.durable.acceptance import Acceptance
 from gateway.triggers.metrics import TriggerMetrics
 from gateway.triggers.store import TriggerStore
 from gateway.triggers.trigger import Trigger
@@ -20,23 +20,21 @@ class Firing:
     def __init__(
         self,
         store: TriggerStore,
-        calls: Calls,
-        dispatcher: Dispatcher,
+        acceptance: Acceptance,
         metrics: TriggerMetrics,
         now_ms: Callable[[], int],
     ) -> None:
         self._store = store
-        self._calls = calls
-        self._dispatcher = dispatcher
+        self._acceptance = acceptance
         self._metrics = metrics
         self._now_ms = now_ms
 
     async def fire(self, function: Function, trigger: Trigger, event: bytes) -> str:
         """Call the function with `event`, or with what the trigger would make now; returns the invocation's id."""
         now_ms = self._now_ms()
-        envelope = self._calls.envelope(function, trigger, lambda made: _event(trigger, made, event, now_ms), now_ms)
-        invocation = envelope.call.invocation
-        await asyncio.shield(self._dispatcher.enqueue(*envelope))
+        invocation = str(uuid7())
+        payload = _event(trigger, invocation, event, now_ms)
+        await self._acceptance.accept(function, payload, trigger=trigger.label, invocation=invocation)
         await self._store.called(trigger.id, "fired", invocation, "by hand", now_ms)
         self._metrics.count(trigger.id, "fired")
         return invocation

@@ -172,4 +172,4 @@ class Scheduler:
             return tick_event(trigger, invocation, tick_ms)
 
         envelope = self._calls.envelope(planned.function, trigger, event, now_ms)
-        return Tick(trigger, tick_ms, *envelope)
+        return Tick(trigger, tick_ms, envelope)

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.store import CONNECT_MAX_S, RECORD_KEEP_S, REPLY_MAX_S
+from gateway.durable.store import Accepted
+from gateway.store import CONNECT_MAX_S, REPLY_MAX_S
 from gateway.triggers.trigger import Trigger, TriggerId, TriggerState
 from jiffy.contract import keys, limits, wire
 from jiffy.contract.errors import Unavailable
-from jiffy.contract.messages import Call, InvocationRecord
 
 ADOPT = """
 -- Begins to keep a trigger, anew when its settings are not those that were kept; returns since and tick.
@@ -33,9 +33,10 @@ return redis.call('HMGET', KEYS[1], 'since', 'tick')
 FIRE = """
 -- Claims ticks, each once among all gateways, in one step with its call. Returns per tick: what became of it, and the
 -- trigger's last tick now.
--- KEYS per tick: trigger (hash), its log (stream), calls:{invoker} (stream), invocation:{id} (string)
+-- KEYS per tick: trigger (hash), its log (stream), calls:{invoker} (stream), invocation:{id} (string),
+--      backlog:{tenant} (hash), tally:{tenant} (hash): as in durable/scripts/accept.lua
 -- ARGV[1]: now; [2]: seconds that a record is kept; [3]: length of a log; [4]: what stands before an invocation's id
---      per tick: tick, fingerprint, overlap, invocation id, Call, InvocationRecord
+--      per tick: tick, fingerprint, overlap, invocation id, Call, InvocationRecord, bytes of the payload
 local ended = {done = true, dead = true, cancelled = true}
 local out = {}
 -- A record is a packed array of fewer than 16, its fifth value the state. Bytes come later, which cmsgpack can't read.
@@ -45,8 +46,8 @@ end
 local function log(stream, kind, invocation, text)
   redis.call('XADD', stream, 'MAXLEN', '~', ARGV[3], '*', 'k', kind, 'i', invocation, 't', text)
 end
-for n = 0, #KEYS / 4 - 1 do
-  local k, a = n * 4, 4 + n * 6
+for n = 0, #KEYS / 6 - 1 do
+  local k, a = n * 6, 4 + n * 7
   local trigger, stream = KEYS[k + 1], KEYS[k + 2]
   local tick, spec, overlap, id = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   local state = redis.call('HMGET', trigger, 'spec', 'tick', 'paused', 'invocation')
@@ -70,7 +71,10 @@ for n = 0, #KEYS / 4 - 1 do
     else
       became = 'fired'
       redis.call('SET', KEYS[k + 4], ARGV[a + 6], 'EX', ARGV[2])
-      redis.call('XADD', KEYS[k + 3], '*', 'c', ARGV[a + 5])
+      local entry = redis.call('XADD', KEYS[k + 3], '*', 'c', ARGV[a + 5])
+      redis.call('HSET', KEYS[k + 5], id, KEYS[k + 3] .. ' ' .. entry)
+      redis.call('HINCRBY', KEYS[k + 6], 'accepted', 1)
+      redis.call('HINCRBY', KEYS[k + 6], 'bytes', ARGV[a + 7])
       redis.call('HSET', trigger, 'tick', tick, 'invocation', id, 'last', ARGV[1])
       redis.call('HINCRBY', trigger, 'fired', 1)
       log(stream, 'fired', id, 'tick ' .. tick)
@@ -88,9 +92,7 @@ class Tick(NamedTuple):
 
     trigger: Trigger
     tick_ms: int
-    invoker: str
-    call: Call
-    record: InvocationRecord
+    made: Accepted
 
 
 class Claim(NamedTuple):
@@ -146,13 +148,15 @@ class TriggerStore:
     async def fire(self, ticks: Sequence[Tick], now_ms: int) -> list[Claim]:
         """Claim these ticks and send the calls of those that are ours, in one atomic step."""
         names: list[str] = []
-        args: list[Any] = [now_ms, RECORD_KEEP_S, limits.TRIGGER_LOG_MAX, keys.invocation("")]
+        keep_s = max((tick.made.keep_s for tick in ticks), default=0)
+        args: list[Any] = [now_ms, keep_s, limits.TRIGGER_LOG_MAX, keys.invocation("")]
         for tick in ticks:
             key = tick.trigger.id
-            names += [keys.trigger(*key), keys.trigger_log(*key), keys.calls(tick.invoker)]
-            names.append(keys.invocation(tick.call.invocation))
-            args += [tick.tick_ms, fingerprint(tick.trigger), tick.trigger.options["overlap"], tick.call.invocation]
-            args += [wire.pack(tick.call), wire.pack(tick.record)]
+            made, call = tick.made, tick.made.call
+            names += [keys.trigger(*key), keys.trigger_log(*key), keys.calls(made.invoker)]
+            names += [keys.invocation(call.invocation), keys.backlog(made.tenant), keys.tally(made.tenant)]
+            args += [tick.tick_ms, fingerprint(tick.trigger), tick.trigger.options["overlap"], call.invocation]
+            args += [wire.pack(call), wire.pack(made.record), len(call.payload)]
         with translated():
             told = await self._fire(keys=names, args=args)
         return [Claim(became.decode(), at) for became, at in zip(told[::2], told[1::2], strict=True)]

@@ -1,43 +1,98 @@
--- Complete a batch of attempts: each one is answered, acknowledged, metered and logged together, or not at all.
+-- Complete a batch of attempts: each one is answered, acknowledged, metered, logged and, if it is asynchronous, given
+-- its result, its next attempt or its place among the dead letters, all together or not at all.
 --
 -- Fenced: only the attempt whose XACK removes its entry from the group's pending list is written. One that was
 -- completed before (a resend after a lost connection) or by somebody else changes nothing.
 --
 -- KEYS[1]  calls:{invoker}   stream {c: Call}     where the attempts came from
 -- KEYS[2]  usage             stream {u: Usage}
+-- KEYS[3]  metered           string, a counter    usage records ever written
+-- KEYS[4]  later             sorted set invocation → moment
+-- KEYS[5]  later:calls       hash invocation → Call
 -- then three per item:
 --   answers:{gateway}        list of Answer       "" when nobody waits
 --   logs:{tenant}:{function} stream {l: LogEntry}
 --   invocation:{id}          string InvocationRecord, "" for a synchronous call
+-- and five more for the end of an asynchronous one:
+--   backlog:{tenant}         hash invocation → where it is
+--   tally:{tenant}           hash of counters
+--   dead:{tenant}            sorted set invocation → moment
+--   dead:letters:{tenant}    hash invocation → DeadLetter
+--   dead:calls:{tenant}      hash invocation → Call
 -- ARGV[1]  the consumer group
 -- ARGV[2]  seconds that answers are kept
--- ARGV[3]  seconds that records are kept
--- ARGV[4]  about how many entries a function's log keeps
+-- ARGV[3]  about how many entries a function's log keeps
+-- ARGV[4]  how many dead letters a tenant may have, [5] the bytes of their calls, [6] ms that they are kept
 -- then per item:
 --   id       the entry's id in the calls stream
 --   note     "1": the attempt still runs; only its log entries and its record are written, if it is still ours
 --   answer   Answer
 --   usage    Usage
 --   record   InvocationRecord
---   again    Call: the next attempt, put at the end of the stream; "" when this was the last
+--   state    "" or, at the end of an asynchronous attempt, what its invocation is now: "done", "queued" or "dead"
 --   n        how many log entries follow
 --   entry…   LogEntry
+-- and, with a state:
+--   invocation
+--   moment   queued: when it is due; dead: now
+--   call     queued: the next attempt; dead: the last one
+--   letter   dead: DeadLetter
+--   bytes    of its payload
+--   keep     seconds that its record is kept
 --
 -- Returns the number of items that were written.
 
-local calls, usage_key = KEYS[1], KEYS[2]
-local group, answers_keep, record_keep, log_length = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local k, a, written = 3, 5, 0
+local calls, usage_key, later, later_calls = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
+local group, answers_keep, log_length = ARGV[1], ARGV[2], ARGV[3]
+local dead_max, dead_max_bytes, dead_keep = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local k, a, written, metered = 6, 7, 0, 0
 local touched = {}
 
 local function still_ours(id)
     return #redis.call('XPENDING', calls, group, id, id, 1) == 1
 end
 
+local function bury(k, invocation, now, call, letter)
+    local tally, dead, letters, dead_calls = KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4]
+    redis.call('ZADD', dead, now, invocation)
+    redis.call('HSET', letters, invocation, letter)
+    redis.call('HSET', dead_calls, invocation, call)
+    local bytes = redis.call('HINCRBY', tally, 'dead_bytes', #call)
+    local over = redis.call('ZCARD', dead) - dead_max
+    while true do -- the oldest make way
+        local oldest = redis.call('ZRANGE', dead, 0, 0, 'WITHSCORES')
+        if over <= 0 and bytes <= dead_max_bytes and tonumber(oldest[2]) > now - dead_keep then return end
+        bytes = redis.call('HINCRBY', tally, 'dead_bytes', -redis.call('HSTRLEN', dead_calls, oldest[1]))
+        redis.call('ZREM', dead, oldest[1])
+        redis.call('HDEL', letters, oldest[1])
+        redis.call('HDEL', dead_calls, oldest[1])
+        redis.call('HINCRBY', tally, 'dropped', 1)
+        over = over - 1
+        if oldest[1] == invocation then return end
+    end
+end
+
+local function follow(k, a, state)
+    local backlog, tally = KEYS[k], KEYS[k + 1]
+    local invocation, moment, call = ARGV[a], tonumber(ARGV[a + 1]), ARGV[a + 2]
+    if state == 'queued' then
+        redis.call('ZADD', later, moment, invocation)
+        redis.call('HSET', later_calls, invocation, call)
+        redis.call('HSET', backlog, invocation, 'later')
+        redis.call('HINCRBY', tally, 'retried', 1)
+        return
+    end
+    redis.call('HDEL', backlog, invocation)
+    redis.call('HINCRBY', tally, 'bytes', -ARGV[a + 4])
+    redis.call('HINCRBY', tally, state, 1)
+    if state == 'dead' then bury(k, invocation, moment, call, ARGV[a + 3]) end
+end
+
 while a <= #ARGV do
     local answers, logs, record_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
     local id, note = ARGV[a], ARGV[a + 1] == '1'
-    local record, again, n = ARGV[a + 4], ARGV[a + 5], tonumber(ARGV[a + 6])
+    local record, state, n = ARGV[a + 4], ARGV[a + 5], tonumber(ARGV[a + 6])
+    local more = a + 7 + n
     local ours
     if note then ours = still_ours(id) else ours = redis.call('XACK', calls, group, id) == 1 end
     if ours then
@@ -45,18 +100,25 @@ while a <= #ARGV do
         if not note then
             redis.call('XDEL', calls, id)
             redis.call('XADD', usage_key, '*', 'u', ARGV[a + 3])
+            metered = metered + 1
             if answers ~= '' then
                 redis.call('RPUSH', answers, ARGV[a + 2])
                 touched[answers] = true
             end
-            if again ~= '' then redis.call('XADD', calls, '*', 'c', again) end
         end
-        for i = a + 7, a + 6 + n do
+        for i = a + 7, more - 1 do
             redis.call('XADD', logs, 'MAXLEN', '~', log_length, '*', 'l', ARGV[i])
         end
-        if record_key ~= '' then redis.call('SET', record_key, record, 'EX', record_keep) end
+        if state ~= '' then
+            follow(k + 3, more, state)
+            redis.call('SET', record_key, record, 'EX', ARGV[more + 5])
+        elseif record_key ~= '' then
+            redis.call('SET', record_key, record, 'XX', 'KEEPTTL')
+        end
     end
-    k, a = k + 3, a + 7 + n
+    k, a = k + 3, more
+    if state ~= '' then k, a = k + 5, a + 6 end
 end
+if metered > 0 then redis.call('INCRBY', KEYS[3], metered) end
 for answers in pairs(touched) do redis.call('EXPIRE', answers, answers_keep) end
 return written

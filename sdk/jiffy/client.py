@@ -158,10 +158,36 @@ class Client:
             revision=int(headers.get("jiffy-revision", 0)),
         )
 
-    def invoke_async(self, name: str, event: Any = None, *, raw: bytes | None = None) -> str:
-        """Queues a call; returns its id."""
+    def invoke_async(
+        self,
+        name: str,
+        event: Any = None,
+        *,
+        raw: bytes | None = None,
+        delay_s: float | None = None,
+        retries: int | None = None,
+        max_age_s: float | None = None,
+    ) -> str:
+        """Queues a call, to begin after `delay_s`; returns its id. None: as the function's jiffy.toml says."""
         path = f"/v1/functions/{spec.check_name(name)}/invocations"
-        return str(self._send("POST", path, params={"mode": "async"}, **_event(event, raw)).json()["invocation"])
+        params = {"mode": "async", "delay": delay_s, "retries": retries, "max_age": max_age_s}
+        return str(self._send("POST", path, params=params, **_event(event, raw)).json()["invocation"])
+
+    def cancel(self, invocation_id: str) -> dict[str, Any]:
+        """Takes back a queued call; raises Conflict when it runs or has ended."""
+        return self._object("DELETE", f"/v1/invocations/{invocation_id}")
+
+    def replay(self, invocation_id: str | None = None, function: str | None = None) -> int:
+        """Tries dead calls again: one, a function's, or all; how many."""
+        path = f"/v1/dlq/{invocation_id}/replay" if invocation_id else "/v1/dlq/replay"
+        return int(self._object("POST", path, params={"function": function})["replayed"])
+
+    def purge(self, invocation_id: str | None = None, function: str | None = None) -> int:
+        """Throws dead letters away: one, a function's, or all; how many."""
+        if invocation_id:
+            self._send("DELETE", f"/v1/dlq/{invocation_id}")
+            return 1
+        return int(self._object("DELETE", "/v1/dlq", params={"function": function})["purged"])
 
     def invocation(self, invocation_id: str) -> dict[str, Any]:
         """State, outcome and result of a call."""

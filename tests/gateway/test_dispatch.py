@@ -13,7 +13,7 @@ from gateway.loops import Loops
 from gateway.store import Sent
 from jiffy.contract import keys, wire
 from jiffy.contract.errors import DeadlineExceeded, JiffyError, Unavailable
-from jiffy.contract.messages import Answer, Call, InvocationRecord
+from jiffy.contract.messages import Answer, Call
 from tests.gateway.fake_invoker import answer
 
 
@@ -25,6 +25,7 @@ class DrivenQueue:
         self.gate = asyncio.Event()
         self.gate.set()
         self.sending = asyncio.Event()
+        self.taken = asyncio.Event()
         self.answers: asyncio.Queue[list[bytes]] = asyncio.Queue()
         self.send_fails = self.receive_fails = False
 
@@ -34,6 +35,13 @@ class DrivenQueue:
         if self.send_fails:
             raise Unavailable("the queue does not answer")
         self.batches.append(list(batch))
+        self.taken.set()
+
+    async def took(self, calls: int) -> None:
+        """Wait until so many calls were sent."""
+        while sum(map(len, self.batches)) < calls:
+            self.taken.clear()
+            await self.taken.wait()
 
     async def receive(self, gateway: str, wait_s: float = 1.0) -> Sequence[bytes]:
         if self.receive_fails:
@@ -91,29 +99,16 @@ async def test_while_a_batch_is_on_its_way_the_next_one_gathers() -> None:
         queue.gate.set()
         queue.answers.put_nowait([wire.pack(answer(call(n))) for n in range(BATCH_MAX + 50)])
         await asyncio.gather(first, *rest)
-        await dispatcher.enqueue("inv", call(999), _record())  # after it all others have left
-        assert [len(batch) for batch in queue.batches] == [1, BATCH_MAX, 49, 1]
+        await queue.took(BATCH_MAX + 50)
+        assert [len(batch) for batch in queue.batches] == [1, BATCH_MAX, 49]
 
 
 async def test_large_payloads_do_not_travel_in_one_command() -> None:
     async with dispatching() as (dispatcher, queue):
         for n in range(6):
             submit(dispatcher, call(n, 6_000_000), 5)
-        await dispatcher.enqueue("inv", call(9), _record())
-        assert [len(batch) for batch in queue.batches] == [2, 2, 3]
-
-
-async def test_an_asynchronous_call_is_accepted_once_it_is_in_the_queue() -> None:
-    async with dispatching() as (dispatcher, queue):
-        queue.gate.clear()
-        accepted = dispatcher.enqueue("inv", call(1), _record())
-        await queue.sending.wait()
-        assert not accepted.done()
-        queue.gate.set()
-        await accepted
-        [[sent]] = queue.batches
-        assert sent.record_key == keys.invocation("id-1")
-        assert wire.unpack(InvocationRecord, sent.record).state == "queued"
+        await queue.took(6)
+        assert [len(batch) for batch in queue.batches] == [2, 2, 2]
 
 
 async def test_a_call_without_an_answer_ends_at_its_deadline_with_its_id() -> None:
@@ -133,11 +128,9 @@ async def test_a_queue_that_takes_nothing_is_told_at_once() -> None:
         with pytest.raises(Unavailable) as caught:
             await submit(dispatcher, call(1), 60)
         assert caught.value.retry_after_s
-        with pytest.raises(Unavailable):
-            await dispatcher.enqueue("inv", call(2), _record())
         queue.send_fails = False
-        await dispatcher.enqueue("inv", call(3), _record())
-        assert len(queue.batches) == 1, "it works again without a restart"
+        submit(dispatcher, call(3), 60)
+        await queue.took(1)  # it works again without a restart
 
 
 async def test_a_queued_call_outlives_a_short_loss_of_the_queue() -> None:
@@ -163,7 +156,3 @@ async def test_stopping_answers_everyone() -> None:
         future = submit(dispatcher, call(1), 60)
     with pytest.raises(Unavailable, match="stopping"):
         await future
-
-
-def _record() -> InvocationRecord:
-    return InvocationRecord("id-1", "default", "hello", 1, "queued", 0, 0, None)

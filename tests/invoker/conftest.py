@@ -16,6 +16,7 @@ from jiffy.contract.messages import Layer
 
 from .house import House
 from .lab import Lab
+from .onehost import OneHost
 
 SCRATCH_BYTES = 16 * MIB  # small, so that a test can fill it
 PIDS_MAX = 64
@@ -54,3 +55,12 @@ async def house() -> AsyncIterator[House]:
     yield house
     await house.pool.close()
     assert all(sandbox.closed for sandbox in house.world.sandboxes), "no sandbox outlives its pool"
+
+
+@pytest.fixture
+async def host(redis_url: str) -> AsyncIterator[OneHost]:
+    host = OneHost(redis_url)
+    await host.start()
+    yield host
+    await host.stop()
+    await host.redis.aclose()

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from invoker.completions import Completion, Completions
+from invoker.completions import Completion, Completions, Fate
 from invoker.store import Entry, Store
 from jiffy.contract import keys, limits
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import PlatformError, Unavailable
-from jiffy.contract.messages import Heartbeat, Revision
+from jiffy.contract.messages import Heartbeat, Revision, State
 from jiffy.contract.wire import pack, unpack
 from tests import servers
 
@@ -52,9 +52,14 @@ async def end(task: asyncio.Future[None]) -> None:
 
 def completion(entry: bytes, answer: bytes = b"answer", **changes: object) -> Completion:
     whole = Completion(
-        entry, keys.answers("gw"), keys.logs("t", "f"), "", False, answer, b"usage", b"", b"", (b"one", b"two")
+        entry, keys.answers("gw"), keys.logs("t", "f"), "", False, answer, b"usage", b"", (b"one", b"two")
     )
     return whole._replace(**changes)  # type: ignore[arg-type]
+
+
+def fate(invocation: str = "i", **changes: object) -> Fate:
+    plain = Fate(invocation, "t", State.DONE, 0, b"", b"", 7, limits.RESULT_KEEP_S)
+    return plain._replace(**changes)  # type: ignore[arg-type]
 
 
 class Written:
@@ -88,7 +93,7 @@ async def test_calls_are_read_in_order_and_stay_pending(store: Store, redis: Red
 
 async def test_a_completion_is_one_step(store: Store, redis: Redis) -> None:
     [(entry, _)] = await delivered(store, redis, b"a")
-    await store.complete([completion(entry, record_key=keys.invocation("i"), record=b"record")])
+    await store.complete([completion(entry, record_key=keys.invocation("i"), record=b"record", fate=fate())])
     assert await redis.lrange(keys.answers("gw"), 0, -1) == [b"answer"]
     assert 0 < await redis.ttl(keys.answers("gw")) <= limits.ANSWERS_KEEP_S
     assert [fields for _, fields in await redis.xrange(keys.USAGE)] == [{b"u": b"usage"}]
@@ -113,20 +118,55 @@ async def test_nobody_waits_for_an_asynchronous_call(store: Store, redis: Redis)
     assert await redis.xlen(keys.USAGE) == 1
 
 
-async def test_the_next_attempt_takes_the_place_of_the_last_one(store: Store, redis: Redis) -> None:
+async def test_the_next_attempt_waits_for_its_time(store: Store, redis: Redis) -> None:
     [(entry, _)] = await delivered(store, redis, b"a")
-    await store.complete([completion(entry, answers_key="", again=b"a2")])
-    await store.complete([completion(entry, answers_key="", again=b"a2")])
-    assert [packed for _, packed in await store.read(10, 1000)] == [b"a2"], "once"
+    again = fate(state=State.QUEUED, moment_ms=1_700_000_000_123, call=b"a2")
+    for _ in range(2):
+        await store.complete([completion(entry, answers_key="", record_key="r", record=b"queued", fate=again)])
+    assert await redis.zrange(keys.LATER, 0, -1, withscores=True) == [(b"i", 1_700_000_000_123)]
+    assert await redis.hgetall(keys.LATER_CALLS) == {b"i": b"a2"}
+    assert await redis.hgetall(keys.backlog("t")) == {b"i": b"later"}
+    assert await redis.hgetall(keys.tally("t")) == {b"retried": b"1"}, "once"
+    assert await store.read(10, 1) == []
+
+
+async def test_a_call_that_failed_for_good_is_a_dead_letter(store: Store, redis: Redis) -> None:
+    [(entry, _)] = await delivered(store, redis, b"a")
+    await redis.hset(keys.backlog("t"), "i", "later")
+    dead = fate(state=State.DEAD, moment_ms=5, call=b"a3", letter=b"letter", keep_s=limits.DEAD_KEEP_S)
+    await store.complete([completion(entry, answers_key="", record_key="r", record=b"dead", fate=dead)])
+    assert await redis.zrange(keys.dead("t"), 0, -1, withscores=True) == [(b"i", 5)]
+    assert await redis.hgetall(keys.dead_letters("t")) == {b"i": b"letter"}
+    assert await redis.hgetall(keys.dead_calls("t")) == {b"i": b"a3"}
+    assert await redis.hgetall(keys.tally("t")) == {b"dead": b"1", b"dead_bytes": b"2", b"bytes": b"-7"}
+    assert await redis.exists(keys.backlog("t")) == 0
+    assert limits.RESULT_KEEP_S < await redis.ttl("r") <= limits.DEAD_KEEP_S
+
+
+async def test_the_oldest_dead_letters_make_way(store: Store, redis: Redis) -> None:
+    entries = await delivered(store, redis, *(b"%d" % n for n in range(6)))
+    day = 86_400_000
+    sizes = (1, limits.DEAD_MAX_BYTES // 2, limits.DEAD_MAX_BYTES // 2, 10, 10, 10)
+    moments = (0, day, day + 1, day + 2, 14 * day + 1, 14 * day + 2)
+    for n, ((entry, _), size, moment) in enumerate(zip(entries, sizes, moments, strict=True)):
+        dead = fate(str(n), state=State.DEAD, moment_ms=moment, call=bytes(size), letter=b"letter")
+        await store.complete([completion(entry, answers_key="", record_key=f"r{n}", record=b"dead", fate=dead)])
+    left = [b"2", b"3", b"4", b"5"]
+    assert await redis.zrange(keys.dead("t"), 0, -1) == left
+    assert sorted(await redis.hkeys(keys.dead_calls("t"))) == sorted(await redis.hkeys(keys.dead_letters("t"))) == left
+    tally = await redis.hgetall(keys.tally("t"))
+    assert (tally[b"dropped"], tally[b"dead"]) == (b"2", b"6")
+    assert int(tally[b"dead_bytes"]) == limits.DEAD_MAX_BYTES // 2 + 30
 
 
 async def test_notes_are_written_while_the_call_is_ours(store: Store, redis: Redis) -> None:
     [(entry, _)] = await delivered(store, redis, b"a")
+    await redis.set(keys.invocation("i"), b"queued", ex=1000)
     note = completion(entry, note=True, record_key=keys.invocation("i"), record=b"running", logs=(b"so far",))
     await store.complete([note])
-    assert await redis.get(keys.invocation("i")) == b"running"
+    assert await redis.get(keys.invocation("i")) == b"running" and await redis.ttl(keys.invocation("i")) > 900
     assert await redis.llen(keys.answers("gw")) == 0 and await redis.xlen(keys.USAGE) == 0
-    await store.complete([completion(entry, record_key=keys.invocation("i"), record=b"done")])
+    await store.complete([completion(entry, record_key=keys.invocation("i"), record=b"done", fate=fate())])
     await store.complete([note])
     assert await redis.get(keys.invocation("i")) == b"done", "a late note does not undo the end"
 

@@ -22,8 +22,20 @@ LOOK_FIRST_S, LOOK_MAX_S = 0.02, 1.0  # how often --wait asks
 @click.argument("data", default="{}")
 @click.option("--async", "background", is_flag=True, help="Queue the call and print its id instead of waiting.")
 @click.option("--wait", is_flag=True, help="With --async: wait for the result after all.")
+@click.option("--delay", "delay_s", type=float, metavar="S", help="With --async: begin after so many seconds.")
+@click.option("--retries", type=int, metavar="N", help="With --async: in place of the function's own.")
+@click.option("--max-age", "max_age_s", type=float, metavar="S", help="With --async: in place of its max_age_s.")
 @json_option
-def invoke(name: str, data: str, background: bool, wait: bool, as_json: bool) -> None:
+def invoke(
+    name: str,
+    data: str,
+    background: bool,
+    wait: bool,
+    delay_s: float | None,
+    retries: int | None,
+    max_age_s: float | None,
+    as_json: bool,
+) -> None:
     """Call the function NAME with DATA, which is JSON, @FILE, or - for standard input.
 
     Exit code 1 says that the function failed.
@@ -33,19 +45,22 @@ def invoke(name: str, data: str, background: bool, wait: bool, as_json: bool) ->
       jiffy invoke hello '{"name": "Ada"}'
       jiffy invoke hello @event.json
       echo '{}' | jiffy invoke hello -
-      jiffy invoke hello --async
+      jiffy invoke hello --async --delay 60
     """
     if wait and not background:
         raise click.UsageError("--wait belongs to --async; without --async every call waits")
+    if not background and (delay_s, retries, max_age_s) != (None, None, None):
+        raise click.UsageError("--delay, --retries and --max-age belong to --async")
     event = read_event(data)
     with Client() as client:
         if not background:
             _tell(client.invoke(name, raw=event), as_json)
-        elif not wait:
-            invocation = client.invoke_async(name, raw=event)
-            show_json({"invocation": invocation}) if as_json else click.echo(invocation)
+            return
+        invocation = client.invoke_async(name, raw=event, delay_s=delay_s, retries=retries, max_age_s=max_age_s)
+        if wait:
+            _tell(_ended(name, await_end(client, invocation)), as_json)
         else:
-            _tell(_await(client, name, client.invoke_async(name, raw=event)), as_json)
+            show_json({"invocation": invocation}) if as_json else click.echo(invocation)
 
 
 def read_event(data: str) -> bytes:
@@ -65,19 +80,25 @@ def read_event(data: str) -> bytes:
     return raw
 
 
-def _await(client: Client, name: str, invocation: str) -> Invocation:
+def await_end(client: Client, invocation: str) -> dict[str, Any]:
+    """The record of an asynchronous call, once it has ended."""
     pause = LOOK_FIRST_S
-    while (record := client.invocation(invocation))["state"] != "done":
+    while (record := client.invocation(invocation))["state"] in ("queued", "running"):
         time.sleep(pause)
         pause = min(pause * 1.5, LOOK_MAX_S)
+    return record
+
+
+def _ended(name: str, record: dict[str, Any]) -> Invocation:
+    outcome = record.get("outcome", record["state"])  # a cancelled one has no outcome
     return Invocation(
-        id=invocation,
+        id=record["invocation"],
         function=name,
-        outcome=record["outcome"],
-        result=record.get("result") if record["outcome"] == "ok" else record.get("error"),
-        duration_ms=float(record["duration_ms"]),
-        billed_ms=int(record["billed_ms"]),
-        cold=bool(record["cold"]),
+        outcome=outcome,
+        result=record.get("result") if outcome == "ok" else record.get("error", {"errorMessage": record["state"]}),
+        duration_ms=float(record.get("duration_ms") or 0),
+        billed_ms=int(record.get("billed_ms") or 0),
+        cold=bool(record.get("cold")),
         init_ms=float(record.get("init_ms") or 0),
         revision=int(record["revision"]),
     )
@@ -90,7 +111,7 @@ def _tell(call: Invocation, as_json: bool) -> None:
         if call.ok:
             click.echo(json.dumps(call.result, indent=2, ensure_ascii=False))
         else:
-            click.echo(_failure(call), err=True)
+            click.echo(failure(call.result), err=True)
         cold = f", cold start {call.init_ms:.1f} ms" if call.cold else ""
         click.echo(
             f"{call.outcome} in {call.duration_ms:.3f} ms, billed {call.billed_ms} ms{cold}  "
@@ -115,7 +136,8 @@ def _document(call: Invocation) -> dict[str, Any]:
     }
 
 
-def _failure(call: Invocation) -> str:
-    error = call.result if isinstance(call.result, dict) else {"errorMessage": str(call.result)}
+def failure(result: Any) -> str:
+    """A function's error for people: its stack trace, its type, its message."""
+    error = result if isinstance(result, dict) else {"errorMessage": str(result)}
     stack = "".join(error.get("stackTrace") or [])
     return f"{stack.rstrip()}\n{error.get('errorType', 'Error')}: {error.get('errorMessage', '')}".strip()

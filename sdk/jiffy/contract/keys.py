@@ -26,6 +26,37 @@ def invocation(invocation_id: str) -> str:
     return f"{P}invocation:{invocation_id}"
 
 
+# --- asynchronous calls: what is accepted and has not ended, what waits, what failed for good -------------------
+LATER = f"{P}later"  # sorted set invocation → moment in ms: waits for it, then goes to an invoker's stream
+LATER_CALLS = f"{P}later:calls"  # hash invocation → Call: those of LATER
+METERED = f"{P}metered"  # string, a counter: usage records ever written to USAGE
+
+
+def backlog(tenant: str) -> str:
+    """hash invocation → "stream entry" or "later": every asynchronous call that was accepted and has not ended."""
+    return f"{P}backlog:{tenant}"
+
+
+def tally(tenant: str) -> str:
+    """hash of counters of asynchronous calls: docs/guarantees.md lists them."""
+    return f"{P}tally:{tenant}"
+
+
+def dead(tenant: str) -> str:
+    """sorted set invocation → when it died, in ms."""
+    return f"{P}dead:{tenant}"
+
+
+def dead_letters(tenant: str) -> str:
+    """hash invocation → DeadLetter."""
+    return f"{P}dead:letters:{tenant}"
+
+
+def dead_calls(tenant: str) -> str:
+    """hash invocation → Call: the last attempt of each dead letter, to be shown and replayed."""
+    return f"{P}dead:calls:{tenant}"
+
+
 USAGE = f"{P}usage"  # stream {u: Usage}: not yet settled into the ledger
 LEDGER = f"{P}ledger"  # string: which gateway settles in the background; expires after seconds
 INVOKERS = f"{P}invokers"  # hash invoker id → Heartbeat

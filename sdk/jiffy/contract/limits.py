@@ -43,6 +43,17 @@ BUILD_KEEP_S = 3600  # how long a build's events and an uploaded source can be r
 
 # --- results and queues -------------------------------------------------------------------------------------
 RESULT_KEEP_S = 24 * 3600  # asynchronous results by id
+RESULT_LOST_S = 3600  # beyond its latest end, before the record of a call that never ended is given up
+RETRIES_DEFAULT, RETRIES_MAX = 2, 100  # after the first attempt; Lambda's default
+MAX_AGE_MIN_S, MAX_AGE_MAX_S = 1.0, 7 * 86400.0  # of an asynchronous event; the default is ASYNC_WAIT_MAX_S
+BACKOFF_MIN_S, BACKOFF_DEFAULT_S, BACKOFF_MAX_S = 0.0, 1.0, 3600.0  # the longest pause before the first retry
+DELAY_MAX_S = 7 * 86400.0
+DEAD_KEEP_S = 14 * 86400  # dead letters; the longest that SQS keeps messages
+DEAD_MAX = 100_000  # dead letters of a tenant; the oldest make way
+DEAD_MAX_BYTES = 256 * MIB  # and what their calls may take
+DEAD_ERROR_MAX_BYTES = 16 * 1024  # of the last error in a dead letter
+BACKLOG_MAX = 1_000_000  # asynchronous calls of a tenant that have not ended: about 1.5 KB of Redis each, and payload
+BACKLOG_MAX_BYTES = 1024 * MIB  # and what their payloads may take
 ANSWERS_KEEP_S = 600  # answers that no gateway fetched
 STREAM_READ_MAX = 256  # entries in one XREADGROUP: the batch that makes the queue fast
 

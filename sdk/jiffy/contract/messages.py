@@ -50,6 +50,20 @@ _STATUS = {
 }
 
 
+class State(StrEnum):
+    """What has become of an asynchronous invocation. `ended` ones change no more, unless a dead one is replayed."""
+
+    QUEUED = "queued"  # on an invoker's stream, or waiting for its time: a delay, or the next attempt
+    RUNNING = "running"
+    DONE = "done"  # has a result
+    DEAD = "dead"  # failed for good, and stands among the dead letters
+    CANCELLED = "cancelled"  # taken back before it began
+
+    @property
+    def ended(self) -> bool:
+        return self in (State.DONE, State.DEAD, State.CANCELLED)
+
+
 class Layer(NamedTuple):
     """One content-addressed, unpacked, read-only layer."""
 
@@ -81,6 +95,16 @@ class Revision(NamedTuple):
     calls_max: int = 0  # of one instance; 0: any number, 1: reuse = "never"
 
 
+class Terms(NamedTuple):
+    """What was agreed about an asynchronous call when it was accepted, and how much of it is used up."""
+
+    retries: int  # attempts after the first that a failing function gets
+    expires_ms: int  # epoch, on the Redis server's clock: no attempt begins later
+    backoff_ms: int = 1000  # the longest pause before the first retry; it doubles (retry.py)
+    tried: int = 0  # attempts that have ended
+    failed: int = 0  # of them, those that count against `retries`
+
+
 class Call(NamedTuple):
     """One attempt at an invocation, on its way to an invoker."""
 
@@ -93,6 +117,7 @@ class Call(NamedTuple):
     trigger: str  # "http" | "invoke" | "route GET /x" | later: a trigger's name
     revision: bytes  # wire.pack(Revision); the invoker unpacks each distinct one once
     payload: bytes  # the event, JSON; opaque to everyone but the agent
+    terms: Terms | None = None  # of an asynchronous call
 
 
 class Answer(NamedTuple):
@@ -150,16 +175,35 @@ class LogEntry(NamedTuple):
 
 
 class InvocationRecord(NamedTuple):
-    """State of an asynchronous invocation, readable by id for limits.RESULT_KEEP_S after its end."""
+    """An asynchronous invocation, readable by id for limits.RESULT_KEEP_S after its end, a dead one for DEAD_KEEP_S."""
 
     invocation: str
     tenant: str
     function: str
     revision: int
-    state: str  # "queued" | "running" | "done"
+    state: str  # State
     accepted_ms: int
+    attempts: int  # that were begun or have ended
+    answer: Answer | None  # the last one, once it has ended
+    due_ms: int = 0  # queued: not before this moment
+    reason: str = ""  # dead: DeadLetter.reason
+
+
+class DeadLetter(NamedTuple):
+    """An asynchronous call that failed for good. The call itself is kept beside it."""
+
+    invocation: str
+    tenant: str
+    function: str
+    revision: int
+    reason: str  # retry.Reason
     attempts: int
-    answer: Answer | None
+    accepted_ms: int
+    dead_ms: int
+    outcome: str  # of the last attempt
+    error: bytes  # of the last attempt: {"errorType", "errorMessage"[, "stackTrace"]}
+    trigger: str
+    payload_bytes: int
 
 
 class FunctionStatus(NamedTuple):

@@ -37,6 +37,9 @@ class FunctionSpec:
     routes: tuple[str, ...] = ()
     description: str = ""
     triggers: tuple[Mapping[str, Any], ...] = ()  # complete tables of triggers.KINDS
+    retries: int = limits.RETRIES_DEFAULT
+    max_age_s: float = limits.ASYNC_WAIT_MAX_S
+    backoff_s: float = limits.BACKOFF_DEFAULT_S
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; ``parse_function(spec.name, spec.to_dict())`` gives the spec back."""
@@ -102,6 +105,21 @@ KEYS: dict[str, Key] = {
     "routes": Key(checks.routes, "[]", 'HTTP routes, such as "GET /hello/{name}"; /function/NAME always works.'),
     "description": Key(checks.text(256), '""', "One line for people."),
     "triggers": Key(triggers.check, "[]", "What calls the function besides requests: docs/events.md."),
+    "retries": Key(
+        checks.integer(0, limits.RETRIES_MAX),
+        str(limits.RETRIES_DEFAULT),
+        "How often an asynchronous call that fails is tried again.",
+    ),
+    "max_age_s": Key(
+        checks.seconds(limits.MAX_AGE_MIN_S, limits.MAX_AGE_MAX_S),
+        f"{limits.ASYNC_WAIT_MAX_S:g}",
+        "How old an asynchronous call may be when an attempt begins; then it is a dead letter.",
+    ),
+    "backoff_s": Key(
+        checks.seconds(limits.BACKOFF_MIN_S, limits.BACKOFF_MAX_S),
+        f"{limits.BACKOFF_DEFAULT_S:g}",
+        "The longest pause before the first retry; each further one may be twice as long, at most an hour.",
+    ),
 }
 
 

@@ -13,21 +13,32 @@ from .messages import (
     BuildEvent,
     BuildRequest,
     Call,
+    DeadLetter,
     FunctionStatus,
     Heartbeat,
     InvocationRecord,
     Layer,
     LogEntry,
     Revision,
+    Terms,
     Usage,
 )
 
 __all__ = ["pack", "unpack"]
 
 Message = (
-    Call | Answer | Usage | LogEntry | Revision | Heartbeat | BuilderBeat | BuildRequest | BuildEvent | InvocationRecord
+    Call
+    | Answer
+    | Usage
+    | LogEntry
+    | Revision
+    | Heartbeat
+    | BuilderBeat
+    | BuildRequest
+    | BuildEvent
+    | InvocationRecord
+    | DeadLetter
 )
-
 
 M = TypeVar("M")
 
@@ -55,6 +66,11 @@ def unpack(kind: type[M], data: bytes) -> M:
         raise PlatformError(f"not a {kind.__name__} message: {exc}") from exc
 
 
+def _call(v: tuple[Any, ...]) -> tuple[Any, ...]:
+    terms = v[9] if len(v) > 9 else None
+    return v if terms is None else (*v[:9], Terms(*terms[: len(Terms._fields)]), *v[10:])
+
+
 def _revision(v: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*v[:5], tuple(Layer(*layer) for layer in v[5]), *v[6:])
 
@@ -67,4 +83,4 @@ def _invocation(v: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*v[:7], Answer(*v[7]) if v[7] is not None else None, *v[8:])
 
 
-_NESTED = {Revision: _revision, Heartbeat: _heartbeat, InvocationRecord: _invocation}
+_NESTED = {Call: _call, Revision: _revision, Heartbeat: _heartbeat, InvocationRecord: _invocation}

@@ -1,0 +1,10 @@
+"""Asynchronous calls, from their acceptance to their one end: a result, a dead letter, or cancelled.
+
+acceptance    read first: how a call is accepted, and what a caller may wish for it (wishes.py)
+later         moves calls that are due (delayed ones, next attempts) to invokers
+dead_letters  calls that failed for good: list, show, replay, purge
+store         all of it in Redis, one atomic step each: scripts/*.lua
+
+What follows an attempt is decided where it ends: jiffy.contract.retry, in the invoker's completion. What is promised
+is in docs/guarantees.md.
+"""

@@ -1,0 +1,138 @@
+"""How an asynchronous call is accepted, read first: wish → terms → batch → one atomic step → an id.
+
+    accept ──▶ outgoing ──▶ one sender: whatever has gathered is one script (scripts/accept.lua)
+
+Once `accept` has returned, the call ends exactly once, whoever dies: it stands on an invoker's stream or in `later`,
+and only the step that writes its end takes it out of its tenant's backlog. A full backlog refuses, it does not grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from uuid_utils import uuid7
+
+from gateway.catalog import Function
+from gateway.durable.store import Accepted
+from gateway.durable.wishes import NONE, Wishes
+from gateway.loops import Loop
+from gateway.placement import Placement
+from jiffy.contract import limits
+from jiffy.contract.errors import JiffyError, Throttled, Unavailable
+from jiffy.contract.messages import Call, InvocationRecord, State
+
+BATCH_MAX = 256
+BATCH_MAX_BYTES = 16 * limits.MIB
+RETRY_AFTER_S = 1.0
+FULL_RETRY_AFTER_S = 5.0  # a backlog does not drain in a moment
+
+
+class Queue(Protocol):
+    """Where calls are accepted; `store.DurableStore` is one. Raises Unavailable."""
+
+    async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[bool]: ...
+
+
+class Bounds(NamedTuple):
+    """What a tenant's backlog may hold."""
+
+    calls: int = limits.BACKLOG_MAX
+    payload_bytes: int = limits.BACKLOG_MAX_BYTES
+
+
+class Acceptance:
+    """Accepts asynchronous calls for everyone: HTTP callers, triggers, destinations. Run its `loops`.
+
+    `bounds` may be changed at any time.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        placement: Placement,
+        now_ms: Callable[[], int],
+        bounds: Bounds = Bounds(),  # noqa: B008
+    ) -> None:
+        self._queue = queue
+        self._placement = placement
+        self._now_ms = now_ms
+        self.bounds = bounds
+        self._outgoing: list[tuple[Accepted, asyncio.Future[bool]]] = []
+        self._work = asyncio.Event()
+
+    def loops(self) -> tuple[Loop, ...]:
+        return (self._send,)
+
+    async def accept(
+        self, function: Function, payload: bytes, *, trigger: str, wishes: Wishes = NONE, invocation: str = ""
+    ) -> str:
+        """The id of a call that is now accepted. Raises Throttled (the backlog is full) and Unavailable."""
+        invocation = invocation or str(uuid7())
+        accepted = envelope(function, payload, trigger, wishes, invocation, self._now_ms(), self._placement)
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._outgoing.append((accepted, future))
+        self._work.set()
+        if not await asyncio.shield(future):
+            raise Throttled(
+                f"{function.tenant} has {self.bounds.calls} asynchronous calls, or "
+                f"{self.bounds.payload_bytes // limits.MIB} MiB of their payloads, waiting to be run",
+                retry_after_s=FULL_RETRY_AFTER_S,
+            )
+        return invocation
+
+    async def _send(self) -> None:
+        while True:
+            await self._work.wait()
+            batch = self._next_batch()
+            try:
+                results = await self._queue.accept([one for one, _ in batch], *self.bounds)
+            except JiffyError as exc:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(Unavailable(exc.message, retry_after_s=RETRY_AFTER_S))
+                continue
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+
+    def _next_batch(self) -> list[tuple[Accepted, asyncio.Future[bool]]]:
+        outgoing, size = self._outgoing, 0
+        for n, (accepted, _) in enumerate(outgoing):
+            size += len(accepted.call.payload)
+            if n == BATCH_MAX or (n and size > BATCH_MAX_BYTES):
+                batch, self._outgoing = outgoing[:n], outgoing[n:]
+                return batch
+        self._outgoing = []
+        self._work.clear()
+        return outgoing
+
+
+def envelope(
+    function: Function,
+    payload: bytes,
+    trigger: str,
+    wishes: Wishes,
+    invocation: str,
+    now_ms: int,
+    placement: Placement,
+) -> Accepted:
+    """A call with its terms, its record and its place. Raises Unavailable: it is due now, and no invoker lives."""
+    revision = function.revision
+    terms = wishes.terms(revision.spec, now_ms)
+    due_ms = now_ms + int(wishes.delay_s * 1000) if wishes.delay_s else 0
+    invoker = "" if due_ms else placement.place(function.tenant, function.name, revision.network)
+    deadline_ms = terms.expires_ms + revision.timeout_ms
+    call = Call(invocation, 1, "async", "", now_ms, deadline_ms, trigger, function.packed, payload, terms)
+    record = InvocationRecord(
+        *(invocation, function.tenant, function.name, revision.number),
+        *(State.QUEUED, now_ms, 0, None),
+        due_ms,
+    )
+    return Accepted(invoker, function.tenant, call, record, keep_s(terms.expires_ms, now_ms), due_ms)
+
+
+def keep_s(expires_ms: int, now_ms: int) -> int:
+    """How long the record of a call that waits is kept: until it must have ended, and some more."""
+    return max(0, expires_ms - now_ms) // 1000 + int(limits.TIMEOUT_MAX_S) + limits.RESULT_LOST_S

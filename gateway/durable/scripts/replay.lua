@@ -1,0 +1,30 @@
+-- Give dead calls another life: each leaves the dead letters and waits for its next attempt, due at once.
+--
+-- KEYS[1]  later             sorted set invocation → moment
+-- KEYS[2]  later:calls       hash invocation → Call
+-- KEYS[3]  backlog:{tenant}  hash invocation → where it is
+-- KEYS[4]  tally:{tenant}    hash of counters
+-- KEYS[5]  dead:{tenant} (sorted set)  [6] dead:letters:{tenant} (hash)  [7] dead:calls:{tenant} (hash)
+-- then one per call: invocation:{id} (string InvocationRecord)
+-- ARGV per call: invocation, Call, InvocationRecord, keep (seconds, of the record), moment, bytes (of its payload)
+--
+-- Returns how many were replayed; those that are dead no more stay as they are.
+
+local k, replayed = 8, 0
+for a = 1, #ARGV, 6 do
+    local invocation = ARGV[a]
+    if redis.call('ZREM', KEYS[5], invocation) == 1 then
+        redis.call('HINCRBY', KEYS[4], 'dead_bytes', -redis.call('HSTRLEN', KEYS[7], invocation))
+        redis.call('HDEL', KEYS[6], invocation)
+        redis.call('HDEL', KEYS[7], invocation)
+        redis.call('ZADD', KEYS[1], ARGV[a + 4], invocation)
+        redis.call('HSET', KEYS[2], invocation, ARGV[a + 1])
+        redis.call('HSET', KEYS[3], invocation, 'later')
+        redis.call('HINCRBY', KEYS[4], 'replayed', 1)
+        redis.call('HINCRBY', KEYS[4], 'bytes', ARGV[a + 5])
+        redis.call('SET', KEYS[k], ARGV[a + 2], 'EX', ARGV[a + 3])
+        replayed = replayed + 1
+    end
+    k = k + 1
+end
+return replayed

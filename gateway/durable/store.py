@@ -1,0 +1,162 @@
+"""Asynchronous calls in Redis: accept, move, bury, replay, cancel; each one atomic step (scripts/*.lua).
+
+It speaks through the connections of gateway/store.py, whose `client` it is given. Errors leave as Unavailable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+from gateway.store import translated
+from jiffy.contract import keys, limits, wire
+from jiffy.contract.messages import Call, DeadLetter, InvocationRecord
+
+
+class Accepted(NamedTuple):
+    """One call to accept. `due_ms` 0: at once, on `invoker`'s stream."""
+
+    invoker: str
+    tenant: str
+    call: Call
+    record: InvocationRecord
+    keep_s: int
+    due_ms: int = 0
+
+
+class Due(NamedTuple):
+    """One call to move from its waiting to an invoker."""
+
+    invoker: str
+    tenant: str
+    record: InvocationRecord
+
+
+class Replay(NamedTuple):
+    """One dead call's next attempt."""
+
+    call: Call
+    record: InvocationRecord
+    keep_s: int
+    due_ms: int
+
+
+class DurableStore:
+    """`client` is gateway.store.Store's."""
+
+    def __init__(self, client: Any) -> None:
+        self._redis = client
+        self._accept = self._script("accept")
+        self._due = self._script("due")
+        self._move = self._script("move")
+        self._replay = self._script("replay")
+        self._purge = self._script("purge")
+        self._cancel = self._script("cancel")
+
+    def _script(self, name: str) -> Any:
+        text = resources.files(__package__).joinpath(f"scripts/{name}.lua").read_text("utf-8")
+        return self._redis.register_script(text)
+
+    async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[bool]:
+        """Which of these were accepted; the others found their tenant's backlog full."""
+        names: list[str] = [keys.LATER, keys.LATER_CALLS]
+        values: list[bytes | str | int] = [calls_max, bytes_max]
+        for one in batch:
+            call = one.call
+            names += (keys.calls(one.invoker), keys.invocation(call.invocation))
+            names += (keys.backlog(one.tenant), keys.tally(one.tenant))
+            values += (call.invocation, wire.pack(call), wire.pack(one.record), one.keep_s, one.due_ms)
+            values.append(len(call.payload))
+        with translated():
+            return [result == 1 for result in await self._accept(keys=names, args=values)]
+
+    # --- calls that wait for their time ---------------------------------------------------------------------
+
+    async def due(self, count: int, skip: int) -> list[tuple[str, bytes]]:
+        """Up to `count` calls whose time has come, but for the first `skip`: invocation and packed Call."""
+        with translated():
+            flat = await self._due(keys=[keys.LATER, keys.LATER_CALLS], args=[count, skip])
+        return [(invocation.decode(), call) for invocation, call in zip(flat[::2], flat[1::2], strict=True)]
+
+    async def move(self, batch: Sequence[Due]) -> int:
+        """Put these on their invokers' streams; how many were still there to be moved."""
+        names: list[str] = [keys.LATER, keys.LATER_CALLS]
+        values: list[bytes | str] = []
+        for one in batch:
+            invocation = one.record.invocation
+            names += (keys.calls(one.invoker), keys.invocation(invocation), keys.backlog(one.tenant))
+            values += (invocation, wire.pack(one.record))
+        with translated():
+            return int(await self._move(keys=names, args=values))
+
+    # --- dead letters ---------------------------------------------------------------------------------------
+
+    async def letters(self, tenant: str, after: tuple[int, str] | None, count: int) -> list[DeadLetter]:
+        """Up to `count` letters, newest first, from those older than `after` (moment, invocation) on."""
+        offset, top = 0, after[0] if after else "+inf"
+        found: list[DeadLetter] = []
+        while len(found) < count:
+            with translated():
+                page = await self._redis.zrevrangebyscore(
+                    keys.dead(tenant), top, "-inf", start=offset, num=count, withscores=True
+                )
+                ids = [i for i, at in page if after is None or (int(at), i.decode()) < after]
+                packed = await self._redis.hmget(keys.dead_letters(tenant), ids) if ids else []
+            found += [wire.unpack(DeadLetter, data) for data in packed if data]
+            if len(page) < count:
+                break
+            offset += count
+        return found[:count]
+
+    async def letter(self, tenant: str, invocation: str) -> tuple[DeadLetter, Call] | None:
+        with translated():
+            letter = await self._redis.hget(keys.dead_letters(tenant), invocation)
+            call = await self._redis.hget(keys.dead_calls(tenant), invocation)
+        return (wire.unpack(DeadLetter, letter), wire.unpack(Call, call)) if letter and call else None
+
+    async def replay(self, tenant: str, batch: Sequence[Replay]) -> int:
+        """How many of these were still dead, and now wait for another attempt."""
+        names = [keys.LATER, keys.LATER_CALLS, keys.backlog(tenant), keys.tally(tenant)]
+        names += [keys.dead(tenant), keys.dead_letters(tenant), keys.dead_calls(tenant)]
+        values: list[bytes | str | int] = []
+        for one in batch:
+            invocation = one.call.invocation
+            names.append(keys.invocation(invocation))
+            values += (invocation, wire.pack(one.call), wire.pack(one.record), one.keep_s, one.due_ms)
+            values.append(len(one.call.payload))
+        with translated():
+            return int(await self._replay(keys=names, args=values)) if batch else 0
+
+    async def purge(self, tenant: str, invocations: Sequence[str]) -> int:
+        """How many of these were there, and are not any more."""
+        names = [keys.tally(tenant), keys.dead(tenant), keys.dead_letters(tenant), keys.dead_calls(tenant)]
+        with translated():
+            return int(await self._purge(keys=names, args=invocations)) if invocations else 0
+
+    # --- cancelling -----------------------------------------------------------------------------------------
+
+    async def where(self, tenant: str, invocation: str) -> str | None:
+        """Where a call that has not ended is: "later", or "stream entry"."""
+        with translated():
+            place = await self._redis.hget(keys.backlog(tenant), invocation)
+        return place.decode() if place else None
+
+    async def queued_call(self, where: str, invocation: str) -> bytes | None:
+        """The packed Call at this place."""
+        with translated():
+            if where == "later":
+                waiting: bytes | None = await self._redis.hget(keys.LATER_CALLS, invocation)
+                return waiting
+            stream, _, entry = where.rpartition(" ")
+            found = await self._redis.xrange(stream, entry, entry)
+        return found[0][1].get(b"c") if found else None
+
+    async def cancel(self, tenant: str, where: str, record: InvocationRecord, size: int) -> int:
+        """1: cancelled. 0: an invoker has it. -1: it is not at this place any more."""
+        stream, _, entry = where.rpartition(" ")
+        names = [keys.LATER, keys.LATER_CALLS, keys.backlog(tenant), keys.tally(tenant)]
+        names += [keys.invocation(record.invocation), stream]
+        values = [record.invocation, where, entry, keys.GROUP, size, wire.pack(record), limits.RESULT_KEEP_S]
+        with translated():
+            return int(await self._cancel(keys=names, args=values))
