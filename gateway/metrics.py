@@ -6,23 +6,11 @@ Text format: Prometheus exposition format 0.0.4. Counters are this gateway's own
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-BUCKETS_US = (
-    500,
-    1_000,
-    2_500,
-    5_000,
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    5_000_000,
-    30_000_000,
-)
+from jiffy.contract.histogram import BUCKETS_US
+from jiffy.contract.messages import Heartbeat
+
 _SERIES_MAX = 20_000  # functions come and go; forget all rather than grow without end (counters may restart)
 
 
@@ -80,9 +68,54 @@ class Metrics:
 
 
 def _histogram(function: str, counts: list[int], total_us: int) -> Iterator[str]:
-    name, below = "jiffy_call_duration_seconds", 0
+    yield from _series("jiffy_call_duration_seconds", f'function="{function}"', counts, total_us)
+
+
+def _series(name: str, labels: str, counts: Sequence[int], total_us: int) -> Iterator[str]:
+    below = 0
     for bound, n in zip((*(f"{us / 1e6:g}" for us in BUCKETS_US), "+Inf"), counts, strict=True):
         below += n
-        yield f'{name}_bucket{{function="{function}",le="{bound}"}} {below}'
-    yield f'{name}_sum{{function="{function}"}} {total_us / 1e6:.6f}'
-    yield f'{name}_count{{function="{function}"}} {below}'
+        yield f'{name}_bucket{{{labels},le="{bound}"}} {below}'
+    yield f"{name}_sum{{{labels}}} {total_us / 1e6:.6f}"
+    yield f"{name}_count{{{labels}}} {below}"
+
+
+def invoker_lines(beats: Iterable[Heartbeat]) -> Iterator[str]:
+    """What live invokers say of themselves, as of their last heartbeat; counted since each of them started."""
+    beats = list(beats)
+    yield from _invoker_gauges(beats)
+    yield "# HELP jiffy_pool_decisions_total What the pool decided."
+    yield "# TYPE jiffy_pool_decisions_total counter"
+    for beat in beats:
+        for decision, n in sorted(beat.decisions.items()):
+            yield f'jiffy_pool_decisions_total{{invoker="{beat.invoker}",decision="{decision}"}} {n}'
+    yield "# HELP jiffy_queue_wait_seconds How long calls waited for an instance, cold starts included."
+    yield "# TYPE jiffy_queue_wait_seconds histogram"
+    yield from _invoker_histograms(beats, "queue_wait", "jiffy_queue_wait_seconds", "")
+    yield "# HELP jiffy_cold_start_seconds Cold starts by phase."
+    yield "# TYPE jiffy_cold_start_seconds histogram"
+    for phase in ("stem_wait", "specialise", "import", "fork"):
+        yield from _invoker_histograms(beats, f"cold_{phase}", "jiffy_cold_start_seconds", f',phase="{phase}"')
+
+
+def _invoker_histograms(beats: list[Heartbeat], kind: str, name: str, labels: str) -> Iterator[str]:
+    for beat in beats:
+        counts, total_us = beat.histograms.get(kind, ((), 0))
+        if len(counts) == len(BUCKETS_US) + 1:  # another release may count by other bounds
+            yield from _series(name, f'invoker="{beat.invoker}"{labels}', counts, total_us)
+
+
+def _invoker_gauges(beats: list[Heartbeat]) -> Iterator[str]:
+    yield "# HELP jiffy_stems Started sandboxes without a function."
+    yield "# TYPE jiffy_stems gauge"
+    for beat in beats:
+        for runtime, ready in sorted(beat.stems.items()):
+            yield f'jiffy_stems{{invoker="{beat.invoker}",runtime="{runtime}",state="ready"}} {ready}'
+        for runtime, wanted in sorted(beat.stems_wanted.items()):
+            yield f'jiffy_stems{{invoker="{beat.invoker}",runtime="{runtime}",state="wanted"}} {wanted}'
+    yield "# HELP jiffy_instances Instances by state."
+    yield "# TYPE jiffy_instances gauge"
+    for beat in beats:
+        for state in ("idle", "running", "frozen"):
+            count = sum(getattr(function, state) for function in beat.functions)
+            yield f'jiffy_instances{{invoker="{beat.invoker}",state="{state}"}} {count}'

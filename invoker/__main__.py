@@ -107,7 +107,7 @@ async def serve(config: Config) -> int:
 
 
 async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop: asyncio.Event) -> None:
-    stems = Stems(partial(_start, driver, config.data), config.stems)
+    stems = Stems(partial(_start, driver, config.data), config.stems, clock.monotonic_us)
     keep = policy.Keep(instance_us=int(config.keep_alive_s * 1e6))
     most = host.instances_max()
     room = Room(min(config.instances or most, most), config.tenant_instances)

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from jiffy.contract.errors import JiffyError, PlatformError, SandboxFailed
 from jiffy.contract.messages import Outcome, Revision
 
+from .figures import Phases
 from .lease import Box, Instance, Sandbox
 from .refusal import Refusal, platform
 
@@ -34,6 +35,7 @@ class Opened(NamedTuple):
     box: Box
     instance: Instance
     log: bytes  # what the import printed
+    phases: Phases
 
 
 class ColdStart:
@@ -61,7 +63,9 @@ class ColdStart:
             return platform(exc.message)
 
     async def _once(self) -> Opened | Refusal:
+        began_us = self._source.now()
         sandbox = await self._source.stem(self._revision)
+        stem_us = self._source.now()
         box = self._box = Box(sandbox, self._source.now(), instances=1)
         sandbox.on_closed = lambda _: self._ended(box)
         try:
@@ -70,12 +74,19 @@ class ColdStart:
             if loaded.error is not None:
                 await quietly(sandbox.close())
                 return Refusal(Outcome.ERROR, loaded.error, log=loaded.log)
+            loaded_us = self._source.now()
             instance = await sandbox.fork()
             self._check(box)
         except JiffyError:
             await quietly(sandbox.close())
             raise
-        return Opened(box, instance, loaded.log)
+        phases = Phases(
+            stem_us=stem_us - began_us,
+            specialise_us=max(0, loaded_us - stem_us - loaded.import_us),
+            import_us=loaded.import_us,
+            fork_us=self._source.now() - loaded_us,
+        )
+        return Opened(box, instance, loaded.log, phases)
 
     def _check(self, box: Box) -> None:
         if box.closed or self._cancelled:

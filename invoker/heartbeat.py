@@ -51,6 +51,10 @@ class Pulse:
             stems=self._stems.ready(),
             functions=pool.statuses(),
             draining=pool.closing,
+            instances=pool.instances,
+            stems_wanted=self._stems.wanted(),
+            decisions=dict(pool.figures.decisions),
+            histograms=pool.figures.packed(pool.begun),
         )
 
     async def send(self) -> None:

@@ -18,6 +18,7 @@ from .refusal import Refusal
 from .sandbox import Exit, Loaded, Reply
 
 if TYPE_CHECKING:
+    from .figures import Figures
     from .revision_pool import RevisionPool
     from .room import Room
     from .waiting import Totals
@@ -70,6 +71,7 @@ class Host(Protocol):
     """What one revision's pool needs of the whole."""
 
     closing: bool
+    figures: Figures
     totals: Totals
     keep: policy.Keep
     room: Room
@@ -107,6 +109,12 @@ class Slot:
     dead: bool = False
     dropped_bytes: int = 0  # of its log, up to the last call's end; and
     cpu_us: int = 0  # of its whole life up to the last call's end, so a call's share is a difference
+
+    def starved(self) -> bool:
+        """Does its call only wait for a processor? That says nothing of its function, and more instances won't help."""
+        if not self.busy or self.instance.cpu_us() - self.cpu_us >= policy.STALL_US:
+            return False
+        return self.instance.runnable()
 
     def exited(self, _: object) -> None:
         """The instance ended outside a call."""

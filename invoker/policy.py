@@ -6,6 +6,7 @@ asks it and does what it says. All times are microseconds on one clock unless a 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jiffy.contract import limits
@@ -23,6 +24,8 @@ WAITING_MAX = 4_096  # calls taken from the stream and not yet running; the rest
 WAITING_BYTES_MAX = 256 * limits.MIB  # and what their payloads may take
 WAITING_PER_FUNCTION = WAITING_MAX * 3 // 8  # less than a tenant may have: its other functions want a place, too
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 30.0
+RATE_OVER_S = 10.0  # cold starts are counted over about so long
+STEMS_MAX = 32  # of a kind: 7 MB each
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.25, 15.0  # between starts of a driver that fails
 
 
@@ -147,6 +150,20 @@ def may_wait(in_function: int, in_tenant: int, in_all: int, tenant_bytes: int, a
 def backoff_s(failures: int) -> float:
     """How long to leave a driver alone after its `failures`-th failure in a row."""
     return min(BACKOFF_MAX_S, BACKOFF_MIN_S * float(2 ** min(failures - 1, 16)))
+
+
+def cold_rate(rate: float, since_s: float, starts: int = 0) -> float:
+    """Cold starts per second, `since_s` after `rate` was right and with `starts` more: a mean that forgets."""
+    return rate * math.exp(-since_s / RATE_OVER_S) + starts / RATE_OVER_S
+
+
+def stems_kept(floor: int, rate: float, start_s: float) -> int:
+    """How many stems of a kind stand ready, where so many cold starts come a second and a stem takes `start_s`.
+
+    Enough for those that come while as many are started, and as much again because they don't come evenly.
+    A floor of 0 keeps none: so was it asked for.
+    """
+    return min(STEMS_MAX, floor + math.ceil(2 * rate * start_s - 0.05)) if floor else 0
 
 
 def stems_missing(keep: int, ready: int, starting: int, demand: int, at_once: int) -> int:

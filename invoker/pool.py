@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from jiffy.contract.messages import FunctionStatus, Revision
 
 from . import policy
+from .figures import Figures
 from .lease import Caller, Sandbox
 from .revision_pool import RevisionPool
 from .room import Room, Scope
@@ -38,6 +39,17 @@ class Memory(NamedTuple):
     free_mb: int
 
 
+class Counts(NamedTuple):
+    """Of a function's calls."""
+
+    calls: int = 0
+    cold: int = 0
+    waited_us: int = 0
+
+    def plus(self, pool: RevisionPool) -> Counts:
+        return Counts(self.calls + pool.calls, self.cold + pool.cold_calls, self.waited_us + pool.waited_us)
+
+
 class Pool:
     """See the module. `memory` reads the host's memory; `clock` gives microseconds and is never set."""
 
@@ -53,6 +65,7 @@ class Pool:
         self.keep = keep
         self.room = room
         self.totals = Totals()
+        self.figures = Figures()
         self.closing = False
         self.memory = memory()
         self.now = clock
@@ -63,7 +76,7 @@ class Pool:
         self._nudge: asyncio.TimerHandle | None = None
         self._asking = False
         self._live: dict[tuple[str, str], int] = {}
-        self._counts: dict[tuple[str, str], tuple[int, int]] = {}  # calls, cold calls of pools that are gone
+        self._counts: dict[tuple[str, str], Counts] = {}  # of pools that are gone
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticks = 0
         self._evicted_at = -1
@@ -107,13 +120,16 @@ class Pool:
         full = room.full(revision)
         if room.short and (full is None or full.scope is not Scope.FUNCTION) and room.behind(revision):
             room.miss(revision, Scope.HOST)
+            self.figures.decisions["limit_share"] += 1
             return "others who have fewer instances on this host wait for one, too (fair share)"
         while (full := room.full(revision)) is not None:
             if not _evict([other for other in self._pools.values() if _may_make_room(other, pool, full.scope)]):
                 room.miss(revision, full.scope)
+                self.figures.decisions[f"limit_{full.scope.value}"] += 1
                 return full.why
         if not policy.fits(self.memory.free_mb, policy.reserve_mb(self.memory.total_mb), revision.memory_mb):
             self._free_memory(pool)
+            self.figures.decisions["limit_memory"] += 1
             return f"this host has too little free memory for another {revision.memory_mb} MB"
         room.enter(revision)
         self.memory = self.memory._replace(free_mb=self.memory.free_mb - FRESH_INSTANCE_MB)
@@ -185,6 +201,8 @@ class Pool:
         self._ticks += 1
         slow = self._ticks % SLOW_TICKS == 0
         self.memory = self._read_memory()
+        if slow:
+            self._stems.tick()
         for key, pool in list(self._pools.items()):
             if not (slow or pool.awake):
                 continue
@@ -194,8 +212,7 @@ class Pool:
 
     def _drop(self, key: Key, pool: RevisionPool) -> None:
         del self._pools[key]
-        calls, cold_calls = self._counts.get(key[:2], (0, 0))
-        self._counts[key[:2]] = calls + pool.calls, cold_calls + pool.cold_calls
+        self._counts[key[:2]] = self._counts.get(key[:2], Counts()).plus(pool)
 
     # --- what is told about it ----------------------------------------------------------------------------------
     @property
@@ -206,11 +223,16 @@ class Pool:
     def instances(self) -> int:
         return self.room.instances
 
+    @property
+    def begun(self) -> int:
+        """How many calls have begun, or failed to, since the process did."""
+        return sum(p.calls for p in self._pools.values()) + sum(counts.calls for counts in self._counts.values())
+
     def statuses(self) -> tuple[FunctionStatus, ...]:
         """One row per revision that has something warm or waiting here."""
         rows = []
         for (tenant, function, number), pool in self._pools.items():
-            calls, cold = self._counts.get((tenant, function), (0, 0)) if pool.live else (0, 0)
+            counts = (self._counts.get((tenant, function), Counts()) if pool.live else Counts()).plus(pool)
             frozen = sum(len(box.asleep) for box in pool.boxes if box.asleep)
             rows.append(
                 FunctionStatus(
@@ -220,8 +242,10 @@ class Pool:
                     frozen=frozen,
                     waiting=len(pool.waiting),
                     memory_bytes=sum(box.sandbox.memory_bytes() for box in pool.boxes),
-                    calls=calls + pool.calls,
-                    cold_calls=cold + pool.cold_calls,
+                    calls=counts.calls,
+                    cold_calls=counts.cold,
+                    waited_us=counts.waited_us,
+                    min_instances=pool.floor,
                 )
             )
         return tuple(rows)

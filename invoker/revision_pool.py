@@ -41,6 +41,7 @@ class RevisionPool:
         self.starting = 0  # forks under way
         self.calls = 0
         self.cold_calls = 0
+        self.waited_us = 0
         self.usual_us = 0.0  # how long its handler takes
         self.floor = 0  # instances that are kept ready
         self._host = host
@@ -81,6 +82,7 @@ class RevisionPool:
         if slot.dead:
             return
         if self._host.room.short and self.waiting and self._host.room.gives_way(self.revision):
+            self._host.figures.decisions["give_way"] += 1
             self.discard(slot)
         elif self._calls_max and slot.instance.calls >= self._calls_max:
             self.discard(slot)
@@ -130,6 +132,9 @@ class RevisionPool:
         while self.waiting:
             caller = self.waiting.pop()
             if caller.latest_start_us >= now_us:
+                waited_us = max(0, now_us - caller.arrived_us)
+                self.waited_us += waited_us
+                self._host.figures.waited(waited_us)
                 self._run(slot, caller, now_us)
                 return True
             caller.refuse(self._late())
@@ -148,6 +153,7 @@ class RevisionPool:
 
     def _throttled(self, why: str) -> Refusal:
         usual_us = max(self.usual_us, self._host.now() - self._begun_us if self.running else 0)
+        self._host.figures.decisions["throttle"] += 1
         after_s = policy.retry_after_s(len(self.waiting) + 1, self.instances, usual_us)
         return throttled(self.revision.function, why, after_s)
 
@@ -177,16 +183,10 @@ class RevisionPool:
             self._fork_more(now_us, self._stalled_us(now_us) if look_for_stall else 0)
 
     def _stalled_us(self, now_us: int) -> int:
-        """For how long no call has begun, because those that run take their time.
-
-        One that only waits for a processor says nothing of its function, and more instances would not help it.
-        """
+        """For how long no call has begun, because those that run take their time."""
         stalled_us = now_us - max(self._begun_us, self.waiting.first.arrived_us)
-        last = self._last
-        if stalled_us < policy.STALL_US or last is None or not last.busy:
-            return stalled_us
-        used_us = last.instance.cpu_us() - last.cpu_us
-        return 0 if used_us < policy.STALL_US and last.instance.runnable() else stalled_us
+        starved = stalled_us >= policy.STALL_US and self._last is not None and self._last.starved()
+        return 0 if starved else stalled_us
 
     def _fork_more(self, now_us: int, stalled_us: int) -> None:
         there = self.running + len(self.idle)
@@ -207,6 +207,7 @@ class RevisionPool:
                 return
             self.starting += 1
             box.instances += 1
+            self._host.figures.decisions["fork"] += 1
             self._host.spawn(self._fork(box))
 
     def refill(self, now_us: int, floor: int) -> None:
@@ -254,6 +255,7 @@ class RevisionPool:
     # --- a cold start -----------------------------------------------------------------------------------------
     def _open(self, now_us: int) -> None:
         """One more sandbox; its first instance is admitted already."""
+        self._host.figures.decisions["open"] += 1
         self._cold = ColdStart(self.revision, self._host, self._box_closed)
         self._host.spawn(self._opening(self._cold, now_us))
 
@@ -262,6 +264,7 @@ class RevisionPool:
         self._cold = None
         if isinstance(came, Opened):
             self._failures = self._fork_again_us = 0
+            self._host.figures.opened(came.phases)
             if not self.boxes:
                 self._mark_cold(begun_us, came.log)
             self.boxes.append(came.box)
@@ -316,6 +319,8 @@ class RevisionPool:
                 continue
             spent = [slot for slot in slots if policy.instance_expired(now_us, slot.since_us, self.live, keep)]
             spent = spent[: self._spare]
+            if spent:
+                self._host.figures.decisions["expire"] += len(spent)
             active = box.instances - len(slots)  # busy, or being forked
             if policy.sandbox_expired(now_us, box.last_used_us, box.instances - len(spent), self.live, keep):
                 self._end(box)
@@ -352,6 +357,7 @@ class RevisionPool:
 
     def evict(self) -> None:
         """Make room for somebody else: end the least recently used idle instance, or a whole frozen sandbox."""
+        self._host.figures.decisions["evict"] += 1
         if frozen := self._evictable():
             self._end(min(frozen, key=lambda box: box.last_used_us))
         elif self.idle and self._spare:

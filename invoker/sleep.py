@@ -22,6 +22,7 @@ class Sleep:
 
     def freeze(self, box: Box, idle: list[Slot]) -> None:
         box.asleep = idle
+        self._host.figures.decisions["freeze"] += 1
         box.changing = True
         self._host.spawn(self._freeze(box))
 
@@ -32,6 +33,7 @@ class Sleep:
 
     def wake(self, box: Box) -> None:
         self.waking = box.changing = True
+        self._host.figures.decisions["thaw"] += 1
         self._host.spawn(self._wake(box))
 
     async def _wake(self, box: Box) -> None:

@@ -1,7 +1,9 @@
 """The shelf of stems: started sandboxes without a function, per runtime, base layer and network.
 
-It keeps some ready for every kind that a live function needs, refills in the background one at a time, starts at once
-for a call that finds none, and leaves a failing driver alone for a while. What a stem becomes is not its business.
+It keeps some ready for every kind that a live function needs, more while cold starts come often, refills in the
+background one at a time, starts at once for a call that finds none, and leaves a failing driver alone for a while.
+Memory is no part of a kind: a stem gets its function's limits when it gets its function. What becomes of it is not its
+business.
 """
 
 from __future__ import annotations
@@ -70,21 +72,26 @@ class _Shelf:
     demand: Demand = field(default_factory=Demand)
     starting: int = 0
     failures: int = 0
+    rate: float = 0.0  # cold starts per second,
+    rated_us: int = 0  # as it was then
+    start_s: float = 0.1  # what one takes to start, lately
     retry: asyncio.TimerHandle | None = None
 
 
 class Stems:
-    """Ready stems by kind. `start` makes one; `keep` is how many of each kind stand ready."""
+    """Ready stems by kind. `start` makes one; `keep` is how many of each kind stand ready at least."""
 
     def __init__(
         self,
         start: Callable[[str, Layer, bool], Awaitable[Sandbox]],
         keep: int,
+        clock: Callable[[], int],
         refill_after_s: float = REFILL_AFTER_S,
     ) -> None:
         self._start = start
         self._refill_after_s = refill_after_s
         self._keep = keep
+        self._clock = clock
         self._shelves: dict[Kind, _Shelf] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = 0
@@ -97,6 +104,13 @@ class Stems:
             counts[kind.runtime] = counts.get(kind.runtime, 0) + len(shelf.ready)
         return counts
 
+    def wanted(self) -> dict[str, int]:
+        """Runtime → how many are to stand ready."""
+        counts: dict[str, int] = {}
+        for kind, shelf in self._shelves.items():
+            counts[kind.runtime] = counts.get(kind.runtime, 0) + self._kept(shelf)
+        return counts
+
     def want(self, kind: Kind) -> None:
         """Keep stems of this kind ready from now on."""
         self._fill(kind, self._shelf(kind))
@@ -106,6 +120,7 @@ class Stems:
         if self._closed:
             raise SandboxFailed("the invoker is stopping")
         shelf = self._shelf(kind)
+        self._rate(shelf, starts=1)
         if shelf.ready:
             stem = shelf.ready.popleft()
             stem.on_closed = None
@@ -146,20 +161,39 @@ class Stems:
     def _fill(self, kind: Kind, shelf: _Shelf) -> None:
         if self._closed or self._shelves.get(kind) is not shelf:
             return
-        keep = 0 if shelf.retry is not None else self._keep
+        keep = 0 if shelf.retry is not None else self._kept(shelf)
         at_once = shelf.starting + STARTS_AT_ONCE - self._starting
         for _ in range(policy.stems_missing(keep, len(shelf.ready), shelf.starting, len(shelf.demand), at_once)):
             shelf.starting += 1
             self._starting += 1
             self._spawn(self._make(kind, shelf))
 
+    def _rate(self, shelf: _Shelf, starts: int = 0) -> None:
+        now_us = self._clock()
+        shelf.rate = policy.cold_rate(shelf.rate, (now_us - shelf.rated_us) / policy.SECOND_US, starts)
+        shelf.rated_us = now_us
+
+    def _kept(self, shelf: _Shelf) -> int:
+        return policy.stems_kept(self._keep, shelf.rate, shelf.start_s)
+
+    def tick(self) -> None:
+        """Let go, one at a time, of what a rate that has fallen no longer asks for."""
+        for shelf in self._shelves.values():
+            self._rate(shelf)
+            if len(shelf.ready) > self._kept(shelf):
+                stem = shelf.ready.popleft()
+                stem.on_closed = None
+                self._spawn(stem.close())
+
     async def _make(self, kind: Kind, shelf: _Shelf) -> None:
+        began_us = self._clock()
         try:
             stem = await self._start(*kind)
         except JiffyError as exc:
             self._failed(kind, shelf, exc)
         else:
             shelf.failures = 0
+            shelf.start_s += ((self._clock() - began_us) / policy.SECOND_US - shelf.start_s) / 4
             await self._shelve(kind, shelf, stem)
         finally:
             shelf.starting -= 1

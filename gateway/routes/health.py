@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from gateway import openapi
 from gateway.catalog import Catalog
 from gateway.dispatch import Dispatcher
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, invoker_lines
 from gateway.openapi import Endpoint
 from gateway.pulse import Pulse
 from gateway.store import Store
@@ -79,7 +79,8 @@ class Health:
         )
 
     async def metrics(self, request: Request) -> Response:
-        invokers = [beat.invoker for beat in self._pulse.invokers()]
+        beats = self._pulse.invokers()
+        invokers = [beat.invoker for beat in beats]
         try:
             queued = await self._store.queued(invokers)
         except JiffyError:
@@ -87,7 +88,7 @@ class Health:
         text = self._metrics.text(
             in_flight=len(self._dispatcher), queued=queued, invokers=len(invokers), functions=len(self._catalog)
         )
-        text += "".join(f"{line}\n" for line in self._triggers.lines())
+        text += "".join(f"{line}\n" for line in (*self._triggers.lines(), *invoker_lines(beats)))
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def openapi(self, request: Request) -> Response:

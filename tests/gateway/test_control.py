@@ -15,7 +15,7 @@ from starlette.routing import Route
 from gateway.app import control
 from gateway.routes import usage
 from jiffy.contract import keys, limits, wire
-from jiffy.contract.messages import BuildEvent, BuildRequest, Layer
+from jiffy.contract.messages import BuildEvent, BuildRequest, FunctionStatus, Layer
 from tests.gateway.conftest import Invokers, Served
 from tests.gateway.fake_invoker import answer, heartbeat, publish
 
@@ -228,6 +228,30 @@ async def test_metrics_count_calls(redis_url: str, served: Served, invoker: Invo
     assert all(
         re.fullmatch(r'(#.*|[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? [0-9.]+)', t) for t in text.split("\n")[:-1]
     )
+
+
+async def test_metrics_tell_what_invokers_say_of_themselves(redis_url: str, served: Served, invoker: Invokers) -> None:
+    one = FunctionStatus("default", "hello", 1, 2, 3, 4, 0, 10, 100, 5)
+    waits = (90, *[0] * 12, 10), 5_000_000
+    async with invoker() as fake:
+        await fake.beat(
+            functions=(one,),
+            stems_wanted={"python3.11": 3},
+            decisions={"fork": 7},
+            histograms={"queue_wait": waits, "cold_import": ((1,), 5)},  # the second one is another release's
+        )
+        await served.gateway.pulse.look()
+        text = (await served.http.get("/metrics")).text
+        status = (await served.http.get("/v1/status")).json()
+    assert 'jiffy_stems{invoker="inv-1",runtime="python3.11",state="ready"} 2' in text
+    assert 'jiffy_stems{invoker="inv-1",runtime="python3.11",state="wanted"} 3' in text
+    assert 'jiffy_instances{invoker="inv-1",state="frozen"} 4' in text
+    assert 'jiffy_pool_decisions_total{invoker="inv-1",decision="fork"} 7' in text
+    assert 'jiffy_queue_wait_seconds_bucket{invoker="inv-1",le="0.0005"} 90' in text
+    assert 'jiffy_queue_wait_seconds_count{invoker="inv-1"} 100' in text
+    assert 'jiffy_queue_wait_seconds_sum{invoker="inv-1"} 5.000000' in text
+    assert "phase=" not in text
+    assert status["invokers"][0]["decisions"] == {"fork": 7}
 
 
 # --- the description ----------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 from invoker.pool import SLOW_TICKS, Memory, Pool
 from invoker.room import Room
 from invoker.stems import Stems
-from jiffy.contract.messages import Revision
+from jiffy.contract.messages import Layer, Revision
 
-from .fakes import Clock, FakeCaller, World, revision, settle
+from .fakes import Clock, FakeCaller, FakeSandbox, World, revision, settle
 
 HELLO = revision()
 
@@ -18,9 +18,14 @@ class House:
     def __init__(self) -> None:
         self.clock = Clock()
         self.world = World()
+        self.start_s = 0.0  # what a stem takes
         self.memory = Memory(16_000, 8_000)
-        self.stems = Stems(self.world.start, 2, refill_after_s=0)
+        self.stems = Stems(self._start, 2, self.clock, refill_after_s=0)
         self.pool = Pool(self.stems, self.clock, lambda: self.memory, Room(50))
+
+    async def _start(self, runtime: str, base: Layer, network: bool) -> FakeSandbox:
+        self.clock.pass_s(self.start_s)
+        return await self.world.start(runtime, base, network)
 
     def call(self, of: Revision = HELLO, latest_s: float = 10.0) -> FakeCaller:
         caller = FakeCaller(self.clock, latest_s)

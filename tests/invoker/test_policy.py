@@ -154,3 +154,40 @@ def test_stems_are_refilled_gently_and_started_at_once_on_demand(
     ready: int, starting: int, demand: int, expected: int
 ) -> None:
     assert policy.stems_missing(2, ready, starting, demand, at_once=4) == expected
+
+
+@pytest.mark.parametrize(
+    ("floor", "rate", "start_s", "expected"),
+    [
+        (2, 0, 0.2, 2),
+        (2, 1, 0.2, 3),
+        (2, 10, 0.2, 6),
+        (2, 50, 0.04, 6),
+        (2, 1000, 0.2, policy.STEMS_MAX),
+        (0, 50, 0.2, 0),
+    ],
+)
+def test_stems_follow_the_rate_of_cold_starts(floor: int, rate: float, start_s: float, expected: int) -> None:
+    assert policy.stems_kept(floor, rate, start_s) == expected
+
+
+def test_the_rate_of_cold_starts_is_learnt_and_forgotten() -> None:
+    rate = 0.0
+    for _ in range(500):
+        rate = policy.cold_rate(rate, 0.1, 1)
+    assert rate == pytest.approx(10, rel=0.05)
+    assert policy.cold_rate(rate, 60) < 0.1
+
+
+def test_waiting_is_shared_so_that_a_place_is_left() -> None:
+    """However many tenants flood, each is stopped before the last place is taken."""
+    held = [0] * 20
+    while True:
+        able = [n for n, have in enumerate(held) if policy.may_wait(0, have, sum(held), 0, 0)]
+        if not able:
+            break
+        held[min(able, key=held.__getitem__)] += 1
+    assert sum(held) < policy.WAITING_MAX and min(held) > policy.WAITING_MAX // 25
+    assert policy.may_wait(0, 0, sum(held), 0, 0)
+    assert policy.may_wait(0, 0, 0, policy.WAITING_BYTES_MAX * 2, 0), "a single large one may always"
+    assert not policy.may_wait(0, 1, 1, policy.WAITING_BYTES_MAX, 1)

@@ -320,3 +320,38 @@ async def test_a_dead_stem_is_replaced(house: House) -> None:
     assert house.stems.ready() == {"python3.11": 2}
     [caller] = await house.calls(1)
     assert caller.slot is not None
+
+
+async def test_more_stems_stand_ready_while_cold_starts_come_often(house: House) -> None:
+    house.pool.set_live("default", "hello", HELLO)
+    await settle(40)
+    house.start_s = 0.2
+    for n in range(20):
+        await house.calls(1, revision(f"f{n}"))
+    [often] = house.stems.wanted().values()
+    assert often > 2
+    await settle(40 * often)
+    assert house.stems.ready()["python3.11"] >= often - 1, "they are kept ahead"
+    house.start_s = 0
+    await house.tick(120)
+    for _ in range(often):
+        await house.tick(0)
+    assert house.stems.ready() == house.stems.wanted() == {"python3.11": 2}, "and let go when they come no more"
+
+
+async def test_the_figures_say_where_a_cold_start_spent_its_time_and_who_waited(house: House) -> None:
+    house.world.loading = Loaded(3_000, None, b"")
+    first = house.call()
+    house.clock.pass_s(0.004)
+    await settle(40)
+    first.end()
+    for _ in range(3):
+        house.call().end()
+    figures = house.pool.figures.packed(house.pool.begun)
+    counts, total_us = figures["queue_wait"]
+    assert sum(counts) == 4 and counts[0] == 3 and total_us == 4_000
+    assert set(figures) == {"queue_wait", *(f"cold_{p}" for p in ("stem_wait", "specialise", "import", "fork"))}
+    assert figures["cold_import"] == ((0, 0, 0, 1, *[0] * 10), 3_000)
+    assert house.pool.figures.decisions["open"] == 1
+    [row] = house.pool.statuses()
+    assert row.waited_us == 4_000 and row.calls == 4

@@ -1,49 +1,94 @@
-"""`jiffy status`: which parts are alive, what they hold warm, and what is waiting."""
+"""`jiffy status`: which parts of the platform are alive, and what is warm, running and waiting."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
+import time
 from typing import Any
 
 import click
+from rich.live import Live
+from rich.text import Text
 
 from jiffy.client import Client
+from jiffy.contract import limits
 
 from .screen import columns, json_option, show_json, size
 
-INVOKER = ("INVOKER", "HOST", "SANDBOX", "RUNNING", "WAITING", "STEMS", "FREE MEMORY")
+INVOKER = ("INVOKER", "HOST", "SANDBOX", "INSTANCES", "RUNNING", "WAITING", "STEMS", "FREE MEMORY")
 BUILDER = ("BUILDER", "HOST", "BUILDING", "RUNTIMES")
-FUNCTION = ("FUNCTION", "REVISION", "IDLE", "RUNNING", "FROZEN", "WAITING", "MEMORY", "CALLS", "COLD")
+FUNCTION = (
+    "FUNCTION",
+    "REVISION",
+    "INVOKER",
+    "IDLE",
+    "RUNNING",
+    "FROZEN",
+    "WAITING",
+    "MEMORY",
+    "CALLS",
+    "COLD",
+    "WAIT",
+)
+LOOK_S = 2 * limits.HEARTBEAT_S  # more often there is hardly news
 
 
 @click.command(short_help="Show how the platform is doing.")
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
 @json_option
-def status(as_json: bool) -> None:
+def status(watch: bool, as_json: bool) -> None:
     """Show which parts of the platform are alive, and what runs, waits and stays warm. Exit code 1: a part is missing.
 
+    COLD is the share of calls that waited for their function's first sandbox on that host; WAIT is how long a call
+    waited for an instance, on average. STEMS says how many are ready, of how many there should be.
+
     \b
-    Example:
+    Examples:
       jiffy status
+      jiffy status --watch
+      jiffy status --watch --json      one document a line
     """
     with Client() as client:
+        if watch:
+            _watch(client, as_json)
+            return
         platform = client.status()
     if as_json:
         show_json(platform)
     else:
-        _tell(client.url, platform)
+        click.echo(_text(client.url, platform))
     if not platform["healthy"]:
         sys.exit(1)
 
 
-def _tell(url: str, platform: dict[str, Any]) -> None:
+def _watch(client: Client, as_json: bool) -> None:
+    """Until Ctrl-C: a screen that changes on a terminal, one text or document after the other elsewhere."""
+    with contextlib.suppress(KeyboardInterrupt):
+        if as_json or not sys.stdout.isatty():
+            while True:
+                platform = client.status()
+                click.echo(json.dumps(platform) if as_json else _text(client.url, platform) + "\n")
+                time.sleep(LOOK_S)
+        with Live(auto_refresh=False, screen=True) as live:
+            while True:
+                live.update(Text.from_ansi(_text(client.url, client.status())), refresh=True)
+                time.sleep(LOOK_S)
+
+
+def _text(url: str, platform: dict[str, Any]) -> str:
     missing = ", ".join(platform["missing"])
     health = f"not healthy: no {missing} is alive" if missing else "healthy"
-    click.echo(f"{url}  jiffy {platform['version']}  {health}  {platform['functions']} functions\n")
-    click.echo(columns(INVOKER, [_invoker(one) for one in platform["invokers"]]) + "\n")
-    click.echo(columns(BUILDER, [_builder(one) for one in platform["builders"]]))
-    functions = [_function(one) for invoker in platform["invokers"] for one in invoker["functions"]]
-    if functions:
-        click.echo("\n" + columns(FUNCTION, functions))
+    parts = [
+        f"{url}  jiffy {platform['version']}  {health}  {platform['functions']} functions",
+        columns(INVOKER, [_invoker(one) for one in platform["invokers"]]),
+        columns(BUILDER, [_builder(one) for one in platform["builders"]]),
+    ]
+    rows = [_function(invoker["invoker"], one) for invoker in platform["invokers"] for one in invoker["functions"]]
+    if rows:
+        parts.append(columns(FUNCTION, sorted(rows)))
+    return "\n\n".join(parts)
 
 
 def _builder(one: dict[str, Any]) -> tuple[object, ...]:
@@ -51,16 +96,19 @@ def _builder(one: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _invoker(one: dict[str, Any]) -> tuple[object, ...]:
-    stems = ", ".join(f"{count} {runtime}" for runtime, count in sorted(one["stems"].items()))
-    state = " (ending)" if one["draining"] else ""
+    wanted = one["stems_wanted"]
+    stems = ", ".join(f"{one['stems'].get(name, 0)}/{wanted.get(name, 0)} {name}" for name in sorted(wanted))
+    state = " (draining)" if one["draining"] else ""
     return (
-        *(one["invoker"] + state, one["host"], one["driver"], one["running"], one["waiting"]),
-        *(stems, f"{one['memory_free_mb']} MB"),
+        *(one["invoker"] + state, one["host"], one["driver"], f"{one['instances']}/{one['instances_max']}"),
+        *(one["running"], one["waiting"], stems, f"{one['memory_free_mb']} MB"),
     )
 
 
-def _function(one: dict[str, Any]) -> tuple[object, ...]:
+def _function(invoker: str, one: dict[str, Any]) -> tuple[Any, ...]:
+    calls = one["calls"]
     return (
-        *(one["function"], one["revision"], one["idle"], one["running"], one["frozen"], one["waiting"]),
-        *(size(one["memory_bytes"]), one["calls"], one["cold_calls"]),
+        *(one["function"], one["revision"], invoker, one["idle"], one["running"], one["frozen"], one["waiting"]),
+        *(size(one["memory_bytes"]), calls),
+        *((f"{one['cold_calls'] / calls:.1%}", f"{one['waited_us'] / calls / 1000:.2f} ms") if calls else ("", "")),
     )

@@ -219,6 +219,8 @@ class FunctionStatus(NamedTuple):
     memory_bytes: int
     calls: int  # since the invoker started
     cold_calls: int
+    waited_us: int = 0  # all calls together, cold starts included
+    min_instances: int = 0
 
 
 class Heartbeat(NamedTuple):
@@ -237,6 +239,10 @@ class Heartbeat(NamedTuple):
     stems: dict[str, int]  # runtime → ready stems
     functions: tuple[FunctionStatus, ...]
     draining: bool = False
+    instances: int = 0  # there are, idle and frozen ones included
+    stems_wanted: dict[str, int] = {}  # noqa: RUF012 - runtime → how many are to stand ready
+    decisions: dict[str, int] = {}  # noqa: RUF012 - what the pool decided → how often, since it started
+    histograms: dict[str, tuple[tuple[int, ...], int]] = {}  # noqa: RUF012 - name → see histogram.Packed
 
 
 class BuilderBeat(NamedTuple):
