@@ -36,7 +36,9 @@ class OneHost:
         self.clock = clock = Clock()
         self.store = Store(self.url, "inv-1", clock)
         await self.store.open()
-        self.pool = Pool(Stems(self.world.start, 1, clock.monotonic_us), clock.monotonic_us, lambda: Memory(16_000, 8_000), Room(50))
+        self.pool = Pool(
+            Stems(self.world.start, 1, clock.monotonic_us), clock.monotonic_us, lambda: Memory(16_000, 8_000), Room(50)
+        )
         self.executor = Executor("inv-1", self.store, self.pool, clock)
         self.running = asyncio.ensure_future(self.executor.run())
         self.now_ms: Callable[[], int] = lambda: clock() // 1000
