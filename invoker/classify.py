@@ -21,6 +21,7 @@ from .sandbox import Exit, Reply
 # 64 callers on two cores. A function that forges its stamps hides no more than this.
 UNEXPLAINED_US = 250_000
 _MEMORY_ERROR = b"MemoryError"
+_ERROR_PARSED_MAX_BYTES = 128 * 1024  # twice the agent's longest message; more is none of its errors
 
 
 class Ending(NamedTuple):
@@ -41,6 +42,13 @@ def classify(result: Reply | Exit, revision: Revision, measured_us: int) -> Endi
         return Ending(Outcome.ERROR, result.payload, duration_us, False)
     assert isinstance(result, Exit)
     return _ended(result, revision)
+
+
+def unclassified(measured_us: int) -> Ending:
+    """What an instance said made us fail: it is not to be trusted again, and its time is billed."""
+    return Ending(
+        Outcome.CRASH, error_json("Runtime.ExitError", "the instance's answer can't be read"), measured_us, True
+    )
 
 
 def _ended(end: Exit, revision: Revision) -> Ending:
@@ -79,8 +87,10 @@ def _out_of_memory(revision: Revision) -> bytes:
 
 
 def _error_type(payload: bytes) -> object:
+    if len(payload) > _ERROR_PARSED_MAX_BYTES:
+        return None
     try:
         error = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return error.get("errorType") if isinstance(error, dict) else None

@@ -25,7 +25,7 @@ from jiffy.contract.wire import unpack
 
 from . import policy
 from .attempt import Attempt, Known
-from .classify import classify, log_line
+from .classify import classify, log_line, unclassified
 from .completions import Completion, Completions
 from .lease import Slot
 from .pool import Pool
@@ -163,7 +163,12 @@ class Executor:
         assert slot is not None
         result = future.result()
         instance = slot.instance
-        ending = classify(result, attempt.known.revision, now_us - attempt.started_us)
+        measured_us = now_us - attempt.started_us
+        try:
+            ending = classify(result, attempt.known.revision, measured_us)
+        except Exception:  # a hostile answer must never leave a call open, an instance leased or a run unbilled
+            log.exception("the answer to %s can't be classified", attempt.call.invocation)
+            ending = unclassified(measured_us)
         printed = instance.read_log()
         memory, cpu = instance.max_memory_bytes(), instance.cpu_us()
         cpu, slot.cpu_us = max(0, cpu - slot.cpu_us), cpu

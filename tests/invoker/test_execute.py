@@ -42,6 +42,27 @@ async def test_a_call_is_answered_metered_and_logged(host: OneHost) -> None:
     assert await host.redis.xlen(CALLS) == 0
 
 
+@pytest.mark.parametrize("deep", [100_000, 200_000])
+async def test_an_error_that_cannot_be_parsed_ends_the_call_like_any_other(host: OneHost, deep: int) -> None:
+    host.world.function = lambda _: Reply(False, b"[" * deep + b'"MemoryError"', 1)
+    await host.send()
+    assert (await host.answer()).outcome == Outcome.ERROR
+    assert [usage.billed_ms for usage in await host.usages()] == [100]
+    await host.executor.settled()
+
+
+async def test_an_answer_that_makes_us_fail_is_a_crash_billed_for_what_was_measured(host: OneHost) -> None:
+    host.world.function = lambda _: Reply(True, b"1", "long")  # type: ignore[arg-type]
+    await host.send()
+    answer = await host.answer()
+    assert (answer.outcome, answer.billed_ms) == (Outcome.CRASH, 100) and answer.duration_us > 0
+    host.world.function = lambda payload: Reply(True, payload, 1)
+    await host.send()
+    assert (await host.answer()).outcome == Outcome.OK
+    assert sum(len(s.instances) for s in host.world.sandboxes) == 2, "the instance was not used again"
+    await host.executor.settled()
+
+
 async def test_a_step_of_the_servers_clock_is_not_billed(host: OneHost) -> None:
     begun, end = asyncio.Event(), asyncio.get_running_loop().create_future()
 
