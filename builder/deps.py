@@ -26,9 +26,13 @@ from jiffy.contract.errors import BuildFailed
 
 RECIPE = 1  # raise it when this file changes what a dependency layer holds
 _FILE_MAX_BYTES = 256 * 1024
+_LINE_MAX_CHARS = 1024  # hashes aside, of which a locked line has many; the longest real markers take half
+_PROJECT_MAX_CHARS, _PROJECT_LINE_MAX_CHARS = 64 * 1024, 4096  # tomllib takes a dotted key in the square of its dots
 _REASON_MAX_CHARS = 1000
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\s*(?:\[[A-Za-z0-9._,\s-]*\])?\s*(?P<rest>.*)")
-_REST = re.compile(r"(?:\(?\s*(?:[=!<>~]=?=?\s*[A-Za-z0-9.*+!_-]+\s*,?\s*)+\)?)?\s*(?:;.*)?")
+_VERSION = r"(?:===?|[!<>~]=|[<>])\s*[A-Za-z0-9.*+!_-]+"
+# A comma between versions, so that there is one way to read a line: several make a hostile one take for ever.
+_REST = re.compile(rf"(?:\(?\s*{_VERSION}(?:\s*,\s*{_VERSION})*\s*,?\s*\)?)?\s*(?:;.*)?")
 _HASH = re.compile(r"\s--hash[= ]sha(?:256|384|512):[0-9a-f]+")
 _ARCHIVE = re.compile(r"\.(?:whl|zip|tar\.\w+|tgz|egg)$", re.IGNORECASE)
 # The network's settings, as the builder has them. Nothing else of its environment reaches the resolver.
@@ -59,6 +63,9 @@ def _read(path: Path) -> str:
 
 
 def _of_project(text: str) -> tuple[str, ...]:
+    if len(text) > _PROJECT_MAX_CHARS or max(map(len, text.splitlines()), default=0) > _PROJECT_LINE_MAX_CHARS:
+        bounds = f"{_PROJECT_MAX_CHARS} characters, or a line of more than {_PROJECT_LINE_MAX_CHARS}"
+        raise BuildFailed(f"pyproject.toml has more than {bounds}; a requirements.txt beside it is read in its place")
     try:
         project = tomllib.loads(text).get("project", {})
     except (tomllib.TOMLDecodeError, RecursionError) as exc:
@@ -77,6 +84,8 @@ def _check(line: str, where: str) -> str:
     """`line` if it names packages of the index. The resolver checks the rest of the grammar."""
     bare = _HASH.sub("", line).strip()
     shown = repr(bare if len(bare) <= 80 else bare[:77] + "…")
+    if len(bare) > _LINE_MAX_CHARS:
+        raise BuildFailed(f"{where}: {shown} is longer than {_LINE_MAX_CHARS} characters")
     if not bare.isprintable():
         raise BuildFailed(f"{where}: {shown} has characters that can't be printed")
     if bare.startswith("-"):

@@ -31,7 +31,7 @@ CSV_PAGE_ROWS = 1000  # rows in memory at a time
 _MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _AGO = re.compile(r"(\d{1,6})([smhdw])")
 _POSITION = re.compile(r"\d{1,16}\.[0-9a-f]{32}\.\d{1,10}")
-_LOST_PLUS = re.compile(r"(T.*) (\d\d:?\d\d)$")  # an unescaped + arrives as a space
+_LOST_PLUS = re.compile(r"(T[\d:.,]*) (\d\d:?\d\d)$")  # an unescaped + arrives as a space
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 T = TypeVar("T")

@@ -82,6 +82,34 @@ def test_a_line_that_points_elsewhere_is_refused_by_its_number(line: str, tmp_pa
         asked(tmp_path, "requirements.txt", f"idna\n{line}\n")
 
 
+SLOW = (
+    "a" + "!" * 70 + "?",
+    "a" + ">=" * 70 + "?",
+    "a" + ">=1," * 70 + "?",
+    "a" + " " * 900 + "?",
+    "a[" + " " * 900 + "?",
+)
+
+
+@pytest.mark.timeout(20)  # matched the wrong way, the first alone takes longer than the universe is old
+@pytest.mark.parametrize("line", SLOW)
+def test_a_line_made_to_be_slow_is_refused_like_any_other(line: str, tmp_path: Path) -> None:
+    with pytest.raises(BuildFailed, match="no requirement"):
+        asked(tmp_path, "requirements.txt", line)
+
+
+def test_a_line_has_a_bound_and_its_hashes_are_not_counted(tmp_path: Path) -> None:
+    with pytest.raises(BuildFailed, match="longer than 1024 characters"):
+        asked(tmp_path, "requirements.txt", "a" * 1025)
+    locked = "idna==3.7" + f" --hash=sha256:{'a' * 64}" * 40
+    assert asked(tmp_path, "requirements.txt", locked) == (locked,)
+
+
+@pytest.mark.parametrize("line", ["a>=1,<2", "a (>=1, <2)", "a===1", "a ~= 1.4.2 ; extra", "a>=1,", "a!=1.*,>=0"])
+def test_every_way_to_write_versions_passes(line: str, tmp_path: Path) -> None:
+    assert asked(tmp_path, "requirements.txt", line) == (line,)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -89,6 +117,7 @@ def test_a_line_that_points_elsewhere_is_refused_by_its_number(line: str, tmp_pa
         ("project = 1", "must be a table"),
         ('[project]\ndependencies = "x"', "must be a list of strings"),
         ('[project]\ndynamic = ["dependencies"]', "are dynamic"),
+        ("a." * 60_000 + "a = 1", "more than"),
         ('[project]\ndependencies = ["x @ git+ssh://y"]', "URL or a repository"),
     ],
 )
