@@ -48,6 +48,7 @@ from gateway.routes.dlq import Dlq
 from gateway.routes.functions import Functions
 from gateway.routes.health import Health
 from gateway.routes.invocations import Invocations
+from gateway.routes.live import Live
 from gateway.routes.logs import Logs
 from gateway.routes.sources import Sources
 from gateway.routes.triggers import Triggers
@@ -124,6 +125,7 @@ class Gateway:
         self.endpoints: tuple[Endpoint, ...] = (
             *invoke.ENDPOINTS,
             *Functions(store, self.catalog, self.pulse).endpoints(),
+            *Live(store, self.catalog).endpoints(),
             *Logs(store, self.catalog, self.following).endpoints(),
             *Sources(store, self.admission).endpoints(),
             *Builds(store, self.following).endpoints(),

@@ -53,3 +53,15 @@ redis.call('DEL', KEYS[4])
 redis.call('PUBLISH', ARGV[3], ARGV[2] .. ':' .. ARGV[1])
 return 1
 """
+
+SET_LIVE = """
+-- Puts another revision in service. "latest" stays: the next deploy gets a number that was never given.
+-- KEYS[1]: function:{tenant}:{name} (hash)
+-- ARGV[1]: live as it was read  [2]: number of the new one  [3]: name  [4]: tenant  [5]: the channel of changes
+-- returns 1, or 0 when either is not there any more
+if redis.call('HGET', KEYS[1], 'live') ~= ARGV[1] then return 0 end
+if redis.call('HEXISTS', KEYS[1], 'rev:' .. ARGV[2]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'live', ARGV[2])
+redis.call('PUBLISH', ARGV[5], ARGV[4] .. ':' .. ARGV[3])
+return 1
+"""

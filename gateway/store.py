@@ -110,6 +110,7 @@ class Store:
         self._live = self._redis.register_script(scripts.LIVE)
         self._live_revision = self._redis.register_script(scripts.LIVE_REVISION)
         self._remove = self._redis.register_script(scripts.REMOVE)
+        self._set_live = self._redis.register_script(scripts.SET_LIVE)
         self._clock = Clock()
 
     @property
@@ -225,6 +226,14 @@ class Store:
             fields = await self._redis.hgetall(keys.function(tenant, name))
         found = [wire.unpack(Revision, data) for field, data in fields.items() if field.startswith(b"rev:")]
         return int(fields.get(b"live", 0)), tuple(sorted(found, key=lambda r: -r.number))
+
+    async def set_live(self, tenant: str, name: str, before: int, number: int) -> bool:
+        """Put revision `number` in service; False when `before` is not live any more, or `number` not there."""
+        with _translated():
+            moved = await self._set_live(
+                keys=[keys.function(tenant, name)], args=[before, number, name, tenant, keys.FUNCTIONS_CHANGED]
+            )
+        return bool(moved)
 
     async def remove(self, tenant: str, name: str) -> bool:
         """Remove a function; False when there is none."""

@@ -134,6 +134,11 @@ class Client:
     def function(self, name: str) -> dict[str, Any]:
         return self._object("GET", f"/v1/functions/{spec.check_name(name)}")
 
+    def rollback(self, name: str, revision: int | None = None) -> dict[str, Any]:
+        """Puts a revision (None: the one before) in service; returns the "function", its "revision", and "before"."""
+        body = {} if revision is None else {"revision": revision}
+        return self._object("POST", f"/v1/functions/{spec.check_name(name)}/live", json=body)
+
     def remove(self, name: str) -> None:
         self._send("DELETE", f"/v1/functions/{spec.check_name(name)}")
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "dlq": Entry("dlq", "Look at calls that failed for good; replay or purge them."),
     "list": Entry("functions", "List your functions."),
     "show": Entry("functions", "Show one function: revisions, layers, routes."),
+    "rollback": Entry("rollback", "Put an earlier revision back in service."),
     "logs": Entry("logs", "Show what a function printed."),
     "bill": Entry("bill", "Show what calls cost."),
     "status": Entry("status", "Show how the platform is doing."),
