@@ -92,7 +92,7 @@ class Pool:
     def _add(self, revision: Revision) -> RevisionPool:
         name = revision.tenant, revision.function
         pool = self._pools[*name, revision.number] = RevisionPool(revision, self)
-        if revision.number > self._live.get(name, 0):
+        if not self._live.get(name):  # else a change is told, forwards and backwards alike
             self.set_live(*name, revision)
         pool.serve(self._live[name] == revision.number)
         return pool

@@ -248,6 +248,16 @@ async def test_idle_instances_of_the_old_revision_make_room_for_the_new(house: H
     assert fresh.slot is not None
 
 
+async def test_a_call_of_a_later_revision_does_not_end_the_one_that_was_put_back_in_service(house: House) -> None:
+    house.pool.set_live("default", "hello", HELLO)
+    [caller] = await house.calls(1)
+    caller.end()
+    [pinned] = await house.calls(1, revision(number=2))
+    pinned.end()
+    await house.tick(3)
+    assert [sandbox.revision.number for sandbox in house.world.used if sandbox.revision] == [1]
+
+
 async def test_a_removed_function_leaves_nothing_warm(house: House) -> None:
     [caller] = await house.calls(1)
     house.pool.set_live("default", "hello", None)
