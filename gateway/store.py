@@ -229,7 +229,7 @@ class Store:
 
     async def set_live(self, tenant: str, name: str, before: int, number: int) -> bool:
         """Put revision `number` in service; False when `before` is not live any more, or `number` not there."""
-        with _translated():
+        with translated():
             moved = await self._set_live(
                 keys=[keys.function(tenant, name)], args=[before, number, name, tenant, keys.FUNCTIONS_CHANGED]
             )
