@@ -36,6 +36,7 @@ from gateway.durable.dead_letters import DeadLetters
 from gateway.durable.later import Later
 from gateway.durable.store import DurableStore
 from gateway.following import Following
+from gateway.ledger.questions import By
 from gateway.loops import Loops
 from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
@@ -50,6 +51,7 @@ from gateway.routes.health import Health
 from gateway.routes.invocations import Invocations
 from gateway.routes.live import Live
 from gateway.routes.logs import Logs
+from gateway.routes.prices import Prices
 from gateway.routes.sources import Sources
 from gateway.routes.triggers import Triggers
 from gateway.store import Store
@@ -77,6 +79,7 @@ class Config:
     port: int
     name: str
     ledger: str
+    prices: Path | None  # None: those that the ledger has, or at first those that are shipped
     api_key: str | None
 
 
@@ -89,6 +92,7 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--name", help="unique among the gateways of one Redis (default: made up)")
     parser.add_argument("--ledger", metavar="URL", help="database of the ledger (default: SQLite in the data folder)")
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="price books to publish (TOML)")
     given = parser.parse_args(arguments)
     return Config(
         redis=given.redis,
@@ -98,6 +102,7 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
         port=given.port,
         name=given.name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
         ledger=given.ledger or f"sqlite:///{given.data.absolute() / layout.LEDGER}",
+        prices=given.prices,
         api_key=environment.get("JIFFY_API_KEY") or None,
     )
 
@@ -132,6 +137,7 @@ class Gateway:
             *Triggers(self.catalog, self.triggers, firing, store.now_ms).endpoints(),
             *Invocations(store, ledger, Cancellation(store, durable)).endpoints(),
             *Dlq(dead_letters).endpoints(),
+            *Prices(ledger).endpoints(),
             *health.endpoints(),
         )
         health.describe((*self.endpoints, USAGE))
@@ -154,11 +160,12 @@ class Gateway:
 
     @classmethod
     async def open(cls, config: Config) -> Gateway:
-        """Raises Unavailable when Redis or the ledger's database can't be reached."""
+        """Raises Unavailable when Redis or the ledger's database can't be reached, SpecError or Conflict for prices."""
+        given = books.read_prices(config.prices) if config.prices else None
         store = Store(config.redis)
         try:
             await store.ping()
-            ledger = await books.open_ledger(config.ledger, config.redis, store.now_ms)
+            ledger = await books.open_ledger(config.ledger, config.redis, store.now_ms, given)
         except JiffyError:
             await store.close()
             raise
@@ -167,6 +174,7 @@ class Gateway:
     async def start(self) -> None:
         await self.pulse.look()
         await self.catalog.resync()
+        self.ledger.tell_tariff(self.placement.set_tariff)
         await self.ledger.start()
         self.loops.start()
 
@@ -182,10 +190,11 @@ class Gateway:
 
 
 USAGE = Endpoint(
-    *("GET", "/v1/usage", None, "What calls cost, by call, function, day or altogether."),
+    *("GET", "/v1/usage", None, "What calls cost, one by one or added up."),
     query={
-        "by": "call (the default), function, day, total",
+        "by": f"{', '.join(By)}; tag:NAME for the values of one tag",
         "function": "only this function",
+        "order": "time (the default), or price: the dearest calls first",
         "since": "a day, an ISO time, or a time ago such as 24h",
         "until": "likewise",
         "limit": "rows of a page",

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from jiffy.contract import limits
 from jiffy.contract.errors import Unavailable
 from jiffy.contract.messages import Heartbeat
+from jiffy.contract.meter import Tariff
 
 OVERLOAD = 1.25  # how far above its fair share an invoker may be: the paper's c; warmth against evenness
 NEVER_LOADED = 16  # calls; spreading fewer than this would only make cold starts
@@ -62,11 +63,16 @@ class Placement:
     """Remembers the live invokers and counts this gateway's own calls, which heartbeats don't know yet."""
 
     def __init__(self) -> None:
+        self.tariff: Tariff | tuple[()] = ()  # of every call that is sent from here; the ledger keeps it current
         self._hosts: dict[bool, tuple[str, ...]] = {False: (), True: ()}  # needs a network? → invokers
         self._capacities: dict[str, int] = {}
         self._others: dict[str, int] = {}  # load less our own calls, at the last heartbeat
         self._ours: dict[str, int] = {}
         self._orders: dict[tuple[str, str, bool], tuple[str, ...]] = {}
+
+    def set_tariff(self, tariff: Tariff) -> None:
+        """How the time of calls that are accepted from now on becomes billed time."""
+        self.tariff = tariff
 
     @property
     def invokers(self) -> tuple[str, ...]:

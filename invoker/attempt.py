@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple, Protocol
 
-from jiffy.contract import keys, limits, meter, retry
+from jiffy.contract import keys, limits, meter, retry, spec
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Answer, Call, DeadLetter, InvocationRecord, Outcome, Revision, State, Terms, Usage
 from jiffy.contract.wire import pack, unpack
@@ -27,6 +27,7 @@ class Known(NamedTuple):
     revision: Revision
     logs_key: str
     timeout_s: float
+    tags: str  # as Usage carries them
 
     @classmethod
     def unpack(cls, packed: bytes) -> Known:
@@ -34,7 +35,8 @@ class Known(NamedTuple):
         revision = unpack(Revision, packed)
         if not revision.layers:
             raise PlatformError(f"revision {revision.number} of {revision.function} has no layers")
-        return cls(revision, keys.logs(revision.tenant, revision.function), revision.timeout_ms / 1000)
+        tags = spec.tags_text(revision.spec.get("tags", {}))
+        return cls(revision, keys.logs(revision.tenant, revision.function), revision.timeout_ms / 1000, tags)
 
 
 class Story(Protocol):
@@ -126,7 +128,8 @@ class Attempt:
         call, revision = self.call, self.known.revision
         now_us += self.offset_us  # from here on, on the server's clock
         started_us = self.started_us + self.offset_us if self.started_us else now_us
-        billed_ms = meter.billed_ms(duration_us, outcome)
+        tariff = meter.Tariff(*call.tariff)
+        billed_ms = meter.billed_ms(duration_us, outcome, tariff, self.init_us)
         answer = Answer(
             *(call.invocation, call.attempt, outcome, payload, self.cold, duration_us, billed_ms),
             *(self.init_us, self.queue_us, max_memory_bytes, retry_after_s),
@@ -135,7 +138,7 @@ class Attempt:
             *(call.invocation, call.attempt, revision.tenant, revision.function, revision.number, call.trigger),
             *(invoker, started_us // 1000, outcome, self.cold, duration_us, billed_ms),
             *(self.init_us, self.queue_us, revision.memory_mb, max_memory_bytes, cpu_us),
-            *(self.size, len(payload)),
+            *(self.size, len(payload), tariff.book, revision.runtime, self.known.tags),
         )
         report = (outcome, duration_us, billed_ms, revision.memory_mb, max_memory_bytes, self.init_us)
         logs = self.logbook().close(now_us // 1000, report)

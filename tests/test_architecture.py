@@ -33,6 +33,7 @@ DOORS = {
     "starlette": {"gateway.app", "gateway.openapi", "gateway.routes.*", "gateway.__main__"},
     "uvicorn": {"gateway.__main__", "gateway.protocol"},
     "sqlalchemy": {"gateway.ledger.*"},
+    "alembic": {"gateway.ledger.migrations.*"},
     "httpx": {"jiffy.client"},
     "click": {"jiffy.cli.*"},
     "rich": {"jiffy.cli.*"},

@@ -124,7 +124,9 @@ def envelope(
     due_ms = now_ms + int(wishes.delay_s * 1000) if wishes.delay_s else 0
     invoker = "" if due_ms else placement.place(function.tenant, function.name, revision.network)
     deadline_ms = terms.expires_ms + revision.timeout_ms
-    call = Call(invocation, 1, "async", "", now_ms, deadline_ms, trigger, function.packed, payload, terms)
+    call = Call(
+        invocation, 1, "async", "", now_ms, deadline_ms, trigger, function.packed, payload, terms, placement.tariff
+    )
     record = InvocationRecord(
         *(invocation, function.tenant, function.name, revision.number),
         *(State.QUEUED, now_ms, 0, None),

@@ -1,12 +1,13 @@
 """The durable book of what every attempt cost.
 
-settle     read first: from the usage stream into SQL, each record exactly once
-prices     what a GB-second and a call cost, from when on; prices.toml is the shipped list
-questions  breakdowns, pages and totals; lines: the rows they answer with
+settle     read first: from the usage stream into SQL, each record exactly once; hours: its sums
+prices     what a GB-second and a call cost, from when on; bookfile: as TOML and JSON; shelf: which are published
+questions  breakdowns, pages and totals; sums, attempts: their SQL; lines: the rows they answer with
 keeper     the ledger as the gateway knows it: tasks, threads, connections
-tables     the database; feed: the usage stream in Redis
+tables     the database's tables; database: the way to it; migrations: from older releases; feed: the usage stream
 """
 
+from .bookfile import read_prices
 from .keeper import Ledger, open_ledger
 
-__all__ = ["Ledger", "open_ledger"]
+__all__ = ["Ledger", "open_ledger", "read_prices"]

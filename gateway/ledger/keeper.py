@@ -13,14 +13,15 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
-from jiffy.contract.errors import JiffyError, PlatformError
+from jiffy.contract.errors import JiffyError
+from jiffy.contract.meter import Tariff
 
-from . import prices, questions, tables
+from . import database, questions, shelf
 from .feed import Feed, RedisFeed
 from .lines import Attempt, Sum
-from .prices import PriceBook, PriceList
+from .prices import PriceList
 from .questions import Answer, Question
 from .settle import STEP_ROWS, Settler
 
@@ -40,37 +41,22 @@ async def open_ledger(
 ) -> Ledger:
     """The ledger in the database at `url`, fed by the Redis at `redis_url`. Settles nothing until `start()`.
 
-    `now_ms` is called from threads; it says the epoch on the Redis server's clock. Raises Unavailable, and
-    PlatformError when a price book that has been in force was edited.
+    `now_ms` is called from threads; it says the epoch on the Redis server's clock. The books of `price_list` are
+    published; without one, a new ledger gets those that are shipped. Raises Unavailable, and Conflict when a price
+    book that has been in force was edited.
     """
-    price_list = price_list or prices.shipped()
     feed = RedisFeed(redis_url)
     try:
-        engine = await asyncio.to_thread(tables.connect, url)
+        engine = await asyncio.to_thread(database.connect, url)
         try:
-            await asyncio.to_thread(publish, engine, price_list)
+            known = await asyncio.to_thread(shelf.open_shelf, engine, price_list, feed.waiting)
         except JiffyError:
             engine.dispose()
             raise
     except JiffyError:
         feed.close()
         raise
-    return Ledger(engine, feed, price_list, now_ms)
-
-
-def publish(engine: Engine, price_list: PriceList) -> None:
-    """Write the books that the ledger does not know yet. Raises PlatformError when a known one has changed."""
-    with tables.writing(engine) as connection:
-        tables.put(connection, tables.price_books, [_book_row(book) for book in price_list.books])
-        known = questions.read_books(connection)
-        for book in price_list.books:
-            if known[book.version] != book:
-                raise PlatformError(
-                    f"price book {book.version} is not what attempts were priced by; "
-                    "leave published books as they are and add a new version"
-                )
-        if any(row != price_list.currency for row in connection.scalars(select(tables.price_books.c.currency))):
-            raise PlatformError(f"the ledger is not kept in {price_list.currency}")
+    return Ledger(engine, feed, known, now_ms)
 
 
 class Ledger:
@@ -85,20 +71,49 @@ class Ledger:
         self._turn = asyncio.Lock()  # one settling step at a time in this process
         self._name = uuid.uuid4().hex
         self._closing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._heard: list[Callable[[Tariff], None]] = []
 
     async def start(self) -> None:
-        """Settle in the background from now on."""
-        self._task = asyncio.create_task(self._settle_for_ever(), name="ledger")
+        """Settle in the background, and hear of new price books, from now on."""
+        for work in (self._settle_for_ever(), self._follow_books()):
+            self._tasks.append(asyncio.create_task(work, name="ledger"))
 
     async def close(self) -> None:
         """End the background work, in order: a step that runs is finished."""
         self._closing.set()
-        if self._task is not None:
-            await self._task
+        await asyncio.gather(*self._tasks)
         async with self._turn:
             await asyncio.to_thread(self._engine.dispose)
             self._feed.close()
+
+    # --- prices -----------------------------------------------------------------------------------------------
+
+    def tell_tariff(self, hear: Callable[[Tariff], None]) -> None:
+        """Call `hear` with the tariff in force: now, and within TURN_S of every change."""
+        self._heard.append(hear)
+        hear(self.price_list.at(self.now_ms()).tariff)
+
+    async def publish(self, price_list: PriceList) -> None:
+        """Add books. Raises Conflict when one is known already and another."""
+        await asyncio.to_thread(shelf.publish, self._engine, price_list)
+        await self._read_books()
+
+    async def _read_books(self) -> None:
+        price_list = await asyncio.to_thread(shelf.read, self._engine)
+        self.price_list = self._settler.prices = price_list
+        tariff = price_list.at(self.now_ms()).tariff
+        for hear in self._heard:
+            hear(tariff)
+
+    async def _follow_books(self) -> None:
+        while not self._closing.is_set():
+            with contextlib.suppress(JiffyError):  # the database is away: settling says so
+                await self._read_books()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), TURN_S)
+
+    # --- settling and asking ----------------------------------------------------------------------------------
 
     async def settle_now(self, budget_s: float = ASK_BUDGET_S) -> int:
         """Settle all that was metered before now. Returns how much is still waiting where that takes longer."""
@@ -108,14 +123,14 @@ class Ledger:
                 return await asyncio.to_thread(self._feed.waiting)
         return 0
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Question, with_total: bool = True) -> Answer:
         """One page of a bill with its total, of what is settled. Raises Unavailable."""
-        return await asyncio.to_thread(questions.answer, self._engine, question)
+        return await asyncio.to_thread(questions.answer, self._engine, question, with_total)
 
     async def pages(self, question: Question) -> AsyncIterator[tuple[Attempt, ...] | tuple[Sum, ...]]:
         """All rows, page by page of `question.limit`; no page is held open while its reader is slow."""
         while True:
-            page = await self.ask(question)
+            page = await self.ask(question, with_total=False)
             yield page.rows
             if page.next is None:
                 return
@@ -151,14 +166,3 @@ class Ledger:
                 log.exception("settling failed; usage records wait in Redis")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), TURN_S)
-
-
-def _book_row(book: PriceBook) -> dict[str, object]:
-    return {
-        "version": book.version,
-        "effective_from_ms": book.effective_from_ms,
-        "currency": book.currency,
-        "per_gb_second": format(book.per_gb_second, "f"),
-        "per_call": format(book.per_call, "f"),
-        "step_ms": book.step_ms,
-    }

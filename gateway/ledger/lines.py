@@ -38,6 +38,9 @@ class Attempt:
     bytes_out: int
     price: Money
     book: int
+    runtime: str
+    tags: str
+    late: str  # the month on whose bill it stands because its own was closed: "2026-12"; else ""
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
         "invocation",
@@ -60,6 +63,9 @@ class Attempt:
         "gb_seconds",
         "price",
         "price_book",
+        "runtime",
+        "tags",
+        "late",
     )
 
     @property
@@ -89,6 +95,9 @@ class Attempt:
             prices.gb_seconds_text(self.memory_mb * self.billed_ms),
             prices.text(self.price),
             self.book,
+            self.runtime,
+            self.tags,
+            self.late,
         )
         return dict(zip(self.COLUMNS, values, strict=True))
 
@@ -101,11 +110,14 @@ class Sum:
     name: str
     calls: int  # attempts, each of which is priced by itself
     charged: int  # those that have billed time
+    failed: int  # charged, and not ok
     cold: int
     duration_us: int
+    init_us: int
     rounding_us: int  # billed time beyond what the charged attempts used
     billed_ms: int
     mb_ms: int
+    max_memory_bytes: int  # the largest
     price: Money
     books: tuple[int, ...]
 
@@ -117,10 +129,13 @@ class Sum:
         return ({self.column: self.name} if self.column else {}) | {
             "calls": self.calls,
             "charged_calls": self.charged,
+            "failed_calls": self.failed,
             "cold_calls": self.cold,
             "duration_ms": ms_text(self.duration_us),
             "billed_ms": self.billed_ms,
             "rounding_ms": ms_text(self.rounding_us),
+            "init_ms": ms_text(self.init_us),
+            "max_memory_bytes": self.max_memory_bytes,
             "gb_seconds": prices.gb_seconds_text(self.mb_ms),
             "price": prices.text(self.price),
             "price_books": list(self.books),
@@ -133,11 +148,14 @@ class Sum:
             name=self.name,
             calls=self.calls + other.calls,
             charged=self.charged + other.charged,
+            failed=self.failed + other.failed,
             cold=self.cold + other.cold,
             duration_us=self.duration_us + other.duration_us,
+            init_us=self.init_us + other.init_us,
             rounding_us=self.rounding_us + other.rounding_us,
             billed_ms=self.billed_ms + other.billed_ms,
             mb_ms=self.mb_ms + other.mb_ms,
+            max_memory_bytes=max(self.max_memory_bytes, other.max_memory_bytes),
             price=Money(self.price + other.price),
             books=tuple(sorted({*self.books, *other.books})),
         )
@@ -145,7 +163,7 @@ class Sum:
 
 def nothing(column: str = "", name: str = "") -> Sum:
     """The sum of no attempts."""
-    return Sum(column, name, 0, 0, 0, 0, 0, 0, 0, Money(0), ())
+    return Sum(column, name, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, Money(0), ())
 
 
 def ms_text(us: int) -> str:
@@ -157,6 +175,11 @@ def ms_text(us: int) -> str:
 def moment_text(at_ms: int) -> str:
     """Epoch milliseconds as "2026-11-01T08:30:00.125Z"."""
     return f"{(_EPOCH + dt.timedelta(milliseconds=at_ms)).isoformat(timespec='milliseconds')[:-6]}Z"
+
+
+def hour_text(hour: int) -> str:
+    """Hours since 1970 as "2026-11-01T08:00Z"."""
+    return f"{(_EPOCH + dt.timedelta(hours=hour)).isoformat(timespec='minutes')[:16]}Z"
 
 
 def day_text(day: int) -> str:

@@ -1,7 +1,7 @@
 """Settling, and the reason why nothing is billed twice or lost. Read this first.
 
     read    the oldest entries of the usage stream: what stands there is what is not settled yet
-    write   one SQL transaction: names, usage rows, what could not be read, how far we are
+    write   one SQL transaction: names, usage rows, their sums by the hour, what could not be read, how far we are
     forget  the entries, once that transaction is on disk
 
 A crash before the commit leaves the entries where they are; a crash after it makes them come again, and the primary
@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_type_hints
 
 from sqlalchemy import Connection, Engine, Table, and_, select, update
@@ -25,9 +25,10 @@ from jiffy.contract import wire
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Usage
 
-from . import tables
+from . import hours, tables
+from .database import insert_new, lock, put, writing
 from .feed import Entry, Feed
-from .prices import PriceList
+from .prices import PriceBook, PriceList
 from .tables import OUTCOMES
 
 STEP_ROWS = 1024  # one transaction: about 20 ms, and one flush to disk
@@ -41,7 +42,7 @@ _CODES = {outcome.value: (code, outcome.billable) for outcome, code in OUTCOMES.
 
 # The largest believable values, so that no product and no sum of them leaves 63 bits, nor PostgreSQL's integers.
 _INT = 2**31 - 1  # 24 days of billed time
-_LONG = 2**53 - 1
+_LONG = 2**42 - 1  # 50 days in µs, 4 TB
 _MOMENT = 2**47  # the year 6429
 _DURATION_US = 2**42  # 50 days
 _MEMORY_MB = 2**20  # a terabyte
@@ -56,17 +57,29 @@ class Step(NamedTuple):
     rejected: int  # entries put aside
 
 
+Row = tuple[Any, ...]  # in the order of the columns of `usage`
+
+
+class Names(NamedTuple):
+    """The numbers that stand for names."""
+
+    functions: dict[tuple[str, ...], int]  # (tenant, name)
+    labels: dict[tuple[str, ...], int]  # (text,)
+    variants: dict[tuple[str, ...], int]  # (runtime, tags)
+
+
 class Settler:
     """Moves usage records from the stream into the tables. One thread at a time."""
 
     def __init__(self, engine: Engine, feed: Feed, prices: PriceList, now_ms: Callable[[], int]) -> None:
         self._engine = engine
         self._feed = feed
-        self._prices = prices
+        self.prices = prices  # replaced when books are added
         self._now_ms = now_ms
         self._functions: dict[tuple[str, ...], int] = {}  # (tenant, name) → functions.id
         self._labels: dict[tuple[str, ...], int] = {}  # (text,) → labels.id
-        statement = tables.insert_new(engine, tables.usage).compile(engine, column_keys=_COLUMNS)
+        self._variants: dict[tuple[str, ...], int] = {}  # (runtime, tags) → variants.id
+        statement = insert_new(engine, tables.usage).compile(engine, column_keys=_COLUMNS)
         self._insert = str(statement)
         self._positional = bool(statement.positional)
 
@@ -76,16 +89,16 @@ class Settler:
         if not entries:
             return Step(0, 0, 0, 0)
         records, unreadable = self._decode(entries)
-        with tables.writing(self._engine) as connection:
-            tables.lock(connection)
-            functions = _ids(connection, tables.functions, ("tenant", "name"), self._functions, _functions(records))
-            labels = _ids(connection, tables.labels, ("text",), self._labels, _labels(records))
-            settled = self._write(connection, records, functions, labels)
-            rejected = tables.put(connection, tables.rejected, unreadable)
-            _move(connection, entries[-1].id, settled, len(records) - settled, rejected, self._now_ms())
-        self._functions, self._labels = functions, labels  # only now are they sure to be in the tables
+        with writing(self._engine) as connection:
+            lock(connection)
+            names = self._names(connection, records)
+            new = self._write(connection, self._rows(records, names))
+            hours.add(connection, new, self.prices.by_version)
+            rejected = put(connection, tables.rejected, unreadable)
+            _move(connection, entries[-1].id, len(new), len(records) - len(new), rejected, self._now_ms())
+        self._functions, self._labels, self._variants = names  # only now are they sure to be in the tables
         self._feed.forget(entries[-1].id)
-        return Step(len(entries), settled, len(records) - settled, rejected)
+        return Step(len(entries), len(new), len(records) - len(new), rejected)
 
     def _decode(self, entries: list[Entry]) -> tuple[list[Usage], list[dict[str, object]]]:
         records: list[Usage] = []
@@ -99,28 +112,42 @@ class Settler:
                 time.sleep(PAUSE_S)
         return records, unreadable
 
-    def _write(
-        self,
-        connection: Connection,
-        records: list[Usage],
-        functions: Mapping[tuple[str, ...], int],
-        labels: Mapping[tuple[str, ...], int],
-    ) -> int:
-        written = 0
-        for start in range(0, len(records), SLICE_ROWS):
-            rows: Any = [
-                _row(u, functions[u.tenant, u.function], labels[u.trigger,], labels[u.invoker,], self._book(u))
-                for u in records[start : start + SLICE_ROWS]
-            ]
-            if not self._positional:
-                rows = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
-            # Straight to the driver: a third of the time that SQLAlchemy's own executemany takes.
-            written += connection.exec_driver_sql(self._insert, rows).rowcount
-            time.sleep(PAUSE_S)
-        return written
+    def _names(self, connection: Connection, records: list[Usage]) -> Names:
+        return Names(
+            _ids(connection, tables.functions, ("tenant", "name"), self._functions, _functions(records)),
+            _ids(connection, tables.labels, ("text",), self._labels, _labels(records)),
+            _ids(connection, tables.variants, ("runtime", "tags"), self._variants, _variants(records)),
+        )
 
-    def _book(self, record: Usage) -> int:
-        return self._prices.at(record.started_ms).version
+    def _rows(self, records: list[Usage], names: Names) -> list[Row]:
+        rows: list[Row] = []
+        for n, u in enumerate(records, 1):
+            rows.append(_row(u, names, self._book(u).version))
+            if n % SLICE_ROWS == 0:
+                time.sleep(PAUSE_S)
+        return rows
+
+    def _write(self, connection: Connection, rows: list[Row]) -> list[Row]:
+        """Inserts the rows; returns those that were not there yet."""
+        attempt = connection.begin_nested()
+        written = 0
+        for start in range(0, len(rows), SLICE_ROWS):
+            # Straight to the driver: a third of the time that SQLAlchemy's own executemany takes.
+            part: Any = [self._parameters(row) for row in rows[start : start + SLICE_ROWS]]
+            written += connection.exec_driver_sql(self._insert, part).rowcount
+            time.sleep(PAUSE_S)
+        if written == len(rows):
+            attempt.commit()
+            return rows
+        attempt.rollback()  # some were repeated: find out which
+        return [row for row in rows if connection.exec_driver_sql(self._insert, self._parameters(row)).rowcount]
+
+    def _parameters(self, row: Row) -> Any:
+        return row if self._positional else dict(zip(_COLUMNS, row, strict=True))
+
+    def _book(self, record: Usage) -> PriceBook:
+        """The one that the invoker metered by; else the one that was in force."""
+        return self.prices.by_version.get(record.book) or self.prices.at(record.started_ms)
 
 
 def decode(data: bytes | None) -> Usage:
@@ -132,7 +159,7 @@ def decode(data: bytes | None) -> Usage:
         raise PlatformError(f"a field is of a wrong type: {record!r:.300}")
     if not _UUID.fullmatch(record.invocation):
         raise PlatformError(f"invocation {record.invocation!r:.60} is no UUID")
-    names = f"{record.tenant}{record.function}{record.trigger}{record.invoker}"
+    names = f"{record.tenant}{record.function}{record.trigger}{record.invoker}{record.runtime}{record.tags}"
     if len(names) > _NAMES_MAX_CHARS or "\0" in names:
         raise PlatformError(f"a name is too long or holds a NUL: {names!r:.60}")
     if record.outcome not in _CODES:
@@ -144,7 +171,7 @@ def decode(data: bytes | None) -> Usage:
 
 def _believable(u: Usage) -> bool:
     """Are all numbers in bounds? An OR is negative when one is, and no smaller than any (bounds: all ones)."""
-    small = u.attempt | u.revision | u.billed_ms
+    small = u.attempt | u.revision | u.billed_ms | u.book
     large = small | u.init_us | u.queue_us | u.max_memory_bytes | u.cpu_us | u.bytes_in | u.bytes_out
     return (
         0 <= small <= _INT
@@ -158,16 +185,15 @@ def _believable(u: Usage) -> bool:
 _COLUMNS = [column.name for column in tables.usage.columns]
 
 
-def _row(u: Usage, function: int, trigger: int, invoker: int, book: int) -> tuple[object, ...]:
-    """One row of `usage`, in the order of its columns."""
+def _row(u: Usage, names: Names, book: int) -> Row:
     outcome, billable = _CODES[u.outcome]
     return (
         bytes.fromhex(u.invocation.replace("-", "")),
         u.attempt,
-        function,
+        names.functions[u.tenant, u.function],
         u.revision,
-        trigger,
-        invoker,
+        names.labels[u.trigger,],
+        names.labels[u.invoker,],
         outcome,
         int(u.cold),
         book,
@@ -181,6 +207,8 @@ def _row(u: Usage, function: int, trigger: int, invoker: int, book: int) -> tupl
         u.cpu_us,
         u.bytes_in,
         u.bytes_out,
+        names.variants[u.runtime, u.tags],
+        0,
     )
 
 
@@ -190,6 +218,10 @@ def _functions(records: Iterable[Usage]) -> set[tuple[str, ...]]:
 
 def _labels(records: Iterable[Usage]) -> set[tuple[str, ...]]:
     return {(text,) for u in records for text in (u.trigger, u.invoker)}
+
+
+def _variants(records: Iterable[Usage]) -> set[tuple[str, ...]]:
+    return {(u.runtime, u.tags) for u in records}
 
 
 def _ids(
@@ -203,7 +235,7 @@ def _ids(
     missing = sorted(wanted - known.keys())
     if not missing:
         return known
-    tables.put(connection, table, [dict(zip(columns, name, strict=True)) for name in missing])
+    put(connection, table, [dict(zip(columns, name, strict=True)) for name in missing])
     found = dict(known)
     for name in missing:
         named = and_(*(table.c[column] == value for column, value in zip(columns, name, strict=True)))

@@ -180,7 +180,7 @@ class Invoke:
         wait_ms = SYNC_WAIT_MS + revision.timeout_ms
         call = Call(
             *(invocation, 1, "sync", self._dispatcher.gateway, now_ms, now_ms + wait_ms),
-            *(trigger, function.packed, event),
+            *(trigger, function.packed, event, None, placement.tariff),
         )
 
         def ended(answer: Answer | JiffyError) -> None:

@@ -1,4 +1,4 @@
-"""GET /v1/usage: what calls cost, by call, function, day or altogether, as JSON or CSV.
+"""GET /v1/usage: what calls cost, one by one or added up by function, tag, day …, as JSON or CSV.
 
 Reads and checks the parameters; the ledger answers. docs/billing.md explains every field.
 """
@@ -31,6 +31,13 @@ CSV_PAGE_ROWS = 1000  # rows in memory at a time
 _MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _AGO = re.compile(r"(\d{1,6})([smhdw])")
 _POSITION = re.compile(r"\d{1,16}\.[0-9a-f]{32}\.\d{1,10}")
+_TIMES = {
+    By.HOUR: re.compile(r"\d{4}-\d\d-\d\dT\d\d:00Z"),
+    By.DAY: re.compile(r"\d{4}-\d\d-\d\d"),
+    By.MONTH: re.compile(r"\d{4}-\d\d"),
+}
+_REVISION = re.compile(r"[a-z0-9-]{1,64}:\d{1,10}")
+_NAME_MAX_CHARS = 4096
 _LOST_PLUS = re.compile(r"(T[\d:.,]*) (\d\d:?\d\d)$")  # an unescaped + arrives as a space
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -125,10 +132,13 @@ def parse(query: Mapping[str, str], tenant: str, now_ms: int) -> tuple[Question,
         except ValueError as exc:
             raise InvalidRequest(f"{name} = {text[:60]!r}; allowed: {exc}") from exc
 
-    by = read("by", _by, By.CALL)
+    everything: tuple[By, str | None] = (By.CALL, None)
+    by, tag = read("by", _by, everything)
     question = Question(
-        tenant=tenant,
+        tenant=None if by is By.TENANT else tenant,
         by=by,
+        tag=tag,
+        dearest=read("order", lambda text: _order(text, by), False),
         function=read("function", _function, None),
         since_ms=read("since", lambda text: _moment(text, now_ms), None),
         until_ms=read("until", lambda text: _moment(text, now_ms), None),
@@ -140,11 +150,21 @@ def parse(query: Mapping[str, str], tenant: str, now_ms: int) -> tuple[Question,
     return question, read("format", _format, "json")
 
 
-def _by(text: str) -> By:
+def _by(text: str) -> tuple[By, str | None]:
+    name, colon, tag = text.partition(":")
     try:
-        return By(text)
+        by = By(name)
+        if colon and (by is not By.TAG or not tag):
+            raise ValueError
     except ValueError:
-        raise ValueError(", ".join(By)) from None
+        raise ValueError(f"{', '.join(By)}, or tag:NAME") from None
+    return by, tag or None
+
+
+def _order(text: str, by: By) -> bool:
+    if text not in ("time", "price") or (text == "price" and by is not By.CALL):
+        raise ValueError("time; by call also price: the dearest first")
+    return text == "price"
 
 
 def _format(text: str) -> str:
@@ -186,16 +206,16 @@ def _after(text: str, by: By) -> str:
     if by is By.CALL:
         if not _POSITION.fullmatch(text):
             raise ValueError(wanted)
-    elif by is By.DAY:
-        try:
-            dt.date.fromisoformat(text)
-        except ValueError:
-            raise ValueError(wanted) from None
+    elif by in _TIMES or by is By.REVISION:
+        if not _TIMES.get(by, _REVISION).fullmatch(text):
+            raise ValueError(wanted)
     elif by is By.FUNCTION:
         _function(text)
-    else:
+    elif by is By.TOTAL:
         raise ValueError("nothing: a total is one row")
+    elif len(text) > _NAME_MAX_CHARS:
+        raise ValueError(wanted)
     return text
 
 
-_CHECKS = ("by", "function", "since", "until", "limit", "after", "format")
+_CHECKS = ("by", "function", "order", "since", "until", "limit", "after", "format")

@@ -230,6 +230,19 @@ class Client:
         """What a trigger did last, oldest first: at_ms, kind, invocation, text."""
         return list(self.get_json(f"{_trigger_path(function, name)}/logs", {"limit": limit})["entries"])
 
+    # --- prices ---------------------------------------------------------------------------------------------------
+
+    def prices(self) -> dict[str, Any]:
+        """All price books, and which is in force."""
+        return self.get_json("/v1/prices")
+
+    def price_book(self, version: int) -> dict[str, Any]:
+        return self.get_json(f"/v1/prices/{version}")
+
+    def publish_prices(self, toml: bytes) -> dict[str, Any]:
+        """Adds the price books of a TOML file; returns what `prices` does."""
+        return self._object("POST", "/v1/prices", content=toml, headers={"content-type": "application/toml"})
+
     # --- HTTP -----------------------------------------------------------------------------------------------------
 
     def get_json(self, path: str, params: Params | None = None) -> dict[str, Any]:

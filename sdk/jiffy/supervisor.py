@@ -55,6 +55,7 @@ class Plan:
     instances: int
     tenant_instances: int
     ledger: str | None  # None: an SQLite file in the data folder
+    prices: Path | None  # None: those that the ledger has
     verbose: bool
     api_key: str | None
 
@@ -100,6 +101,7 @@ class Supervisor:
         where = ["--redis", redis_url, "--data", str(home.path)]
         secret = {"JIFFY_API_KEY": self._plan.api_key} if self._plan.api_key else {}
         book = ["--ledger", self._plan.ledger] if self._plan.ledger else []
+        book += ["--prices", str(self._plan.prices)] if self._plan.prices else []
         for n in range(self._plan.gateways):
             name = f"gateway-{n + 1}" if self._plan.gateways > 1 else "gateway"
             identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"  # unique among all that share a Redis

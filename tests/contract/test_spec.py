@@ -14,7 +14,7 @@ HELLO = '[functions.hello]\nhandler = "hello:handler"\n'
 
 def test_defaults_of_the_smallest_declaration() -> None:
     (one,) = spec.parse_toml(HELLO)
-    assert one == spec.FunctionSpec("hello", "hello:handler", env={})
+    assert one == spec.FunctionSpec("hello", "hello:handler", env={}, tags={})
     assert (one.memory_mb, one.timeout_s, one.network) == (128, 3.0, False)
 
 
@@ -45,6 +45,9 @@ def test_lambdas_way_to_write_a_handler_works_too(written: str, meant: str) -> N
         ('routes = ["GET /x", "GET /x"]', ("each route once",)),
         ("env = { JIFFY_X = 'y' }", ("JIFFY_X", "do not begin with")),
         ("env = { A = 1 }", ("env =", "table of strings")),
+        ("tags = { team = 1 }", ("tags =", "table of strings")),
+        ("tags = { Team = 'x' }", ("lower-case letters", "'Team'")),
+        ("tags = { team = 'x,y=z' }", ("'x,y=z'", "letters, digits and")),
         ("max_instances = 0", ("max_instances = 0", "from 1 to")),
     ],
 )
@@ -102,6 +105,9 @@ SPECS: st.SearchStrategy[dict[str, object]] = st.builds(
     ),
     routes=st.lists(st.sampled_from(["GET /a", "ANY /b/{c}", "PUT /d/{e+}"]), unique=True),
     description=st.text(max_size=50),
+    tags=st.dictionaries(
+        st.from_regex("[a-z][a-z0-9_-]{0,9}", fullmatch=True), st.sampled_from(["x", "a/b:1"]), max_size=10
+    ),
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from invoker.classify import UNEXPLAINED_US, classify
 from invoker.sandbox import Exit, Loaded, Reply
-from jiffy.contract import keys
+from jiffy.contract import keys, meter
 from jiffy.contract.messages import (
     Call,
     Outcome,
@@ -163,6 +163,13 @@ async def test_a_failed_import_is_an_error_of_one_billed_step(host: OneHost) -> 
     assert answer.duration_us == 0 and answer.billed_ms == 100 and answer.cold and answer.init_us > 0
     [entry] = await host.logs()
     assert entry.text == b"about to fail\n"
+
+
+async def test_a_call_is_metered_by_the_tariff_that_it_carries(host: OneHost) -> None:
+    await host.send(revision(spec={"tags": {"team": "x", "stage": "prod"}}), tariff=meter.Tariff(7, 1, 30_000, False))
+    assert (await host.answer()).billed_ms == 30_000
+    [usage] = await host.usages()
+    assert (usage.billed_ms, usage.book, usage.tags) == (30_000, 7, "stage=prod,team=x")
 
 
 async def test_a_call_that_came_too_late_is_throttled_and_not_billed(host: OneHost) -> None:

@@ -25,7 +25,11 @@ def record(
     cold: bool = False,
     duration_us: int = 2041,
     memory_mb: int = 128,
+    runtime: str = "python3.11",
+    tags: str = "",
+    tariff: meter.Tariff = meter.DEFAULT,
 ) -> Usage:
+    init_us = 31_000 if cold else 0
     return Usage(
         invocation=invocation or str(uuid_utils.uuid7()),
         attempt=attempt,
@@ -38,14 +42,17 @@ def record(
         outcome=outcome.value,
         cold=cold,
         duration_us=duration_us,
-        billed_ms=meter.billed_ms(duration_us, outcome),
-        init_us=31_000 if cold else 0,
+        billed_ms=meter.billed_ms(duration_us, outcome, tariff, init_us),
+        init_us=init_us,
         queue_us=120,
         memory_mb=memory_mb,
         max_memory_bytes=23_000_000,
         cpu_us=1800,
         bytes_in=20,
         bytes_out=300,
+        book=tariff.book,
+        runtime=runtime,
+        tags=tags,
     )
 
 

@@ -42,10 +42,13 @@ async def test_an_empty_ledger_has_an_empty_bill(http: httpx.AsyncClient) -> Non
     assert document["total"] == {
         "calls": 0,
         "charged_calls": 0,
+        "failed_calls": 0,
         "cold_calls": 0,
         "duration_ms": "0.000",
         "billed_ms": 0,
         "rounding_ms": "0.000",
+        "init_ms": "0.000",
+        "max_memory_bytes": 0,
         "gb_seconds": "0",
         "price": "0",
         "price_books": [],
@@ -127,7 +130,11 @@ async def test_a_plus_that_was_not_escaped_is_understood(http: httpx.AsyncClient
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"by": "week"}, "by = 'week'; allowed: call, function, day, total"),
+        ({"by": "week"}, "by = 'week'; allowed: call, function, revision"),
+        ({"by": "tag:"}, "by = 'tag:'; allowed: call"),
+        ({"by": "day:x"}, "by = 'day:x'; allowed: call"),
+        ({"by": "day", "order": "price"}, "order = 'price'; allowed: time"),
+        ({"by": "revision", "after": "hello"}, "after = 'hello'; allowed"),
         ({"format": "xml"}, "format = 'xml'; allowed: json, csv"),
         ({"limit": "0"}, "limit = '0'; allowed: a whole number from 1 to 10000"),
         ({"limit": "10001"}, "limit = '10001'; allowed"),

@@ -28,6 +28,7 @@ TABLE_CALLS = 50  # what a person reads; --limit shows more
 PAGE_ROWS = 1000
 SHORT_ID = 6  # characters of an id's random end: more where two of those shown agree
 EXACT_DIGITS = 100  # more than any amount has, so that no sum is rounded
+BY = ("call", "function", "revision", "route", "trigger", "tenant", "tag", "hour", "day", "month", "total")
 UNWRAPPED = 10_000  # width of a table that goes into a file or a pipe
 
 Line = dict[str, Any]  # one row of GET /v1/usage
@@ -37,9 +38,8 @@ TIERS: tuple[Tier, ...] = ((2, None, None), (1, None, None), (1, 8, 15), (1, 6, 
 
 @click.command(short_help="Show what calls cost.")
 @click.option("--function", metavar="NAME", help="Only the calls of one function.")
-@click.option(
-    "--by", type=click.Choice(["call", "function", "day", "total"]), default="call", help="One line for each."
-)
+@click.option("--by", metavar="WHAT", default="call", help=f"One line for each: {', '.join(BY)}, tag:NAME.")
+@click.option("--top", metavar="N", type=click.IntRange(1, 10_000), help="The N most expensive calls.")
 @click.option("--since", metavar="WHEN", help="From then on: 2026-11-01, 2026-11-01T08:30, 30m, 24h, 7d ago.")
 @click.option("--until", metavar="WHEN", help="Before then, written the same way.")
 @click.option("--limit", metavar="N", type=click.IntRange(1), help=f"At most N lines (table of calls: {TABLE_CALLS}).")
@@ -49,6 +49,7 @@ TIERS: tuple[Tier, ...] = ((2, None, None), (1, None, None), (1, 8, 15), (1, 6, 
 def bill(
     function: str | None,
     by: str,
+    top: int | None,
     since: str | None,
     until: str | None,
     limit: int | None,
@@ -58,16 +59,21 @@ def bill(
 ) -> None:
     """Show what calls cost: exact and billed time, GB-seconds, price, and the total.
 
-    Newest calls come first. Times and days are UTC.
+    Newest calls come first. Times and days are UTC. Prices are list prices; what a month's free tier and volume tiers
+    take off stands in its statement.
 
     \b
     Examples:
       jiffy bill
       jiffy bill --function hello --since 24h
       jiffy bill --by day --since 30d
+      jiffy bill --by tag:team --since 2026-11-01
+      jiffy bill --top 10
       jiffy bill --format csv > bill.csv
     """
     params = {"function": function, "by": by, "since": since, "until": until}
+    if top is not None:
+        params, limit = params | {"order": "price"}, top
     form = "json" if as_json else form
     if form == "table" and by == "call":
         limit = limit or TABLE_CALLS
@@ -167,7 +173,7 @@ def _calls(document: dict[str, Any], wide: bool) -> Grid:
 
 
 def _sums(document: dict[str, Any]) -> Grid:
-    by: str = document["by"]
+    by: str = document["by"].partition(":")[0]
     rows: list[Line] = [] if by == "total" else list(document["rows"])
     hidden = _hidden(document)
     named = [(row[by], row) for row in rows] + ([("others", hidden)] if hidden else []) + [("total", document["total"])]

@@ -35,6 +35,7 @@ COMMANDS = {
     "rollback": Entry("rollback", "Put an earlier revision back in service."),
     "logs": Entry("logs", "Show what a function printed."),
     "bill": Entry("bill", "Show what calls cost."),
+    "prices": Entry("prices", "Show and publish what calls cost."),
     "status": Entry("status", "Show how the platform is doing."),
     "triggers": Entry("triggers", "What calls functions besides requests."),
     "remove": Entry("functions", "Remove a function."),

@@ -21,6 +21,12 @@ from jiffy.supervisor import Plan, Supervisor
     help="Folder that keeps everything.  [default: ~/.local/share/jiffy]",
 )
 @click.option("--ledger", metavar="URL", help="A database of your own for the bill instead of an SQLite file.")
+@click.option(
+    "--prices",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Price books of your own (TOML, docs/billing.md).",
+)
 @click.option("--redis", metavar="URL", help="A Redis or Valkey of your own instead of the embedded one.")
 @click.option(
     "--sandbox",
@@ -41,6 +47,7 @@ def up(
     port: int,
     data: Path | None,
     ledger: str | None,
+    prices: Path | None,
     redis: str | None,
     sandbox: str,
     gateways: int,
@@ -71,6 +78,7 @@ def up(
         instances=instances,
         tenant_instances=tenant_instances,
         ledger=ledger,
+        prices=prices.absolute() if prices else None,
         verbose=verbose,
         api_key=os.environ.get("JIFFY_API_KEY") or None,
     )

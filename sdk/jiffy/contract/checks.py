@@ -14,6 +14,8 @@ from .routes import parse as parse_route
 _HANDLER = re.compile(r"([A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*)[:.]([A-Za-z_]\w*)")
 _RUNTIME = re.compile(r"python3(?:\.\d{1,2})?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TAG_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_TAG_VALUE = re.compile(r"[A-Za-z0-9._:/@+-]{1,64}")
 RESERVED_ENV = ("AWS_LAMBDA_", "JIFFY_", "_HANDLER", "LAMBDA_", "LD_", "PYTHON")
 
 
@@ -96,3 +98,16 @@ def routes(value: Any) -> tuple[str, ...]:
     if len(set(keys)) != len(keys):
         raise ValueError("each route once")
     return tuple(keys)
+
+
+def tags(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+        raise ValueError('a table of strings, such as { team = "x" }')
+    if len(value) > limits.TAGS_MAX:
+        raise ValueError(f"at most {limits.TAGS_MAX} tags")
+    for name, text in value.items():
+        if not isinstance(name, str) or not _TAG_NAME.fullmatch(name):
+            raise ValueError(f"names of lower-case letters, digits, _ and -, a letter first, not {str(name)[:40]!r}")
+        if not _TAG_VALUE.fullmatch(text):
+            raise ValueError(f"values of 1 to 64 letters, digits and . _ : / @ + -, not {text[:80]!r}")
+    return dict(value)

@@ -24,6 +24,7 @@ ENV_MAX_BYTES = 4 * 1024  # all names and values; Lambda's bound, and the envelo
 ROUTES_MAX = 50
 TRIGGERS_MAX = 50  # per function
 TRIGGERS_MAX_BYTES = 16 * 1024  # as JSON: they travel in the revision, and so in every call
+TAGS_MAX = 10
 
 # --- logs ---------------------------------------------------------------------------------------------------
 LOG_ATTEMPT_MAX_BYTES = 256 * 1024  # what one attempt may keep; the rest is counted and dropped
@@ -62,4 +63,4 @@ HEARTBEAT_S = 0.5
 SILENT_AFTER_S = 2.0  # a host that has not been heard of for so long gets no new calls
 
 # --- money --------------------------------------------------------------------------------------------------
-BILLING_STEP_MS = 100
+BILLING_STEP_MS = 100  # where no price book says otherwise

@@ -118,6 +118,7 @@ class Call(NamedTuple):
     revision: bytes  # wire.pack(Revision); the invoker unpacks each distinct one once
     payload: bytes  # the event, JSON; opaque to everyone but the agent
     terms: Terms | None = None  # of an asynchronous call
+    tariff: tuple[int, int, int, bool] | tuple[()] = ()  # meter.Tariff: how its time becomes billed time
 
 
 class Answer(NamedTuple):
@@ -158,6 +159,9 @@ class Usage(NamedTuple):
     cpu_us: int  # 0 where cgroups can't be read
     bytes_in: int
     bytes_out: int
+    book: int = 0  # version of the price book whose terms made billed_ms; 0: of a call that carried none
+    runtime: str = ""
+    tags: str = ""  # "stage=prod,team=x": sorted
 
 
 class LogEntry(NamedTuple):

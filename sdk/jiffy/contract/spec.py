@@ -40,12 +40,14 @@ class FunctionSpec:
     retries: int = limits.RETRIES_DEFAULT
     max_age_s: float = limits.ASYNC_WAIT_MAX_S
     backoff_s: float = limits.BACKOFF_DEFAULT_S
+    tags: Mapping[str, str] = ()  # type: ignore[assignment]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; ``parse_function(spec.name, spec.to_dict())`` gives the spec back."""
         values = asdict(self)
         values.pop("name")
-        return values | {"env": dict(self.env), "routes": list(self.routes), "triggers": list(self.triggers)}
+        lists = {"routes": list(self.routes), "triggers": list(self.triggers)}
+        return values | {"env": dict(self.env), "tags": dict(self.tags)} | lists
 
 
 class Key(NamedTuple):
@@ -120,6 +122,7 @@ KEYS: dict[str, Key] = {
         f"{limits.BACKOFF_DEFAULT_S:g}",
         "The longest pause before the first retry; each further one may be twice as long, at most an hour.",
     ),
+    "tags": Key(checks.tags, "{}", "What calls are added up by in the bill: `jiffy bill --by tag:team`."),
 }
 
 
@@ -154,7 +157,12 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
             raise SpecError(f"{place}: {key} = {_found(value)}; allowed: {exc}") from None
     if "handler" not in values:
         raise SpecError(f'{place}: handler is missing; add handler = "module:attribute"')
-    return FunctionSpec(name=name, **({"env": {}} | values))
+    return FunctionSpec(name=name, **({"env": {}, "tags": {}} | values))
+
+
+def tags_text(tags: Mapping[str, str]) -> str:
+    """Tags as usage records carry them: "stage=prod,team=x"."""
+    return ",".join(f"{key}={tags[key]}" for key in sorted(tags))
 
 
 def parse_toml(text: str, where: str = "jiffy.toml") -> tuple[FunctionSpec, ...]:

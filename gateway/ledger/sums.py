@@ -1,0 +1,199 @@
+"""Sums of attempts under one key, as SQL: whole hours from `hours`, what a span cuts off at its ends from `usage`.
+
+SQL adds up per key, price book, runtime and tags; names are looked up and prices multiplied here, in whole numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, Connection, Row, Select, case, func, literal_column, select, union_all
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.selectable import Subquery
+
+from . import months, tables
+from .hours import HOUR_MS
+from .lines import Sum, day_text, hour_text, nothing
+from .prices import PriceBook
+from .tables import HOUR_KEYS, HOUR_SUMS
+
+if TYPE_CHECKING:
+    from .questions import Question
+
+NEWEST_FIRST = ("hour", "day", "month")
+NONE = "(none)"  # calls without the tag, or by no route
+ROUTE = "route "  # what the trigger of a call by a route begins with
+DAY_HOURS = 24
+_KEYS = {  # what is asked by → the columns that tell its name
+    "call": (),
+    "total": (),
+    "function": ("function",),
+    "tenant": ("function",),
+    "revision": ("function", "revision"),
+    "route": ("trigger",),
+    "trigger": ("trigger",),
+    "tag": (),
+    "hour": ("hour",),
+    "day": ("day",),
+    "month": ("day", "late"),
+}
+
+
+def by_key(connection: Connection, question: Question, books: Mapping[int, PriceBook]) -> list[Sum]:
+    """One sum for every name that occurs, in no order; "" for a total."""
+    part = matching(question, books)
+    keys = {name: _key(part, name) for name in _KEYS[question.by]}
+    keys |= {name: part.c[name] for name in ("book", "variant")}
+    if question.tenant is None:
+        keys["function"] = part.c.function
+    names = Names(connection)
+    groups: dict[str, Sum] = {}
+    for row in connection.execute(added_up(part, keys)):
+        name = names.of(row, question)
+        tenant = question.tenant if question.tenant is not None else names.functions[row.function][0]
+        one = priced(row, books[row.book], tenant, names.variants[row.variant][0])
+        groups[name] = (groups.get(name) or nothing(heading(question), name)).plus(one)
+    return list(groups.values())
+
+
+def heading(question: Question) -> str:
+    return "" if question.by in ("call", "total") else question.by.value
+
+
+def rank(question: Question, name: str) -> tuple[str, int]:
+    """Where a name stands among those of its kind."""
+    if question.by == "revision":
+        function, _, number = name.rpartition(":")
+        return function, int(number)
+    return name, 0
+
+
+class Names:
+    """What the numbers in a ledger stand for."""
+
+    def __init__(self, connection: Connection) -> None:
+        functions = connection.execute(select(tables.functions))
+        variants = connection.execute(select(tables.variants))
+        self.functions: dict[int, tuple[str, str]] = {row.id: (row.tenant, row.name) for row in functions}
+        self.variants: dict[int, tuple[str, str]] = {row.id: (row.runtime, row.tags) for row in variants}
+        self.labels: dict[int, str] = {row.id: row.text for row in connection.execute(select(tables.labels))}
+
+    def of(self, row: Row[Any], question: Question) -> str:
+        """The name of the group that a row belongs to."""
+        match question.by.value:
+            case "function":
+                return self.functions[row.function][1]
+            case "tenant":
+                return self.functions[row.function][0]
+            case "revision":
+                return f"{self.functions[row.function][1]}:{row.revision}"
+            case "trigger":
+                return self.labels[row.trigger]
+            case "route":
+                label = self.labels[row.trigger]
+                return label.removeprefix(ROUTE) if label.startswith(ROUTE) else NONE
+            case "tag":
+                return tag_name(self.variants[row.variant][1], question.tag)
+            case "hour":
+                return hour_text(int(row.hour))
+            case "day":
+                return day_text(int(row.day))
+            case "month":
+                return months.text(row.late or months.of(int(row.day) * DAY_HOURS * HOUR_MS))
+        return ""
+
+
+def tag_name(tags: str, key: str | None) -> str:
+    """The value of one tag in "stage=prod,team=x", or all of them."""
+    if key is None:
+        return tags or NONE
+    return dict(pair.split("=", 1) for pair in tags.split(",") if "=" in pair).get(key, NONE)
+
+
+def added_up(part: Subquery, keys: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
+    """One row for each distinct `keys`, with HOUR_SUMS, mb_ms and max_memory_bytes."""
+    return select(
+        *(column.label(name) for name, column in keys.items()),
+        *(func.sum(part.c[name]).label(name) for name in HOUR_SUMS),
+        func.sum(part.c.memory_mb * part.c.billed_ms).label("mb_ms"),
+        func.max(part.c.max_memory_bytes).label("max_memory_bytes"),
+    ).group_by(*keys.values())
+
+
+def priced(row: Row[Any], book: PriceBook, tenant: str, runtime: str) -> Sum:
+    """One row of `added_up`, all of it priced by one book for one tenant and runtime."""
+    charged, billed_ms, mb_ms = int(row.charged), int(row.billed_ms), int(row.mb_ms)
+    return Sum(
+        column="",
+        name="",
+        calls=int(row.calls),
+        charged=charged,
+        failed=int(row.failed),
+        cold=int(row.cold),
+        duration_us=int(row.duration_us),
+        init_us=int(row.init_us),
+        rounding_us=billed_ms * 1000 - int(row.charged_us),
+        billed_ms=billed_ms,
+        mb_ms=mb_ms,
+        max_memory_bytes=int(row.max_memory_bytes),
+        price=book.price(mb_ms, charged, tenant, runtime),
+        books=(row.book,),
+    )
+
+
+def matching(question: Question, books: Mapping[int, PriceBook]) -> Subquery:
+    """All sums of hours that match, and every attempt in an hour that only partly does."""
+    since, until = question.since_ms, question.until_ms
+    first = None if since is None else -(-since // HOUR_MS)  # whole hours: from here on …
+    beyond = None if until is None else until // HOUR_MS  # … to before here
+    hours = tables.hours.c
+    query = _of(select(*(hours[name] for name in (*HOUR_KEYS, *HOUR_SUMS, "max_memory_bytes"))), question, hours)
+    if first is not None:
+        query = query.where(hours.hour >= first)
+    if beyond is not None:
+        query = query.where(hours.hour < beyond)
+    parts = [query]
+    if first is not None and beyond is not None and beyond < first:  # within one hour
+        parts = [_single(question, books, since, until)]
+    else:
+        if first is not None and since != first * HOUR_MS:
+            parts.append(_single(question, books, since, first * HOUR_MS))
+        if beyond is not None and until != beyond * HOUR_MS:
+            parts.append(_single(question, books, beyond * HOUR_MS, until))
+    return (union_all(*parts) if len(parts) > 1 else parts[0]).subquery("part")
+
+
+def _single(question: Question, books: Mapping[int, PriceBook], since: int | None, until: int | None) -> Select[Any]:
+    """Attempts of a span, each in the form of a row of `hours`."""
+    usage = tables.usage.c
+    charged = usage.billed_ms > 0
+    with_init = [book.version for book in books.values() if book.bill_init]
+    used = usage.duration_us + case((usage.book.in_(with_init), usage.init_us), else_=0)
+    values: dict[str, ColumnElement[Any]] = {
+        "hour": usage.started_ms // literal_column(str(HOUR_MS), BigInteger),
+        "calls": literal_column("1", BigInteger),
+        "charged": case((charged, 1), else_=0),
+        "failed": case((charged & (usage.outcome != 0), 1), else_=0),
+        "charged_us": case((charged, used), else_=0),
+    }
+    names = (*HOUR_KEYS, *HOUR_SUMS, "max_memory_bytes")
+    labelled = [(values[name] if name in values else usage[name]).label(name) for name in names]
+    query = _of(select(*labelled), question, usage)
+    return query.where(usage.started_ms >= since, usage.started_ms < until)
+
+
+def _of(query: Select[Any], question: Question, columns: Any) -> Select[Any]:
+    """Only the tenant's, and the function's."""
+    wanted = select(tables.functions.c.id)
+    if question.tenant is None and question.function is None:
+        return query
+    if question.tenant is not None:
+        wanted = wanted.where(tables.functions.c.tenant == question.tenant)
+    if question.function is not None:
+        wanted = wanted.where(tables.functions.c.name == question.function)
+    return query.where(columns.function.in_(wanted))
+
+
+def _key(part: Subquery, name: str) -> ColumnElement[Any]:
+    return part.c.hour // literal_column(str(DAY_HOURS), BigInteger) if name == "day" else part.c[name]

@@ -1,0 +1,63 @@
+"""/v1/prices: the price books that are published; add more. What is in one: gateway/ledger/bookfile.py."""
+
+from __future__ import annotations
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.admission import check_size
+from gateway.ledger import Ledger, bookfile
+from gateway.ledger.prices import PriceList
+from gateway.openapi import Endpoint
+from jiffy.contract.errors import InvalidRequest, NotFound
+
+BODY_MAX_BYTES = 1024 * 1024  # some thousand tenants with prices of their own
+
+
+class Prices:
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path = "/v1/prices"
+        return (
+            Endpoint("GET", path, self.all, "All price books, and which is in force."),
+            Endpoint("GET", f"{path}/{{version}}", self.show, "One price book.", errors=("404",)),
+            Endpoint(
+                *("POST", path, self.publish, "Publish the price books of a TOML file; known ones must be unchanged."),
+                body="application/toml",
+                errors=("400", "409", "413", "503"),
+            ),
+        )
+
+    async def all(self, request: Request) -> Response:
+        return JSONResponse(self._document(self._ledger.price_list))
+
+    async def show(self, request: Request) -> Response:
+        version = request.path_params["version"]
+        known = {str(book.version): book for book in self._ledger.price_list.books}
+        if version not in known:
+            raise NotFound(f"there is no price book {version[:40]!r}; there is {', '.join(known)}")
+        return JSONResponse({"currency": known[version].currency} | bookfile.document(known[version]))
+
+    async def publish(self, request: Request) -> Response:
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                check_size(len(body), BODY_MAX_BYTES)
+        except ClientDisconnect as exc:
+            raise InvalidRequest("the request broke off") from exc
+        try:
+            text = body.decode()
+        except UnicodeDecodeError as exc:
+            raise InvalidRequest(f"a price file must be UTF-8: {exc}") from exc
+        await self._ledger.publish(bookfile.parse(text, "the price file"))
+        return JSONResponse(self._document(self._ledger.price_list))
+
+    def _document(self, known: PriceList) -> dict[str, object]:
+        return {
+            "currency": known.currency,
+            "in_force": known.at(self._ledger.now_ms()).version,
+            "books": [bookfile.document(book) for book in known.books],
+        }
