@@ -1,7 +1,7 @@
 """All that the builder says to Redis: builds taken, progress told, sources fetched, revisions published, heartbeats.
 
-The one door to redis-py: its exceptions become Unavailable here. Times in messages are on the Redis server's clock, to
-which `beat` keeps the offset. What is built, and when, is decided in worker.py and build.py.
+The one door to redis-py: its exceptions become here what jiffy.contract.outage says. Times in messages are on the Redis
+server's clock, to which `beat` keeps the offset. What is built, and when, is decided in worker.py and build.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
-from jiffy.contract import keys, limits, wire
+from jiffy.contract import keys, limits, outage, wire
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import BuildFailed, PlatformError, Unavailable
 from jiffy.contract.messages import BuilderBeat, BuildEvent, BuildRequest, Revision
@@ -249,4 +249,4 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as exc:
-        raise Unavailable(f"the queue doesn't answer: {exc}") from exc
+        raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc

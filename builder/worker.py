@@ -22,7 +22,7 @@ from builder.runtimes.python import interpreter
 from builder.runtimes.python.interpreter import Interpreter
 from builder.store import CLAIM_IDLE_S, Job, Store
 from jiffy.contract import limits
-from jiffy.contract.errors import BuildFailed, JiffyError, PlatformError, Unavailable
+from jiffy.contract.errors import BuildFailed, JiffyError, PlatformError
 from jiffy.contract.messages import BuilderBeat, BuildEvent, BuildRequest, Revision
 from jiffy.contract.routes import parse
 
@@ -69,7 +69,7 @@ class Worker:
         await _end([*self._running.values(), *loops, stopped])
         try:
             await self._store.close()
-        except Unavailable as exc:
+        except PlatformError as exc:
             log.warning("leaving unheard: %s", exc)
         for task in loops:
             if not task.cancelled() and (failure := task.exception()) is not None:
@@ -84,7 +84,7 @@ class Worker:
                 for job in await (self._store.own() if first else self._store.take()):
                     self._start(job)
                 first = False
-            except Unavailable as exc:
+            except PlatformError as exc:
                 log.warning("%s", exc)
                 await asyncio.sleep(RETRY_S)
                 await self._reopen()
@@ -97,7 +97,7 @@ class Worker:
         """A queue that came back empty has lost its consumer group."""
         try:
             await self._store.open()
-        except Unavailable:
+        except PlatformError:
             return
 
     async def _claim(self) -> None:
@@ -106,7 +106,7 @@ class Worker:
             try:
                 for job in await self._store.claim():
                     self._start(job)
-            except Unavailable:
+            except PlatformError:
                 continue  # _take says so
 
     async def _heart(self) -> None:
@@ -114,7 +114,7 @@ class Worker:
             await asyncio.sleep(limits.HEARTBEAT_S)
             try:
                 await self._beat()
-            except Unavailable:
+            except PlatformError:
                 continue
 
     async def _beat(self) -> None:
@@ -204,7 +204,7 @@ class Worker:
         log.info("build %s of %s failed: %s", job.request.build, job.request.function, error.message)
         try:
             await self._store.fail(job, event)
-        except Unavailable as exc:
+        except PlatformError as exc:
             log.warning("build %s can't be ended, another try will: %s", job.request.build, exc)
 
 
@@ -247,5 +247,5 @@ class Progress:
             try:
                 if told:
                     await self._store.tell(self._build, told)
-            except Unavailable as exc:
+            except PlatformError as exc:
                 log.warning("progress of %s not told: %s", self._build, exc)

@@ -1,4 +1,6 @@
-"""All that the gateway says to Redis, and the only module of it that knows redis-py. Its errors leave as Unavailable.
+"""All that the gateway says to Redis, and the only module of it that knows redis-py.
+
+Its errors leave as Unavailable (try again) or PlatformError (never): jiffy.contract.outage says which.
 
 Two connections of their own carry the calls (`send`, `receive`: one command per batch, no pool, no retry: a batch sent
 twice would be calls run twice); everything else goes through a pool. The scripts are in scripts.py; dispatch.py has
@@ -19,12 +21,12 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway import scripts
-from jiffy.contract import keys, limits, wire
+from jiffy.contract import keys, limits, outage, wire
 from jiffy.contract.clock import Clock
-from jiffy.contract.errors import PlatformError, Unavailable
+from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import (
     BuilderBeat,
     BuildEvent,
@@ -65,7 +67,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as exc:
-        raise Unavailable(f"the queue does not answer: {exc or type(exc).__name__}", retry_after_s=1.0) from exc
+        raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc
 
 
 class _Line:

@@ -1,7 +1,8 @@
 """Ended attempts on their way to Redis: gathered while a batch is in flight, resent until it got through.
 
-Nothing that ended is ever lost while this process lives: a batch whose answer did not come is sent again, and the
-script's fence (scripts/complete.lua) makes the second time harmless. How a batch is sent is store.py's business.
+Nothing that ended is ever lost while this process lives: a batch whose answer did not come, or that the server could
+not take just then, is sent again, and the script's fence (scripts/complete.lua) makes the second time harmless. Only
+what the server refuses for a reason of its own is given up. How a batch is sent is store.py's business.
 """
 
 from __future__ import annotations
@@ -50,15 +51,18 @@ class Completion(NamedTuple):
     fate: Fate | None = None
 
 
-Send = Callable[[list[Completion]], Awaitable[None]]  # raises Unavailable, or PlatformError when the server refuses
+Send = Callable[[list[Completion]], Awaitable[None]]  # raises Unavailable (send it again), or PlatformError (never)
 
 
 class Completions:
-    """`written` is told the entries of each batch that got through, or was given up."""
+    """`written` is told each batch that got through, `given_up` each item that never will."""
 
-    def __init__(self, send: Send, written: Callable[[list[Completion]], None]) -> None:
+    def __init__(
+        self, send: Send, written: Callable[[list[Completion]], None], given_up: Callable[[Completion], None]
+    ) -> None:
         self._send = send
         self._written = written
+        self._given_up = given_up
         self._items: deque[Completion] = deque()
         self._wake: asyncio.Future[None] | None = None
 
@@ -75,9 +79,7 @@ class Completions:
             if not self._items:
                 self._wake = loop.create_future()
                 await self._wake
-            batch = self._take()
-            await self._deliver(batch)
-            self._written(batch)
+            await self._deliver(self._take())
 
     def _take(self) -> list[Completion]:
         items = self._items
@@ -96,6 +98,7 @@ class Completions:
         while True:
             try:
                 await self._send(batch)
+                self._written(batch)
                 return
             except Unavailable:
                 pass
@@ -107,6 +110,7 @@ class Completions:
                 refused += 1
                 if refused == REFUSED_TRIES or batch[0].note:
                     log.error("entry %r can't be completed: %s", batch[0].entry, exc.message)
+                    self._given_up(batch[0])
                     return
             await asyncio.sleep(pause)
             pause = min(AGAIN_MAX_S, pause * 2)

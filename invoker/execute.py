@@ -60,8 +60,9 @@ class Executor:
         self._queue = queue
         self._pool = pool
         self._clock = clock  # all times in here are monotonic: only what is written is on the server's clock
-        self._completions = Completions(queue.complete, self._written)
+        self._completions = Completions(queue.complete, self._written, self._given_up)
         self._open: dict[bytes, Attempt | None] = {}  # entry → its attempt, until its completion is written
+        self._stuck: set[bytes] = set()  # entries whose completion the queue refuses: they stay pending there
         self._running: dict[bytes, Attempt] = {}  # in the order in which they began
         self._revisions: dict[bytes, Known] = {}
         self._mean_size = 1024.0
@@ -107,7 +108,7 @@ class Executor:
 
     async def _unseen(self) -> list[tuple[bytes, bytes]]:
         """What was delivered to us and got lost on its way: pending there, and not known here."""
-        seen = set(self._open)  # before we ask: one that is completed while we do may be in the answer
+        seen = self._stuck.union(self._open)  # before we ask: one that is completed while we do may be in the answer
         return [item for item in await self._queue.pending() if item[0] not in seen]
 
     def accept(self, entries: list[tuple[bytes, bytes]]) -> None:
@@ -213,6 +214,12 @@ class Executor:
                 self._open.pop(item.entry, None)
         if not self._open:
             self._quiet.set()
+
+    def _given_up(self, item: Completion) -> None:
+        """It ran and can't be written: whatever comes, it must not run again."""
+        if not item.note:
+            self._stuck.add(item.entry)
+            self._written([item])
 
     # --- logs of calls that run -----------------------------------------------------------------------------------
     def _sweep(self) -> None:

@@ -1,8 +1,8 @@
 """All that the invoker says to Redis: the only module here that knows it.
 
 Calls are read and completions written on two connections of our own, without redis-py's pool and its callbacks: a
-request then costs what its bytes cost. Everything else goes the ordinary way. Errors leave as Unavailable (nobody
-answers: try again) or PlatformError (the server refuses). Who resends what: completions.py and execute.py.
+request then costs what its bytes cost. Everything else goes the ordinary way. Errors leave as Unavailable (try again)
+or PlatformError (never): jiffy.contract.outage says which. Who resends what: completions.py and execute.py.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
-from jiffy.contract import keys, limits
+from jiffy.contract import keys, limits, outage
 from jiffy.contract.clock import Clock
-from jiffy.contract.errors import JiffyError, PlatformError, Unavailable
+from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Heartbeat, Revision
 from jiffy.contract.wire import pack, unpack
 
@@ -101,7 +99,7 @@ class Store:
 
     async def pending(self) -> list[Entry]:
         """Every entry that was delivered to this invoker and not completed, oldest first."""
-        await self._make_group()
+        await self._need_group()
         found: list[Entry] = []
         last: bytes | str = "0"
         while True:
@@ -146,13 +144,17 @@ class Store:
 
     # --- what this invoker says about itself --------------------------------------------------------------------
     async def beat(self, heartbeat: Heartbeat) -> None:
-        """Publish a heartbeat and set the clock. Raises Unavailable, and has then ended the other connections."""
+        """Publish a heartbeat and set the clock. Raises PlatformError.
+
+        Where nobody answers, or only a replica (a failover), it has then ended the other connections.
+        """
         try:
             await self._ask_the_time()
             await self._redis.hset(keys.INVOKERS, self.invoker, pack(heartbeat))
         except (RedisError, OSError, JiffyError) as exc:
-            await self._reader.cut()
-            await self._writer.cut()
+            if isinstance(exc, ReadOnlyError) or not isinstance(exc, ResponseError):
+                await self._reader.cut()
+                await self._writer.cut()
             _translate(exc)
 
     async def leave(self) -> None:
@@ -196,6 +198,17 @@ class Store:
             _translate(exc)
         self._clock.set(int(seconds) * 1_000_000 + int(micros), asked, time.monotonic_ns())
 
+    async def _need_group(self) -> None:
+        """Make the group if it is gone. Asking first, because a full server lets nobody make what is there already."""
+        try:
+            groups = await self._redis.xinfo_groups(self._stream)
+        except ResponseError:  # no such stream
+            groups = []
+        except (RedisError, OSError) as exc:
+            _translate(exc)
+        if not any(group["name"] == keys.GROUP.encode() for group in groups):
+            await self._make_group()
+
     async def _make_group(self) -> None:
         try:
             await self._redis.xgroup_create(self._stream, keys.GROUP, id="0", mkstream=True)
@@ -219,6 +232,4 @@ def _translate(exc: Exception) -> NoReturn:
         raise exc
     if isinstance(exc, NoScriptError):
         raise _ScriptMissing("the script is not loaded") from exc
-    if isinstance(exc, (RedisConnectionError, RedisTimeoutError, OSError)):
-        raise Unavailable(f"Redis does not answer: {exc}") from exc
-    raise PlatformError(f"Redis refuses: {exc}") from exc
+    raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from gateway.durable.store import Accepted
 from gateway.store import CONNECT_MAX_S, REPLY_MAX_S
 from gateway.triggers.trigger import Trigger, TriggerId, TriggerState
-from jiffy.contract import keys, limits, wire
-from jiffy.contract.errors import Unavailable
+from jiffy.contract import keys, limits, outage, wire
 
 ADOPT = """
 -- Begins to keep a trigger, anew when its settings are not those that were kept; returns since and tick.
@@ -113,11 +112,11 @@ class LogLine(NamedTuple):
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """redis-py's errors leave as Unavailable."""
+    """redis-py's errors leave as jiffy.contract.outage says."""
     try:
         yield
     except (RedisError, OSError, TimeoutError) as exc:
-        raise Unavailable(f"the queue does not answer: {exc or type(exc).__name__}", retry_after_s=1.0) from exc
+        raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc
 
 
 def fingerprint(trigger: Trigger) -> str:

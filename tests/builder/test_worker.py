@@ -313,5 +313,5 @@ async def test_a_queue_that_is_not_there_is_one_line(data_dir: Path, tmp_path: P
     )
     _, told = await process.communicate()
     assert process.returncode == 1
-    assert told.startswith(b"builder: the queue doesn't answer")
+    assert told.startswith(b"builder: the queue does not answer")
     assert told.count(b"\n") == 1

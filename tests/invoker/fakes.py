@@ -16,7 +16,7 @@ from invoker.lease import Slot
 from invoker.refusal import Refusal
 from invoker.sandbox import Exit, Loaded, Reply
 from jiffy.contract.errors import JiffyError
-from jiffy.contract.messages import Layer, Revision
+from jiffy.contract.messages import Heartbeat, Layer, Revision
 
 Answer = Reply | Exit | asyncio.Future[Reply | Exit]
 Function = Callable[[bytes], Answer]
@@ -46,6 +46,10 @@ def revision(function: str = "hello", number: int = 1, **changes: Any) -> Revisi
         "created_ms": 0,
     }
     return Revision(**(values | changes))
+
+
+def beat(at_ms: int = 0) -> Heartbeat:
+    return Heartbeat("inv-1", "host", at_ms, 0, "bwrap", False, 0, 0, 9, 9, {"python3.11": 2}, ())
 
 
 class Clock:

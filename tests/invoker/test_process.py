@@ -165,7 +165,7 @@ async def test_redis_that_is_gone_does_not_stop_the_clean_up(platform: tuple[Pat
 async def test_no_redis_is_one_clear_line(tmp_path: Path) -> None:
     code, said = await ended(await invoker("--redis", "unix:///nowhere/redis.sock", "--data", str(tmp_path)))
     assert code == 1
-    assert said.startswith("invoker: Redis does not answer") and said.count("\n") == 1
+    assert said.startswith("invoker: the queue does not answer") and said.count("\n") == 1
 
 
 async def test_an_unusable_data_folder_is_one_clear_line(redis_url: str) -> None:

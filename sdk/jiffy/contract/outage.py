@@ -1,0 +1,40 @@
+"""What it means when the queue says no, the same for everybody who speaks to it.
+
+Redis answers some requests with "not now": its disk is full, it is loading, it has just become a replica. The same
+request will be taken later, so whoever can wait keeps it and asks again (Unavailable, 503). Every other refusal holds
+however often one asks (PlatformError, 502). No answer at all is Unavailable too. Pure: each store.py hands in what
+its client raised.
+"""
+
+from __future__ import annotations
+
+from .errors import PlatformError, Unavailable
+
+RETRY_AFTER_S = 1.0
+# The first words of answers that mean "not now" (redis.io/docs, "RESP errors" and the server's shared.* replies).
+TEMPORARY = frozenset(
+    {
+        "LOADING",  # it reads its append-only file
+        "MISCONF",  # it can't write it: the disk is full
+        "OOM",  # maxmemory is reached
+        "READONLY",  # a failover: this one is a replica now
+        "NOREPLICAS",  # too few replicas to be sure of a write
+        "MASTERDOWN",  # a replica that lost its primary
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "BUSY",  # a script takes too long
+    }
+)
+_WITHIN = "caused error: "  # redis-py says ``Command # 1 (…) of pipeline caused error: ('MISCONF …',)``
+
+
+def error(exc: Exception, *, answered: bool) -> PlatformError:
+    """What to raise for `exc`; `answered`: it is the server's answer, not the lack of one."""
+    text = str(exc) or type(exc).__name__
+    if not answered:
+        return Unavailable(f"the queue does not answer: {text}", retry_after_s=RETRY_AFTER_S)
+    word = getattr(exc, "status_code", None) or text.rpartition(_WITHIN)[2].lstrip("('\"").partition(" ")[0]
+    if word in TEMPORARY:
+        said = text if word in text else f"{word} {text}"
+        return Unavailable(f"the queue takes nothing now: {said}", retry_after_s=RETRY_AFTER_S)
+    return PlatformError(f"the queue refuses: {text}")
