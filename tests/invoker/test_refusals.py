@@ -17,7 +17,7 @@ from jiffy.contract.messages import Outcome
 from tests import servers
 
 from .fakes import beat
-from .test_execute import House
+from .onehost import OneHost
 
 pytestmark = pytest.mark.redis
 
@@ -42,8 +42,8 @@ async def test_a_server_that_takes_no_writes_for_a_while_loses_nothing_and_runs_
     no: Sequence[str],
 ) -> None:
     with servers.valkey() as server:
-        house = House(server.url)
-        await house.start()
+        host = OneHost(server.url)
+        await host.start()
         future: asyncio.Future[Reply | Exit] = asyncio.get_running_loop().create_future()
         runs: list[bytes] = []
 
@@ -51,24 +51,24 @@ async def test_a_server_that_takes_no_writes_for_a_while_loses_nothing_and_runs_
             runs.append(payload)
             return future
 
-        house.world.function = function
-        call = await house.send()
-        while not house.pool.running:
+        host.world.function = function
+        call = await host.send()
+        while not host.pool.running:
             await asyncio.sleep(0.001)
-        await refuse_writes(house.redis, no)
+        await refuse_writes(host.redis, no)
         future.set_result(Reply(True, b"1", 1))
         for tries in (REFUSED_TRIES + 1, REFUSED_TRIES + 2):
-            while await refusals(house.redis) < tries:
+            while await refusals(host.redis) < tries:
                 await asyncio.sleep(0.005)
             with pytest.raises(Unavailable):  # after a failed heartbeat the invoker looks for what it has not seen
-                await house.store.beat(beat())
-        await house.redis.replicaof("NO", "ONE")
-        await house.redis.config_set("min-replicas-to-write", "0")
-        answer = await house.answer()
+                await host.store.beat(beat())
+        await host.redis.replicaof("NO", "ONE")
+        await host.redis.config_set("min-replicas-to-write", "0")
+        answer = await host.answer()
         assert (answer.invocation, answer.outcome, runs) == (call.invocation, Outcome.OK, [call.payload])
-        house.world.function = lambda payload: Reply(True, payload, 1)
-        await house.send()
-        assert (await house.answer()).outcome == Outcome.OK, "the next call works"
-        assert len(await house.usages()) == 2
-        await house.stop()
-        await house.redis.aclose()
+        host.world.function = lambda payload: Reply(True, payload, 1)
+        await host.send()
+        assert (await host.answer()).outcome == Outcome.OK, "the next call works"
+        assert len(await host.usages()) == 2
+        await host.stop()
+        await host.redis.aclose()
