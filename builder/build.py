@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import deps, image, source
+from builder import deps, image, libraries, source
 from builder.layers import LayerStore, StoredLayer
 from builder.processes import Processes
 from builder.runtimes.python import base, check, interpreter
@@ -71,8 +71,9 @@ class Builder:
                 check.check(code, spec.handler, python, self._processes)
                 step.text = f"{spec.handler} found in {_size(step.bytes)} of source"
             layers = [self.base(python, tell)]
-            if wanted:
-                layers.append(self._dependencies(wanted, python, layers[0], folder, tell))
+            needs = libraries.needs(libraries.native(code), layout.layer_tree(self._data, layers[0].layer.digest))
+            if wanted or needs:
+                layers.append(self._dependencies(wanted, needs, python, layers[0], folder, tell))
             _check_size(step.bytes, layers[1:])
             with _step(tell, "code") as step:
                 layers.append(self._store.put("code", code, layout.TASK_DIR))
@@ -97,10 +98,16 @@ class Builder:
         return stored
 
     def _dependencies(
-        self, wanted: tuple[str, ...], python: Interpreter, under: StoredLayer, folder: Path, tell: Tell
+        self,
+        wanted: tuple[str, ...],
+        needs: tuple[str, ...],
+        python: Interpreter,
+        under: StoredLayer,
+        folder: Path,
+        tell: Tell,
     ) -> StoredLayer:
         """The layer of these requirements. Functions that ask for the same share one, and its installation."""
-        key = deps.key(wanted, python)
+        key = deps.key(wanted, python, needs)
         note = self._data / layout.CACHE / "deps" / key
         with _step(tell, "deps") as step, self._locks[key]:
             stored = self._store.get(note.read_text()) if note.is_file() else None
@@ -116,6 +123,7 @@ class Builder:
                     say=lambda line: tell(Step("deps", line)),
                     environ=self._environ,
                     processes=self._processes,
+                    own=libraries.native(folder / "code") if needs else (),
                 )
                 stored = self._store.put("deps", tree, layout.DEPS_DIR)
                 note.parent.mkdir(parents=True, exist_ok=True)

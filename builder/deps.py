@@ -17,14 +17,14 @@ from pathlib import Path
 
 import uv
 
-from builder import elf
+from builder import libraries
 from builder.processes import Processes
 from builder.runtimes.python import bytecode
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import BuildFailed
 
-RECIPE = 1  # raise it when this file changes what a dependency layer holds
+RECIPE = 2  # raise it when this file changes what a dependency layer holds
 _FILE_MAX_BYTES = 256 * 1024
 _LINE_MAX_CHARS = 1024  # hashes aside, of which a locked line has many; the longest real markers take half
 _PROJECT_MAX_CHARS, _PROJECT_LINE_MAX_CHARS = 64 * 1024, 4096  # tomllib takes a dotted key in the square of its dots
@@ -100,9 +100,13 @@ def _check(line: str, where: str) -> str:
     return line
 
 
-def key(lines: tuple[str, ...], python: Interpreter) -> str:
-    """Names the layer that these requirements make here. The same text gives the same layer until it changes."""
-    text = "\n".join((str(RECIPE), python.runtime, platform.machine(), *platform.libc_ver(), *sorted(lines)))
+def key(lines: tuple[str, ...], python: Interpreter, needs: tuple[str, ...] = ()) -> str:
+    """Names the layer that these requirements make here. The same text gives the same layer until it changes.
+
+    `needs`: libraries that the function's own files need.
+    """
+    host = (python.runtime, platform.machine(), *platform.libc_ver())
+    text = "\n".join((str(RECIPE), *host, *sorted(lines), *sorted(needs)))
     return f"{python.runtime}-{hashlib.sha256(text.encode()).hexdigest()}"
 
 
@@ -116,11 +120,31 @@ def install(
     say: Callable[[str], None],
     environ: Mapping[str, str],
     processes: Processes,
+    own: tuple[Path, ...] = (),
 ) -> None:
     """Install `lines` into the new folder `into`. `base` is the unpacked base layer that they will run on.
 
-    `say` gets the resolver's lines as they come. Raises BuildFailed with the resolver's reason.
+    `own` are native files of the function, which may need libraries too. `say` gets the resolver's lines as they come.
+    Raises BuildFailed with the resolver's reason.
     """
+    into.mkdir()
+    if lines:
+        _resolve(lines, into, python, cache, say, environ, processes)
+        say("compiling")
+        _clean(into)
+    _complete_libraries(into, base, python, own)
+    bytecode.compile_tree(processes, python.executable, into, layout.DEPS_DIR, timeout_s=limits.BUILD_MAX_S)
+
+
+def _resolve(
+    lines: tuple[str, ...],
+    into: Path,
+    python: Interpreter,
+    cache: Path,
+    say: Callable[[str], None],
+    environ: Mapping[str, str],
+    processes: Processes,
+) -> None:
     work = into.with_name("resolver")
     work.mkdir()
     (work / "requirements.txt").write_text("\n".join(lines) + "\n")
@@ -141,10 +165,6 @@ def install(
         raise BuildFailed(f"dependencies: installing them took longer than {limits.BUILD_MAX_S:g} s")
     if ended.code != 0:
         raise BuildFailed(f"dependencies: {reason(ended.output)}")
-    say("compiling")
-    _clean(into)
-    _missing_libraries(into, base, python)
-    bytecode.compile_tree(processes, python.executable, into, layout.DEPS_DIR, timeout_s=limits.BUILD_MAX_S)
 
 
 def resolver_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
@@ -180,15 +200,17 @@ def _clean(into: Path) -> None:
         record.unlink()
 
 
-def _missing_libraries(into: Path, base: Path, python: Interpreter) -> None:
-    """Raises BuildFailed when an extension module needs a library that neither the image nor a package has."""
-    inside = {path.name: (path,) for path in base.glob("lib*/**/*.so*")} | {
-        path.name: (path,) for path in base.glob("usr/lib*/**/*.so*")
-    }
-    bundled = {path.name: (path,) for path in into.rglob("*.so*") if path.is_file()}
+def _complete_libraries(into: Path, base: Path, python: Interpreter, own: tuple[Path, ...]) -> None:
+    """Bring what portable wheels may expect of a system.
+
+    Raises BuildFailed when an extension module needs a library that neither the image nor a package has.
+    """
+    bundled = libraries.native(into)
     suffixes = (f".{python.cache_tag}", ".abi3.so")
-    modules = [p for (p,) in bundled.values() if f".{python.cache_tag}-" in p.name or p.name.endswith(suffixes)]
-    found = elf.closure(sorted(modules), elf.Loader(bundled | inside, dirs=()))
-    for name, by in sorted(found.missing.items()):
+    modules = [p for p in bundled if f".{python.cache_tag}-" in p.name or p.name.endswith(suffixes)]
+    folder = into / Path(libraries.FOLDER).name
+    for name, by in libraries.complete([*modules, *own], [*bundled, *own], base, folder).items():
+        if by in own:
+            continue  # their author's to know
         file = by.relative_to(into).as_posix() if by.is_relative_to(into) else by.name
         raise BuildFailed(f"dependencies: {file} needs {name}, which the image doesn't have and no package brings")

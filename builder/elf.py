@@ -1,19 +1,20 @@
 """Which shared libraries do these files need, and where would the dynamic loader find them? (reads ELF, never runs it)
 
 Owns the loader's search rules: DT_RPATH of the file and of what loaded it, DT_RUNPATH, $ORIGIN, the ldconfig cache, the
-default folders. Copies nothing: runtimes/python/base.py puts what `closure` found into an image, deps.py asks it which
-libraries a wheel would miss there.
+default folders. Copies nothing: runtimes/python/rootfs.py puts what `closure` found into an image, libraries.py asks it
+what a wheel would miss there. `trimmed` is a file without what is never loaded.
 """
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSection
+from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import InterpSegment
 
@@ -57,9 +58,8 @@ def read(path: Path) -> Elf | None:
 
 def _read(elf: ELFFile) -> Elf:
     tags: dict[str, list[str]] = {"DT_NEEDED": [], "DT_RPATH": [], "DT_RUNPATH": [], "DT_SONAME": []}
-    dynamic = elf.get_section_by_name(".dynamic")
-    if isinstance(dynamic, DynamicSection):
-        for tag in dynamic.iter_tags():
+    for dynamic in elf.iter_segments("PT_DYNAMIC"):  # by segment: a trimmed file has no sections
+        for tag in dynamic.iter_tags() if isinstance(dynamic, DynamicSegment) else ():
             kind = tag.entry.d_tag
             if kind in tags:
                 tags[kind].append(getattr(tag, kind[3:].lower()))
@@ -152,3 +152,53 @@ def closure(files: Iterable[Path], loader: Loader) -> Closure:
                 result.found[name] = library
                 queue.append((library, passed))
     return result
+
+
+# --- trimming ------------------------------------------------------------------------------------------------------
+
+_PT_LOAD, _PT_DYNAMIC = 1, 2
+_DT_RELA, _DT_RELASZ = 7, 8
+_X86_64, _R_X86_64_RELATIVE = 62, 8
+
+
+def trimmed(data: bytes) -> bytes:
+    """The ELF file `data` without what no loader reads: symbols, debug information, the table of sections.
+
+    Those lie behind the last segment, so nothing that is loaded moves: unlike strip(1), this can't break a file that
+    was patched, and it is the same on every host. What is no 64-bit little-endian ELF file comes back as it is.
+    """
+    if data[:6] != MAGIC + b"\x02\x01" or len(data) < 64:
+        return data
+    table, size, count = *struct.unpack_from("<Q", data, 0x20), *struct.unpack_from("<HH", data, 0x36)
+    if size != 56 or not count or table + size * count > len(data):
+        return data
+    segments = [struct.unpack_from("<IIQQQQQQ", data, table + size * n) for n in range(count)]
+    end = max(table + size * count, *(offset + length for _, _, offset, _, _, length, *_ in segments))
+    if end > len(data):
+        return data
+    out = bytearray(data[:end])
+    struct.pack_into("<Q", out, 0x28, 0)
+    struct.pack_into("<HHH", out, 0x3A, 0, 0, 0)
+    _blank_relative(out, segments)
+    return bytes(out)
+
+
+def _blank_relative(out: bytearray, segments: list[tuple[int, ...]]) -> None:
+    """Zeros where the loader writes base + addend: what stands there is never read, and compresses badly."""
+    loads = [(at, offset, length) for kind, _, offset, at, _, length, *_ in segments if kind == _PT_LOAD]
+    dynamic = next(((offset, length) for kind, _, offset, _, _, length, *_ in segments if kind == _PT_DYNAMIC), None)
+    if struct.unpack_from("<H", out, 0x12)[0] != _X86_64 or dynamic is None:
+        return
+
+    def place(address: int, room: int) -> int | None:
+        return next((address - at + off for at, off, length in loads if at <= address <= at + length - room), None)
+
+    tags = dict(struct.iter_unpack("<QQ", out[dynamic[0] : dynamic[0] + dynamic[1] // 16 * 16]))
+    table = place(tags.get(_DT_RELA, 0), tags.get(_DT_RELASZ, 0))
+    if table is None or _DT_RELA not in tags:
+        return
+    for entry in range(table, table + tags.get(_DT_RELASZ, 0) // 24 * 24, 24):
+        address, kind = struct.unpack_from("<QI", out, entry)
+        target = place(address, 8) if kind == _R_X86_64_RELATIVE else None
+        if target is not None:
+            out[target : target + 8] = bytes(8)

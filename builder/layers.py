@@ -12,6 +12,7 @@ import errno
 import fcntl
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -24,10 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import deflate
+
 from jiffy.contract import layout
 from jiffy.contract.messages import Layer
 
 _COMPRESSION = 6  # 9 costs three times the time for one percent
+_DENSEST = 10  # libdeflate's: four percent less than zlib's 9; 12 takes twice the time for 0.1 percent
 _STAGING = ".staging-"
 
 
@@ -89,12 +93,15 @@ class LayerStore:
     def blob_path(self, digest: str) -> Path:
         return self._blobs / digest.removeprefix("sha256:")
 
-    def put(self, kind: str, tree: Path, prefix: str = "") -> StoredLayer:
-        """Make the folder `tree` (inside a staging folder; it is moved away) a layer at `prefix` of the image."""
+    def put(self, kind: str, tree: Path, prefix: str = "", *, dense: bool = False) -> StoredLayer:
+        """Make the folder `tree` (inside a staging folder; it is moved away) a layer at `prefix` of the image.
+
+        `dense`: compressed as small as gzip can be, in memory; for what is made once and carried often.
+        """
         normalise(tree)
         with tempfile.NamedTemporaryFile(dir=self._blobs.parent, prefix=".blob-", delete=False) as file:
             try:
-                digest, size = self._pack(tree, prefix, file)
+                digest, size = (self._pack_dense if dense else self._pack)(tree, prefix, file)
                 file.flush()
                 os.fchmod(file.fileno(), 0o644)
                 file.seek(0)
@@ -111,6 +118,13 @@ class LayerStore:
         with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_COMPRESSION, mtime=0) as packed:
             hashing = _Hashing(packed)
             size = write_tar(tree, prefix, hashing)
+        return f"sha256:{hashing.sha256.hexdigest()}", size
+
+    def _pack_dense(self, tree: Path, prefix: str, file: IO[bytes]) -> tuple[str, int]:
+        buffer = io.BytesIO()
+        hashing = _Hashing(buffer)
+        size = write_tar(tree, prefix, hashing)
+        file.write(deflate.gzip_compress(buffer.getbuffer(), _DENSEST))
         return f"sha256:{hashing.sha256.hexdigest()}", size
 
     def _settle(self, tree: Path, stored: StoredLayer) -> None:
@@ -133,7 +147,7 @@ class LayerStore:
 class _Hashing:
     """A tar's bytes pass through and are hashed on the way."""
 
-    def __init__(self, out: gzip.GzipFile) -> None:
+    def __init__(self, out: gzip.GzipFile | io.BytesIO) -> None:
         self._out = out
         self.sha256 = hashlib.sha256()
 

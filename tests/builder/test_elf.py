@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,3 +66,24 @@ def _read(path: Path) -> elf.Elf:
     found = elf.read(path)
     assert found is not None
     return found
+
+
+def test_a_trimmed_library_loads_and_says_the_same(python: Interpreter, tmp_path: Path) -> None:
+    module = next(path for path in sorted(python.dynload.glob("math.*.so")))
+    content = module.read_bytes()
+    small = tmp_path / module.name
+    small.write_bytes(elf.trimmed(content))
+    assert small.stat().st_size < len(content)
+    assert elf.trimmed(small.read_bytes()) == small.read_bytes()
+    assert elf.read(small) == elf.read(module)
+    program = "import math; print(math.__file__, math.factorial(20), math.pi)"
+    done = subprocess.run(
+        [str(python.executable), "-c", program], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(small), "2432902008176640000", "3.141592653589793"], done.stderr
+
+
+def test_trimming_leaves_alone_what_it_does_not_understand(python: Interpreter) -> None:
+    content = python.executable.read_bytes()
+    for other in (b"", b"#!/bin/sh", content[:64], content[:200], b"\x7fELF\x01\x01" + content[6:]):
+        assert elf.trimmed(other) == other

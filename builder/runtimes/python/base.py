@@ -3,7 +3,7 @@
 `ensure` is the door: it makes the layer once, and again only when one of the host's files it came from has changed.
 
 The digest is the same on one machine in any folder, umask, locale and hour. It differs between machines whose Python,
-C library, certificates, time zone data or `strip` differ.
+C library, certificates or time zone data differ.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def ensure_for(
     with store.staging() as folder:
         root = folder / "root"
         sources = rootfs.fill(root, python, files, processes)
-        stored = store.put("base", root)
+        stored = store.put("base", root, dense=True)
     note.parent.mkdir(parents=True, exist_ok=True)
     draft = note.with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps({"digest": stored.layer.digest, "sources": sources}))
@@ -66,7 +66,7 @@ def ensure_for(
 
 def _key(python: Interpreter, files: Mapping[str, bytes]) -> str:
     hashed = hashlib.sha256(str(python).encode())
-    for name in ("rootfs.py", "bytecode.py", "compile_job.py"):
+    for name in ("rootfs.py", "stdlib.py", "zones.py", "jiffy_library.py", "bytecode.py", "compile_job.py"):
         hashed.update((_HERE / name).read_bytes())
     for name in sorted(files):
         hashed.update(f"\0{name}\0".encode() + files[name])

@@ -71,7 +71,10 @@ def _drop_docstrings(tree: ast.Module) -> None:
                 and isinstance(first.value, ast.Constant)
                 and isinstance(first.value.value, str)
             ):
-                node.body[0] = ast.copy_location(ast.Pass(), first)
+                if isinstance(node, ast.Module):
+                    del node.body[0]  # nothing may stand before a `from __future__`
+                else:
+                    node.body[0] = ast.copy_location(ast.Pass(), first)
 
 
 def _top_level(path: str) -> list[str] | None:

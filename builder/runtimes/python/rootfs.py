@@ -1,40 +1,32 @@
 """What the root file system of a Python runtime holds: one interpreter, what it needs, and nothing more.
 
-`fill` takes the executable, the standard library as .pyc files alone, the extension modules, the shared libraries that
-all these need, certificates and time zones from this host. base.py makes a layer of it, and says when to do so again.
+`fill` takes the executable, the standard library (stdlib.py says which part of it, and how), the extension modules, the
+shared libraries that all these need, certificates and time zones from this host. base.py makes a layer of it, and says
+when to do so again.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from builder import elf
+from builder import elf, libraries
 from builder.processes import Processes
 from jiffy.contract import layout
 from jiffy.contract.errors import PlatformError
 
-from . import bytecode
+from . import bytecode, stdlib, zones
 from .interpreter import Interpreter
 
-# Parts of the standard library that need a terminal, a screen, a compiler or a package host, or are its own tests.
-_LEFT_OUT_DIRS = {"__pycache__", "test", "tests", "site-packages", "dist-packages", "lib-dynload", "ensurepip"}
-_LEFT_OUT_DIRS |= {"lib2to3", "idlelib", "tkinter", "turtledemo", "pydoc_data", "__phello__"}
-_LEFT_OUT_FILES = {"turtle.py", "sitecustomize.py", "usercustomize.py", "__hello__.py", "__phello__.foo.py"}
-_LEFT_OUT_FILES |= {"_pyio.py", "_pydecimal.py", "_pydatetime.py"}  # twins of what the interpreter has in C
-_LEFT_OUT_MODULES: tuple[str, ...] = ("_test", "_ctypes_test", "_xxtest", "xxlimited", "_xxinterp", "_tkinter")
-_LEFT_OUT_MODULES += ("readline", "_curses", "_dbm", "_gdbm", "nis", "ossaudiodev")
-_LEFT_OUT_ENDINGS = (".pyc", ".exe", ".so", ".a", ".txt", ".rst")
-# What the policy for portable wheels (manylinux) lets them expect of a system, and the interpreter may not need itself.
-# libgcc_s is also loaded by name when a thread is cancelled; some of the rest are empty shells since glibc 2.34.
-_LIBRARIES: tuple[str, ...] = ("libgcc_s.so.1", "libstdc++.so.6", "libz.so.1", "libexpat.so.1", "libpthread.so.0")
-_LIBRARIES += ("libdl.so.2", "librt.so.1", "libutil.so.1", "libresolv.so.2", "libnss_dns.so.2", "libnss_files.so.2")
+# libgcc_s is loaded by name when a thread is cancelled; the others, by an older C library, when a name is looked up.
+_LOADED_BY_NAME: tuple[str, ...] = ("libgcc_s.so.1",)
+if platform.libc_ver()[0] == "glibc" and tuple(map(int, platform.libc_ver()[1].split(".")[:2])) < (2, 34):
+    _LOADED_BY_NAME += ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2")
 _CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 _CERTIFICATES_INSIDE = "/etc/ssl/certs/ca-certificates.crt"
-_ZONEINFO = Path("/usr/share/zoneinfo")
 _FILES = {
     "etc/passwd": "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/tmp:/sbin/nologin\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
@@ -56,7 +48,7 @@ def fill(root: Path, python: Interpreter, files: Mapping[str, bytes], processes:
     _system(tree, python)
     for name, content in files.items():
         tree.write(f"{layout.RUNTIME_DIR}/{name}", content)
-    _strip(root)
+    _trim(tree)
     _compile(root, python, files, processes)
     return tree.sources
 
@@ -104,21 +96,12 @@ def _interpreter(tree: _Tree, python: Interpreter) -> None:
     inside = f"/usr/local/{python.platlibdir}/{python.runtime}"
     tree.copy_elf(python.executable, f"/usr/local/bin/{python.runtime}")
     tree.link("/usr/local/bin/python3", python.runtime)
-    for source in _sources(python.stdlib):
+    for source in stdlib.sources(python.stdlib):
         tree.copy(source, f"{inside}/{source.relative_to(python.stdlib)}")
+    stdlib.hook(tree.root / inside.lstrip("/"))
     tree.at(f"{inside}/lib-dynload/x").parent.mkdir(exist_ok=True)  # a landmark even when it is empty
-    for source in sorted(python.dynload.glob("*.so")):
-        if not source.name.startswith(_LEFT_OUT_MODULES):
-            tree.copy_elf(source, f"{inside}/lib-dynload/{source.name}")
-
-
-def _sources(stdlib: Path) -> Iterator[Path]:
-    """The standard library's files, less what a function has no use for."""
-    for folder, dirs, names in os.walk(stdlib):
-        dirs[:] = sorted(d for d in dirs if d not in _LEFT_OUT_DIRS and not d.startswith("config-"))
-        for name in sorted(names):
-            if name not in _LEFT_OUT_FILES and not name.endswith(_LEFT_OUT_ENDINGS):
-                yield Path(folder, name)
+    for source in stdlib.extensions(python):
+        tree.copy_elf(source, f"{inside}/lib-dynload/{source.name}")
 
 
 def _libraries(tree: _Tree, python: Interpreter) -> None:
@@ -132,14 +115,17 @@ def _libraries(tree: _Tree, python: Interpreter) -> None:
         if by == python.executable:
             raise PlatformError(f"{python.executable} needs {name}, which this host doesn't have")
         _forget(tree, python, by)  # a module that the host's interpreter can't import either
-    extra = [loader.find(name, python.executable, executable) for name in _LIBRARIES]
+    extra = [loader.find(name, python.executable, executable) for name in _LOADED_BY_NAME]
     wanted = {path.name: path for path in extra if path is not None}
     folder = library_dir(executable, found.found)
     start = Path(executable.interpreter)
-    libraries = found.found | wanted | elf.closure(wanted.values(), loader).found
-    for name, path in sorted(libraries.items()):
+    all_of_them = found.found | wanted | elf.closure(wanted.values(), loader).found
+    for name, path in sorted(all_of_them.items()):
         if name != start.name:
             tree.copy(path, f"{folder}/{name}")
+    for name in libraries.PORTABLE:
+        if name not in all_of_them:
+            tree.link(f"{folder}/{name}", f"{libraries.FOLDER}/{name}")
     if executable.interpreter:
         tree.copy(start, executable.interpreter)
         tree.at(executable.interpreter).chmod(0o755)
@@ -168,37 +154,23 @@ def _system(tree: _Tree, python: Interpreter) -> None:
         tree.copy(bundle, _CERTIFICATES_INSIDE)
         if python.cafile.startswith("/"):
             tree.link(python.cafile, _CERTIFICATES_INSIDE)
-    _zones(tree)
+    for zone in zones.zones():
+        if zone.same_as is None:
+            tree.write(str(zone.source), zone.content)
+            tree.sources[str(zone.source)] = stamp(zone.source)
+        else:
+            tree.link(str(zone.source), os.path.relpath(zone.same_as, zone.source.parent))
 
 
-def _zones(tree: _Tree) -> None:
-    """Time zones; the copies under posix/ and right/ left out, and equal zones stored once."""
-    first: dict[bytes, str] = {}
-    for folder, dirs, names in os.walk(_ZONEINFO):
-        dirs[:] = sorted(d for d in dirs if d not in ("posix", "right"))
-        for name in sorted(names):
-            source = Path(folder, name)
-            inside = str(source)
-            content = source.read_bytes()
-            if content in first:
-                tree.link(inside, os.path.relpath(first[content], folder))
-            elif content[:4] == b"TZif" or name.endswith(".tab"):
-                first[content] = inside
-                tree.copy(source, inside)
-
-
-def _strip(root: Path) -> None:
-    """Take symbols that nothing needs at run time out of every ELF file, where the host can."""
-    strip = shutil.which("strip")
-    files = [str(p) for p in sorted(root.rglob("*")) if p.is_file() and not p.is_symlink() and elf.is_elf(p)]
-    if strip and files:
-        subprocess.run(
-            [strip, "--strip-unneeded", *files], check=False, capture_output=True, timeout=120, env={"LC_ALL": "C"}
-        )
+def _trim(tree: _Tree) -> None:
+    """Take what no loader reads out of every ELF file."""
+    for path in sorted(tree.root.rglob("*")):
+        if path.is_file() and not path.is_symlink() and elf.is_elf(path):
+            path.write_bytes(elf.trimmed(path.read_bytes()))
 
 
 def _compile(root: Path, python: Interpreter, files: Mapping[str, bytes], processes: Processes) -> None:
-    """The standard library as .pyc alone; Jiffy's own files keep their source, which people read."""
+    """The standard library as .pyc alone, most of it zipped; Jiffy's own files keep their source, which people read."""
     library = f"usr/local/{python.platlibdir}/{python.runtime}"
     runtime = root / layout.RUNTIME_DIR.lstrip("/")
     done = bytecode.compile_tree(processes, python.executable, root / library, f"/{library}", sourceless=True)
@@ -206,3 +178,4 @@ def _compile(root: Path, python: Interpreter, files: Mapping[str, bytes], proces
     for problem in (*done.problems, *ours.problems):
         if problem.file == "os.py" or problem.file in files:
             raise PlatformError(f"{python.runtime} can't compile {problem.file}: {problem.message}")
+    stdlib.pack(root / library, python)

@@ -1,0 +1,49 @@
+"""Finds the standard library's modules that lie in library.zip, beside this file, without reading each one twice.
+
+The end of the image's encodings/__init__ imports this, so it is part of every start of the interpreter and does next
+to nothing: the archive is opened when a module is not found elsewhere first. zipimport's own search inflates and
+unmarshals a module to learn its file's name, and once more to run it: that costs 10 ms of an `import asyncio`.
+"""
+
+import sys
+import zipimport
+from _frozen_importlib import ModuleSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+ARCHIVE = __file__.rpartition("/")[0] + "/library.zip"
+
+
+class Library(zipimport.zipimporter):
+    """The archive, or one folder of it, as an entry of sys.path or of a package's path."""
+
+    def find_spec(self, fullname: str, target: object = None) -> ModuleSpec | None:
+        inside = self.prefix + fullname.rpartition(".")[2]
+        files = getattr(self, "_files", ())
+        for ending in (".pyc", "/__init__.pyc"):
+            if inside + ending in files:
+                loader: Any = self
+                spec = ModuleSpec(fullname, loader, origin=f"{ARCHIVE}/{inside}{ending}", is_package=ending[0] == "/")
+                spec.has_location = True
+                if spec.submodule_search_locations is not None:
+                    spec.submodule_search_locations.append(f"{ARCHIVE}/{inside}")
+                return spec
+        return None
+
+
+def hook(path: str) -> Library:
+    if path == ARCHIVE or path.startswith(ARCHIVE + "/"):
+        return Library(path)
+    raise ImportError(path)
+
+
+def install() -> None:
+    sys.path_hooks.insert(0, hook)
+    sys.path.append(ARCHIVE)
+    sys.modules["encodings"].__path__.append(f"{ARCHIVE}/encodings")
+
+
+if __name__ == "jiffy_library":
+    install()
