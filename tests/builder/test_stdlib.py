@@ -119,7 +119,7 @@ print(json.dumps(failed))
 AGENT_START = """
 import sys
 sys.path.insert(0, "/var/runtime")
-import agent, json, traceback
+import agent, ctypes, json, traceback
 print(json.dumps([m for m in sys.modules.values() if "library.zip" in (getattr(m, "__file__", "") or "")], default=str))
 """
 
