@@ -34,10 +34,10 @@ _LEFT_OUT_ENDINGS = (".pyc", ".exe", ".so", ".a", ".txt", ".rst", ".bat")
 _LEFT_OUT_EXTENSIONS: tuple[str, ...] = ("_test", "_ctypes_test", "_xxtest", "xxlimited", "_xxinterp", "_tkinter")
 _LEFT_OUT_EXTENSIONS += ("readline", "_curses", "_dbm", "_gdbm", "nis", "ossaudiodev", "_crypt", "spwd", "_xxsub")
 _TWINS_OF_OPENSSL = ("_md5.", "_sha1.", "_sha256.", "_sha3.")
-# What the agent has loaded by the time it says that it is a stem (a test holds this list to the truth).
-_AT_START = (
-    "__future__, gc, json, os, select, signal, socket, struct, sys, time, traceback, encodings.ascii, encodings.latin_1"
-)
+# What the agent has loaded by the time it says that it is a stem (a test holds this list to the truth), and what an
+# instance loads where there are no control groups.
+_AT_START = "__future__, ctypes, gc, json, os, select, signal, socket, struct, sys, time, traceback"
+_AT_START += ", encodings.ascii, encodings.latin_1"
 _PROBE = f"""
 import {_AT_START}, _imp, json, sys
 files = [getattr(m, "__file__", None) or "" for m in list(sys.modules.values())]
