@@ -58,6 +58,7 @@ from gateway.store import Store
 from gateway.triggers.calls import Calls
 from gateway.triggers.firing import Firing
 from gateway.triggers.metrics import TriggerMetrics
+from gateway.triggers.queues import Queues
 from gateway.triggers.scheduler import Scheduler
 from gateway.triggers.store import TriggerStore
 from jiffy.contract import layout
@@ -126,6 +127,12 @@ class Gateway:
         firing = Firing(self.triggers, self.acceptance, told, store.now_ms)
         self.scheduler = Scheduler(self.catalog, self.triggers, calls, told, store.now_ms)
         self.catalog.on_change.append(self.scheduler.changed)
+        caller = invoke.Invoke(
+            *(self.catalog, self.placement, self.dispatcher, self.admission, metrics),
+            *(self.acceptance, store.now_ms),
+        )
+        self.queues = Queues(self.catalog, self.triggers, caller.call, told, config.name, store.now_ms)
+        self.catalog.on_change.append(self.queues.changed)
         health = Health(store, self.pulse, self.catalog, self.dispatcher, metrics, told, version("jiffy"))
         self.endpoints: tuple[Endpoint, ...] = (
             *invoke.ENDPOINTS,
@@ -142,10 +149,7 @@ class Gateway:
         )
         health.describe((*self.endpoints, USAGE))
         self.app = App(
-            invoke=invoke.Invoke(
-                *(self.catalog, self.placement, self.dispatcher, self.admission, metrics),
-                *(self.acceptance, store.now_ms),
-            ),
+            invoke=caller,
             catalog=self.catalog,
             control=control(self.endpoints, usage.routes(ledger)),
             open_paths=[endpoint.path for endpoint in self.endpoints if endpoint.open],
@@ -155,7 +159,7 @@ class Gateway:
         )
         self.loops = Loops(
             *(*self.dispatcher.loops(), *self.acceptance.loops()),
-            *(self.later.watch, self.pulse.watch, self.catalog.watch, self.scheduler.watch),
+            *(self.later.watch, self.pulse.watch, self.catalog.watch, self.scheduler.watch, self.queues.watch),
         )
 
     @classmethod

@@ -24,6 +24,7 @@ DOORS = {
     "redis": {
         *("gateway.store", "invoker.store", "builder.store"),
         "gateway.triggers.store",  # triggers' state, and the claim of a tick
+        "gateway.triggers.sources.redis_queues",  # queues of other software
         "gateway.scripts",  # the gateway's Lua, registered by its store
         "gateway.ledger.feed",  # the ledger reads one stream and nothing else
         "jiffy.queue",  # the supervisor's "does it answer?"

@@ -15,8 +15,10 @@ from gateway.openapi import Endpoint
 from gateway.pulse import Pulse
 from gateway.routes import bodies
 from gateway.store import Store
+from gateway.triggers.sources.doors import missing
+from gateway.triggers.trigger import public
 from jiffy.contract import limits, spec
-from jiffy.contract.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from jiffy.contract.errors import Conflict, InvalidRequest, NotFound, SpecError, Unavailable
 from jiffy.contract.messages import BuildEvent, BuildRequest, Revision
 
 BODY_MAX_BYTES = 64 * 1024  # a spec with all of its environment and routes fits several times
@@ -63,7 +65,7 @@ class Functions:
             _summary(request, current)
             | {
                 "env": dict(current.env),
-                "spec": current.spec,
+                "spec": current.spec | {"triggers": [public(t) for t in current.spec.get("triggers", ())]},
                 "layers": _layers(current),
                 "revisions": [_revision(revision, revision.number == live) for revision in revisions],
             }
@@ -73,6 +75,8 @@ class Functions:
         name = spec.check_name(request.path_params["name"])
         document = await _document(request)
         declared = spec.parse_function(name, document.get("spec"), "spec")
+        if lacks := missing(declared.triggers):
+            raise SpecError(lacks)
         source = document.get("source")
         if not isinstance(source, str) or not _SOURCE.fullmatch(source):
             raise InvalidRequest(f'source = {str(source)[:80]!r}; allowed: "sha256:…" of an uploaded archive')

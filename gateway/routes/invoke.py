@@ -158,14 +158,15 @@ class Invoke:
                 if mode == "async":
                     response = await self._queue(function, invocation, payload, wishes)
                 else:
-                    response = raw_answer(await self._call(function, invocation, "invoke", payload, now_ms), function)
+                    response = raw_answer(await self.call(function, invocation, "invoke", payload, now_ms), function)
             except JiffyError as exc:
                 response = refusal(exc, invocation, function)
             await reply(scope, send, response)
         finally:
             admission.leave(held)
 
-    async def _call(self, function: Function, invocation: str, trigger: str, event: bytes, now_ms: int) -> Answer:
+    async def call(self, function: Function, invocation: str, trigger: str, event: bytes, now_ms: int) -> Answer:
+        """One synchronous call, for HTTP and for triggers. Raises Unavailable and DeadlineExceeded."""
         answered: asyncio.Future[Answer | JiffyError] = asyncio.get_running_loop().create_future()
         self._submit(function, invocation, trigger, event, now_ms, partial(_settle, answered))
         answer = await answered

@@ -15,7 +15,7 @@ from gateway.openapi import Endpoint
 from gateway.routes import bodies
 from gateway.triggers.firing import Firing
 from gateway.triggers.store import TriggerStore
-from gateway.triggers.trigger import Trigger, TriggerState, declared
+from gateway.triggers.trigger import Trigger, TriggerState, declared, public
 from jiffy.contract import limits
 from jiffy.contract.errors import InvalidRequest, NotFound
 from jiffy.contract.schedules import schedule
@@ -102,13 +102,17 @@ class Triggers:
             "function": trigger.id.function,
             "name": trigger.id.name,
             "type": trigger.type,
-            "options": dict(trigger.options),
+            "options": public(trigger.options),
             "state": "paused" if state.paused else "active",
             "last": _time(state.last_ms),
             "fired": state.fired,
             "skipped": state.skipped,
             "failed": state.failed,
         }
+        if trigger.type == "queue":
+            document |= {"dead": state.dead, "waiting": state.lag, "error": state.error}
+            if state.error and not state.paused:
+                document["state"] = "failing"
         if trigger.type == "schedule":
             now_ms = self._now_ms()
             planned = schedule(trigger.options, state.since_ms or now_ms)

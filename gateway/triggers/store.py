@@ -1,7 +1,8 @@
 """All that triggers say to Redis: their state and log, and the claim of a tick, which is one step with its call.
 
 A trigger's state is one hash (keys.trigger): since and spec (from when, and for which settings), tick (the last one
-dealt with), paused, invocation (of the last tick), and the counters fired, skipped and failed.
+dealt with), paused, invocation (of the last tick), last (when it last called), lag and error (queues), and the counters
+fired, skipped, failed and dead. A queue is served by one gateway at a time, which holds its lease (keys.trigger_lease).
 """
 
 from __future__ import annotations
@@ -86,6 +87,36 @@ return out
 """
 
 
+LEASE = """
+-- Takes or renews the leases on queues. Returns per queue: 1 it is ours, 0 another gateway's, 2 paused.
+-- KEYS per queue: trigger (hash), lease (string)    ARGV: gateway, now (epoch ms), milliseconds that a lease lasts
+local out = {}
+for k = 1, #KEYS, 2 do
+  local holder = redis.call('GET', KEYS[k + 1])
+  if redis.call('HEXISTS', KEYS[k], 'paused') == 1 then
+    if holder == ARGV[1] then redis.call('DEL', KEYS[k + 1]) end
+    out[#out + 1] = 2
+  elseif not holder or holder == ARGV[1] then
+    redis.call('HSETNX', KEYS[k], 'since', ARGV[2])
+    redis.call('SET', KEYS[k + 1], ARGV[1], 'PX', ARGV[3])
+    out[#out + 1] = 1
+  else
+    out[#out + 1] = 0
+  end
+end
+return out
+"""
+
+RELEASE = """
+-- Gives back a lease.  KEYS[1]: lease (string)    ARGV[1]: gateway
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+HELD_ELSEWHERE, LEASED, PAUSED = range(3)
+
+
 class Tick(NamedTuple):
     """One tick to claim, and the call that it makes."""
 
@@ -133,6 +164,8 @@ class TriggerStore:
         )
         self._adopt = self._redis.register_script(ADOPT)
         self._fire = self._redis.register_script(FIRE)
+        self._lease = self._redis.register_script(LEASE)
+        self._release = self._redis.register_script(RELEASE)
 
     async def close(self) -> None:
         with translated():
@@ -164,6 +197,35 @@ class TriggerStore:
         """A trigger is declared no more."""
         with translated():
             await self._redis.delete(keys.trigger(*key), keys.trigger_log(*key))
+
+    # --- queues ---------------------------------------------------------------------------------------------
+
+    async def lease(self, wanted: Sequence[TriggerId], gateway: str, now_ms: int, lasts_ms: int) -> list[int]:
+        """Take or renew these: LEASED, HELD_ELSEWHERE or PAUSED for each."""
+        names = [name for key in wanted for name in (keys.trigger(*key), keys.trigger_lease(*key))]
+        with translated():
+            return list(await self._lease(keys=names, args=[gateway, now_ms, lasts_ms])) if names else []
+
+    async def release(self, key: TriggerId, gateway: str) -> None:
+        with translated():
+            await self._release(keys=[keys.trigger_lease(*key)], args=[gateway])
+
+    async def write(
+        self, key: TriggerId, counts: Mapping[str, int], fields: Mapping[str, int | str], lines: Sequence[LogLine]
+    ) -> None:
+        """What a queue's consumer has to tell, gathered: counters, fields of the state, lines of the log."""
+        pipe = self._redis.pipeline(transaction=True)
+        for name, count in counts.items():
+            pipe.hincrby(keys.trigger(*key), name, count)
+        if fields:
+            pipe.hset(keys.trigger(*key), mapping=dict(fields))
+        for line in lines:
+            entry = {"k": line.kind, "i": line.invocation, "t": line.text}
+            pipe.xadd(keys.trigger_log(*key), entry, maxlen=limits.TRIGGER_LOG_MAX, approximate=True)
+        with translated():
+            await pipe.execute()
+
+    # --- by hand --------------------------------------------------------------------------------------------
 
     async def pause(self, key: TriggerId, now_ms: int) -> None:
         await self._note(key, "paused", {"paused": now_ms})
@@ -202,13 +264,16 @@ class TriggerStore:
             await pipe.execute()
 
     async def states(self, ids: Sequence[TriggerId]) -> list[TriggerState]:
-        fields = ("paused", "since", "tick", "last", "fired", "skipped", "failed")
+        fields = ("paused", "error", "since", "tick", "last", "fired", "skipped", "failed", "dead", "lag")
         pipe = self._redis.pipeline(transaction=False)
         for key in ids:
             pipe.hmget(keys.trigger(*key), fields)
         with translated():
             found = await pipe.execute() if ids else []
-        return [TriggerState(paused is not None, *(int(v or 0) for v in values)) for paused, *values in found]
+        return [
+            TriggerState(paused is not None, (error or b"").decode("utf-8", "replace"), *(int(v or 0) for v in values))
+            for paused, error, *values in found
+        ]
 
     async def log(self, key: TriggerId, count: int) -> list[LogLine]:
         """What a trigger did last, oldest first."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gateway.catalog import Function
+from jiffy.contract import queues
 
 
 class TriggerId(NamedTuple):
@@ -39,12 +41,15 @@ class TriggerState:
     """What Redis knows of a trigger."""
 
     paused: bool
+    error: str  # queues: why it is not served now
     since_ms: int  # first seen; 0: never
     tick_ms: int  # schedules: the last tick that was dealt with
     last_ms: int  # when it last called its function; 0: never
     fired: int
     skipped: int
     failed: int
+    dead: int
+    lag: int  # queues: messages that wait, as last seen
 
 
 def declared(function: Function | None) -> tuple[Trigger, ...]:
@@ -53,7 +58,12 @@ def declared(function: Function | None) -> tuple[Trigger, ...]:
         return ()
     found = []
     for table in function.revision.spec.get("triggers", ()):
-        options = dict(table)
+        options = json.loads(json.dumps(table))  # lists, as they were checked: from the wire they come as tuples
         name, kind = str(options.pop("name")), str(options.pop("type"))
         found.append(Trigger(TriggerId(function.tenant, function.name, name), kind, options))
     return tuple(found)
+
+
+def public(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A trigger's options without passwords, for whoever asks."""
+    return {key: queues.public(value) if key == "source" else value for key, value in options.items()}

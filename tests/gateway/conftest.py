@@ -24,13 +24,13 @@ class Served:
     port: int
 
 
-def config(redis_url: str, data: Path, api_key: str | None = None) -> Config:
-    return Config(redis_url, data, None, "127.0.0.1", 0, "gw-1", f"sqlite:///{data}/ledger.sqlite3", api_key)
+def config(redis_url: str, data: Path, api_key: str | None = None, name: str = "gw-1") -> Config:
+    return Config(redis_url, data, None, "127.0.0.1", 0, name, f"sqlite:///{data}/ledger.sqlite3", api_key)
 
 
 @contextlib.asynccontextmanager
-async def serving(redis_url: str, data: Path, api_key: str | None = None) -> AsyncIterator[Served]:
-    settings = config(redis_url, data, api_key)
+async def serving(redis_url: str, data: Path, api_key: str | None = None, name: str = "gw-1") -> AsyncIterator[Served]:
+    settings = config(redis_url, data, api_key, name)
     listener = listen(settings)
     port = listener.getsockname()[1]
     gateway = await Gateway.open(settings)

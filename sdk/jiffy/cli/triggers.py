@@ -49,14 +49,14 @@ def list_triggers(as_json: bool) -> None:
     elif not found:
         click.echo("no function declares a trigger; docs/events.md shows how", err=True)
     else:
-        heads = ("TRIGGER", "TYPE", "FROM", "STATE", "FIRED", "FAILED", "LAST", "NEXT")
+        heads = ("TRIGGER", "TYPE", "FROM", "STATE", "FIRED", "FAILED", "WAITING", "LAST", "NEXT")
         click.echo(columns(heads, [_row(one) for one in found]))
 
 
 def _row(one: dict[str, Any]) -> tuple[object, ...]:
     return (
         *(f"{one['function']}/{one['name']}", one["type"], source(one), one["state"], one["fired"], one["failed"]),
-        *(_local(one["last"]), _local(one.get("next"))),
+        *(one.get("waiting", ""), _local(one["last"]), _local(one.get("next"))),
     )
 
 

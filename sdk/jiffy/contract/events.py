@@ -7,7 +7,9 @@ Account and region are placeholders of the right form: typed libraries parse the
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from hashlib import md5
 from typing import Any
 
 ACCOUNT, REGION = "000000000000", "local"
@@ -29,4 +31,33 @@ def schedule(*, event_id: str, function: str, trigger: str, tick_ms: int, detail
         "region": REGION,
         "resources": [f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{function}/{trigger}"],
         "detail": detail,
+    }
+
+
+def sqs(*, queue: str, messages: Iterable[tuple[str, str, int, int, Mapping[str, str]]], now_ms: int) -> dict[str, Any]:
+    """SQS's batch: per message its id, body, tries, when it was sent (epoch ms), and attributes."""
+    arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}"
+    return {
+        "Records": [
+            {
+                "messageId": message,
+                "receiptHandle": message,
+                "body": body,
+                "attributes": {
+                    "ApproximateReceiveCount": str(tries),
+                    "SentTimestamp": str(sent_ms),
+                    "SenderId": ACCOUNT,
+                    "ApproximateFirstReceiveTimestamp": str(now_ms),
+                },
+                "messageAttributes": {
+                    name: {"stringValue": text, "dataType": "String", "stringListValues": [], "binaryListValues": []}
+                    for name, text in attributes.items()
+                },
+                "md5OfBody": md5(body.encode(), usedforsecurity=False).hexdigest(),
+                "eventSource": "aws:sqs",
+                "eventSourceARN": arn,
+                "awsRegion": REGION,
+            }
+            for message, body, tries, sent_ms, attributes in messages
+        ]
     }

@@ -91,8 +91,13 @@ def logs(tenant: str, name: str) -> str:
 
 # --- triggers -----------------------------------------------------------------------------------------------
 def trigger(tenant: str, function: str, name: str) -> str:
-    """hash of a trigger's state: since, spec, tick, paused, invocation, and counters fired, skipped, failed."""
+    """hash of a trigger's state: gateway/triggers/store.py lists its fields."""
     return f"{P}trigger:{tenant}:{function}:{name}"
+
+
+def trigger_lease(tenant: str, function: str, name: str) -> str:
+    """string: the gateway that serves this queue; expires seconds after it was last heard of."""
+    return f"{P}trigger-lease:{tenant}:{function}:{name}"
 
 
 def trigger_log(tenant: str, function: str, name: str) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from . import checks, limits, schedules
+from . import checks, limits, patterns, queues, schedules
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
@@ -89,7 +89,44 @@ SCHEDULE = Kind(
     _one_schedule,
 )
 
-KINDS: dict[str, Kind] = {"schedule": SCHEDULE}
+
+def _one_queue(table: dict[str, Any]) -> None:
+    if not table["source"]:
+        raise ValueError("source is missing; add the address of a queue")
+    if not table["dead_letter"]:
+        name = queues.parse(table["source"]).name
+        table["dead_letter"] = f"{name}:dead" if ":" in name or table["source"].startswith("redis") else f"{name}.dead"
+    if table["ordered"]:
+        table["max_concurrency"] = 1
+
+
+QUEUE = Kind(
+    "Calls the function with the messages of a queue.",
+    {
+        "source": Option(queues.check, "", "The queue's address."),
+        "batch_size": Option(checks.integer(1, 1000), 10, "Most messages of one call."),
+        "batch_window_s": Option(checks.seconds(0, 300), 0.0, "How long a call waits for its batch to fill."),
+        "filter": Option(patterns.check, {}, "A pattern; messages that do not match are acknowledged and left out."),
+        "max_concurrency": Option(checks.integer(1, 1000), 10, "Calls at a time, over all gateways."),
+        "ordered": Option(
+            checks.boolean, False, "One call at a time; what fails is called again before anything newer."
+        ),
+        "tries": Option(checks.integer(1, 1000), 3, "After so many failed calls a message is a dead letter."),
+        "retry_delay_s": Option(
+            checks.seconds(0, 300), 1.0, "Before a failed message is called again; doubles each time."
+        ),
+        "dead_letter": Option(
+            queues.check_name,
+            "",
+            "The queue, on the same server, for messages that failed. Default: the source's name and dead.",
+        ),
+        "start": Option(_one_of("oldest", "newest"), "oldest", "Where a new trigger begins to read a stream."),
+        "end": Option(_one_of("left", "right"), "left", "The end of a Redis list that is read; the oldest is there."),
+    },
+    _one_queue,
+)
+
+KINDS: dict[str, Kind] = {"schedule": SCHEDULE, "queue": QUEUE}
 
 
 def check(value: Any) -> tuple[dict[str, Any], ...]:
@@ -134,7 +171,7 @@ def _trigger(table: Any, number: int, taken: Mapping[str, Any]) -> dict[str, Any
         try:
             complete[key] = option.check(value)
         except ValueError as exc:
-            raise TriggerError(f"{place}: {key} = {value!r:.60}; allowed: {exc}") from None
+            raise TriggerError(f"{place}: {key} = {_found(value)}; allowed: {exc}") from None
     complete |= {key: option.default for key, option in kind.options.items() if key not in complete}
     try:
         kind.whole(complete)
@@ -155,6 +192,12 @@ def _free(kind: str, taken: Mapping[str, Any]) -> str:
     while (name := kind if number == 1 else f"{kind}-{number}") in taken:
         number += 1
     return name
+
+
+def _found(value: Any) -> str:
+    text = repr(value)
+    text = queues.public(text)
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _closest(key: Any, keys: Mapping[str, Any]) -> str:

@@ -1,0 +1,40 @@
+"""Which adapter opens which address. A client library that only some need is imported when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, cast
+
+from gateway.triggers.sources.base import Source
+from gateway.triggers.sources.redis_queues import RedisList, RedisStream
+from gateway.triggers.trigger import Trigger
+from jiffy.contract import queues
+
+LIBRARIES = {"rabbitmq": "aio_pika", "nats": "nats"}  # extra → what it brings
+
+
+def missing(tables: Iterable[Mapping[str, Any]]) -> str:
+    """What this gateway lacks to serve these triggers, as one line; "" when it lacks nothing."""
+    for table in tables:
+        scheme = str(table.get("source", "")).partition(":")[0]
+        extra = queues.EXTRAS.get(scheme)
+        if extra and find_spec(LIBRARIES[extra]) is None:
+            return f"trigger {table['name']!r} needs {LIBRARIES[extra]} on the gateways: pip install 'jiffy[{extra}]'"
+    return ""
+
+
+def source(trigger: Trigger) -> Source:
+    """The adapter for a queue trigger, not open yet."""
+    options = trigger.options
+    address = queues.parse(options["source"])
+    group = f"jiffy-{trigger.id.function}-{trigger.id.name}"
+    if address.scheme.endswith("+stream"):
+        start = "0" if options["start"] == "oldest" else "$"
+        return RedisStream(f"{address.server}/{address.space}", address.name, group, start)
+    if address.scheme.endswith("+list"):
+        return RedisList(f"{address.server}/{address.space}", address.name, group, options["end"])
+    extra = queues.EXTRAS[address.scheme]
+    module = import_module(f"gateway.triggers.sources.{extra}")
+    return cast(Source, module.open_address(address, group, options))

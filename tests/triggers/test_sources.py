@@ -1,0 +1,110 @@
+"""What every adapter of a queue must do, against its real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.triggers.sources import doors
+from gateway.triggers.sources.base import Message, Source, SourceError
+from tests import servers
+from tests.triggers.brokers import Queue, free_port, redis_queue
+
+
+@pytest.fixture(params=["redis+stream", "redis+list"])
+async def queue(
+    request: pytest.FixtureRequest, redis_server: servers.RedisServer, redis_url: str
+) -> AsyncIterator[Queue]:
+    async with redis_queue(request.param, redis_server) as found:
+        yield found
+
+
+async def take(source: Source, count: int) -> list[Message]:
+    found: list[Message] = []
+    async with asyncio.timeout(20):
+        while len(found) < count:
+            found += await source.take(count - len(found), 0.2)
+    return found
+
+
+def bodies(messages: list[Message]) -> list[str]:
+    return [message.body for message in messages]
+
+
+async def test_messages_come_in_order_once_each_and_no_more_than_asked_for(queue: Queue) -> None:
+    source = await queue.opened()
+    await queue.put("a", "b", "c")
+    first = await source.take(2, 5.0)
+    rest = await take(source, 3 - len(first))
+    assert len(first) <= 2
+    assert bodies(first + rest) == ["a", "b", "c"]
+    assert [message.tries for message in first + rest] == [1, 1, 1]
+    assert len({message.id for message in first + rest}) == 3
+    assert await source.take(10, 0.05) == []
+    await source.done(first + rest)
+    await source.close()
+
+
+async def test_one_that_waits_is_told_when_a_message_comes(queue: Queue) -> None:
+    source = await queue.opened()
+    waiting = asyncio.create_task(source.take(10, 20.0))
+    await asyncio.sleep(0)
+    await queue.put("late")
+    assert bodies(await waiting) == ["late"]
+    await source.close()
+
+
+async def test_what_is_done_is_gone_and_the_rest_comes_again_to_the_next(queue: Queue) -> None:
+    source = await queue.opened()
+    await queue.put("a", "b", "c")
+    messages = await take(source, 3)
+    await source.done([messages[1]])
+    assert await source.lag() >= 0
+    await source.close()
+    again = await queue.opened()
+    found = await take(again, 2)
+    assert sorted(bodies(found)) == ["a", "c"]
+    assert all(message.tries >= 2 for message in found)
+    await again.done(found)
+    await again.close()
+    last = await queue.opened()
+    assert await last.take(10, 0.3) == []
+    await last.close()
+
+
+async def test_a_buried_message_is_on_the_other_queue_and_nowhere_else(queue: Queue) -> None:
+    dead_letter = queue.trigger().options["dead_letter"]
+    source = await queue.opened()
+    await queue.put("bad", "good")
+    bad, good = await take(source, 2)
+    await source.bury(bad, dead_letter, "it failed 3 times")
+    await source.done([good])
+    assert await queue.dead() == ["bad"]
+    await source.close()
+    again = await queue.opened()
+    assert await again.take(10, 0.3) == []
+    await again.close()
+
+
+async def test_lag_counts_what_waits_and_what_is_out(queue: Queue) -> None:
+    source = await queue.opened(most=2)
+    await queue.put("a", "b", "c", "d", "e")
+    out = await take(source, 2)
+    async with asyncio.timeout(20):
+        while await source.lag() != 5:
+            await asyncio.sleep(0.05)
+    await source.done(out)
+    await source.close()
+
+
+async def test_a_server_that_is_not_there_is_said_so(queue: Queue) -> None:
+    scheme, _, rest = queue.source.partition("://")
+    where, _, path = rest.partition("/")
+    user = f"{where.rpartition('@')[0]}@" if "@" in where else ""
+    gone = queue._replace(source=f"{scheme}://{user}127.0.0.1:{free_port()}/{path}")
+    source = doors.source(gone.trigger())
+    with pytest.raises(SourceError):
+        await source.open(10)
+    await source.close()
