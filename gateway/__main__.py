@@ -82,6 +82,7 @@ class Config:
     ledger: str
     prices: Path | None  # None: those that the ledger has, or at first those that are shipped
     api_key: str | None
+    allow_hosts: tuple[str, ...] = ()
 
 
 def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
@@ -94,6 +95,7 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
     parser.add_argument("--name", help="unique among the gateways of one Redis (default: made up)")
     parser.add_argument("--ledger", metavar="URL", help="database of the ledger (default: SQLite in the data folder)")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="price books to publish (TOML)")
+    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="answer to it without a key")
     given = parser.parse_args(arguments)
     return Config(
         redis=given.redis,
@@ -105,6 +107,7 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
         ledger=given.ledger or f"sqlite:///{given.data.absolute() / layout.LEDGER}",
         prices=given.prices,
         api_key=environment.get("JIFFY_API_KEY") or None,
+        allow_hosts=tuple(given.allow_host),
     )
 
 
@@ -154,6 +157,7 @@ class Gateway:
             control=control(self.endpoints, usage.routes(ledger)),
             open_paths=[endpoint.path for endpoint in self.endpoints if endpoint.open],
             api_key=config.api_key,
+            allow_hosts=config.allow_hosts,
             start=self.start,
             stop=self.stop,
         )

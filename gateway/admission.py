@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from gateway.hosts import GUARDED, Hosts
 from jiffy.contract import limits
 from jiffy.contract.errors import InvalidRequest, NotFound, PayloadTooLarge, SpecError, Unauthorized, Unavailable
 from jiffy.contract.spec import check_name
@@ -18,6 +19,7 @@ CALLS_MAX = 10_000  # in flight; about 20 KB of memory each, connection and buff
 HELD_MAX_BYTES = 256 * limits.MIB  # of bodies in flight; each exists about three times: read, packed, sent
 PATH_MAX_BYTES = 8 * 1024
 HEADERS_MAX = 200  # pairs; each costs more memory than its bytes
+_LOOKED_AT = GUARDED | {b"content-length", b"transfer-encoding", b"authorization", b"x-api-key"}
 TENANT = "default"  # the one API key stands for one tenant
 
 
@@ -29,18 +31,20 @@ class Head(NamedTuple):
     body: bool  # may a body follow?
 
 
-def read_head(raw: Iterable[tuple[bytes, bytes]], key: bytes | None) -> Head:
-    """Check the size of the headers and, when the gateway has one, the API key.
+def read_head(raw: Iterable[tuple[bytes, bytes]], key: bytes | None, hosts: Hosts | None = None) -> Head:
+    """Check the size of the headers and, when the gateway has one, the API key; when not, that it is no page's request.
 
     The key's own header is left out: a function must not learn what opens the platform.
-    Raises InvalidRequest, Unauthorized.
+    Raises InvalidRequest, Unauthorized, Forbidden.
     """
     pairs: list[tuple[str, str]] = []
     length: int | None = None
     size, body, known = 0, False, key is None
     for name, value in raw:
         size += len(name) + len(value) + 4
-        if name == b"content-length":
+        if name not in _LOOKED_AT:
+            pass
+        elif name == b"content-length":
             if not value.isdigit() or len(value) > 15:
                 raise InvalidRequest("content-length must be a number")
             length = int(value)
@@ -50,6 +54,8 @@ def read_head(raw: Iterable[tuple[bytes, bytes]], key: bytes | None) -> Head:
         elif key is not None and name in (b"authorization", b"x-api-key") and _opens(name, value, key):
             known = True
             continue
+        elif hosts is not None and name in GUARDED:
+            hosts.check(name, value)
         pairs.append((name.decode("latin-1"), value.decode("latin-1")))
     if size > limits.HEADERS_MAX_BYTES or len(pairs) > HEADERS_MAX:
         raise InvalidRequest(f"more than {limits.HEADERS_MAX_BYTES} bytes or {HEADERS_MAX} lines of headers")

@@ -20,6 +20,7 @@ from gateway import asgi
 from gateway.admission import PATH_MAX_BYTES, TENANT, Head, known_name, read_head
 from gateway.asgi import ClientGone, Receive, Scope, Send
 from gateway.catalog import Catalog
+from gateway.hosts import Hosts
 from gateway.openapi import Endpoint
 from gateway.routes.invoke import Invoke, Respond, Target
 from jiffy.contract.errors import InvalidRequest, JiffyError, MethodNotAllowed, NotFound
@@ -40,6 +41,7 @@ class App:
         control: Starlette,
         open_paths: Iterable[str],
         api_key: str | None,
+        allow_hosts: Iterable[str] = (),
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
     ) -> None:
@@ -48,6 +50,7 @@ class App:
         self._control = control
         self._open = frozenset(open_paths)
         self._key = api_key.encode() if api_key else None
+        self._hosts = None if api_key else Hosts(allow_hosts)
         self._start = start
         self._stop = stop
 
@@ -75,7 +78,7 @@ class App:
         if function is None:
             return False
         try:
-            head = read_head(scope["headers"], self._key)
+            head = read_head(scope["headers"], self._key, self._hosts)
         except JiffyError:
             return False
         self._invoke.whole(scope, head, Target(function, rest), body, respond)
@@ -86,9 +89,11 @@ class App:
         if len(path) + len(scope["query_string"]) > PATH_MAX_BYTES:
             raise InvalidRequest(f"path and query have more than {PATH_MAX_BYTES} bytes")
         if path in self._open:
+            if self._hosts is not None:
+                read_head(scope["headers"], None, self._hosts)
             await self._control(scope, receive, send)
             return
-        head = read_head(scope["headers"], self._key)
+        head = read_head(scope["headers"], self._key, self._hosts)
         if path.startswith(FUNCTION):
             name, rest = _function_path(scope, path)
             function = self._catalog.get(TENANT, name) or await self._catalog.find(TENANT, known_name(name))

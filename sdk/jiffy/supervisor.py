@@ -58,6 +58,7 @@ class Plan:
     prices: Path | None  # None: those that the ledger has
     verbose: bool
     api_key: str | None
+    allow_hosts: tuple[str, ...] = ()  # names that gateways answer to without a key, beside loopback's
 
 
 class Supervisor:
@@ -102,6 +103,7 @@ class Supervisor:
         secret = {"JIFFY_API_KEY": self._plan.api_key} if self._plan.api_key else {}
         book = ["--ledger", self._plan.ledger] if self._plan.ledger else []
         book += ["--prices", str(self._plan.prices)] if self._plan.prices else []
+        book += [word for name in self._plan.allow_hosts for word in ("--allow-host", name)]
         for n in range(self._plan.gateways):
             name = f"gateway-{n + 1}" if self._plan.gateways > 1 else "gateway"
             identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"  # unique among all that share a Redis

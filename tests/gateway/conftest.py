@@ -24,13 +24,18 @@ class Served:
     port: int
 
 
-def config(redis_url: str, data: Path, api_key: str | None = None, name: str = "gw-1") -> Config:
-    return Config(redis_url, data, None, "127.0.0.1", 0, name, f"sqlite:///{data}/ledger.sqlite3", api_key)
+def config(
+    redis_url: str, data: Path, api_key: str | None = None, name: str = "gw-1", allow_hosts: tuple[str, ...] = ()
+) -> Config:
+    book = f"sqlite:///{data}/ledger.sqlite3"
+    return Config(redis_url, data, None, "127.0.0.1", 0, name, book, None, api_key, allow_hosts)
 
 
 @contextlib.asynccontextmanager
-async def serving(redis_url: str, data: Path, api_key: str | None = None, name: str = "gw-1") -> AsyncIterator[Served]:
-    settings = config(redis_url, data, api_key, name)
+async def serving(
+    redis_url: str, data: Path, api_key: str | None = None, name: str = "gw-1", allow_hosts: tuple[str, ...] = ()
+) -> AsyncIterator[Served]:
+    settings = config(redis_url, data, api_key, name, allow_hosts)
     listener = listen(settings)
     port = listener.getsockname()[1]
     gateway = await Gateway.open(settings)

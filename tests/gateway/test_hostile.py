@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
 from gateway.protocol import HEAD_MAX_BYTES
-from tests.gateway.conftest import Invokers, Served
+from tests.gateway.conftest import Invokers, Served, serving
 from tests.gateway.fake_invoker import publish
 
 pytestmark = pytest.mark.redis
@@ -40,8 +41,8 @@ def status(answer: bytes) -> int:
         b"GET /x HTTP/9.9\r\n\r\n",
         b"GET /x HTTP/1.1\r\nbad header\r\n\r\n",
         b"GET /x HTTP/1.1\r\na: \x00\r\n\r\n",
-        b"GET /\xc3\xa9 HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /\xc3\xa9 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"POST /function/hello HTTP/1.1\r\ncontent-length: x\r\n\r\n",
         b"POST /function/hello HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         b"POST /function/hello HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -90,7 +91,7 @@ async def test_any_bytes_in_header_values_and_paths_reach_the_function_as_text(
     await publish(redis_url)
     async with invoker() as fake:
         request = (
-            b"GET /function/hello/%FF%00%0d%0aX: HTTP/1.1\r\nhost: \xe9\xff\r\nx-any: \x80\xff\r\n"
+            b"GET /function/hello/%FF%00%0d%0aX: HTTP/1.1\r\nx-host: \xe9\xff\r\nx-any: \x80\xff\r\n"
             b"cookie: a=\xff; ; b\r\nconnection: close\r\n\r\n"
         )
         assert status(await talk(served.port, request)) == 200
@@ -103,7 +104,7 @@ async def test_an_upgrade_is_an_ordinary_request(redis_url: str, served: Served,
     await publish(redis_url)
     async with invoker():
         request = (
-            b"GET /function/hello HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+            b"GET /function/hello HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
             b"sec-websocket-key: x\r\nsec-websocket-version: 13\r\n\r\n"
         )
         assert status(await talk(served.port, request, until_closed=False)) == 200
@@ -112,8 +113,8 @@ async def test_an_upgrade_is_an_ordinary_request(redis_url: str, served: Served,
 async def test_pipelined_requests_are_answered_in_order(redis_url: str, served: Served, invoker: Invokers) -> None:
     await publish(redis_url)
     async with invoker(lambda call: {"payload": json.dumps(json.loads(call.payload)["rawPath"]).encode()}):
-        data = b"".join(b"GET /function/hello/%d HTTP/1.1\r\nhost: x\r\n\r\n" % n for n in range(5))
-        data += b"GET /function/hello/last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        data = b"".join(b"GET /function/hello/%d HTTP/1.1\r\nhost: localhost\r\n\r\n" % n for n in range(5))
+        data += b"GET /function/hello/last HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
         answer = await talk(served.port, data)
         bodies = [part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 OK")[1:]]
         assert bodies == [b'"/%d"' % n for n in range(5)] + [b'"/last"']
@@ -121,14 +122,16 @@ async def test_pipelined_requests_are_answered_in_order(redis_url: str, served: 
 
 async def test_expect_continue_is_refused_before_the_body_when_it_is_too_large(served: Served, redis_url: str) -> None:
     await publish(redis_url)
-    request = b"POST /function/hello HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\nexpect: 100-continue\r\n\r\n"
+    request = (
+        b"POST /function/hello HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999\r\nexpect: 100-continue\r\n\r\n"
+    )
     assert status(await talk(served.port, request, until_closed=False)) == 413
 
 
 async def test_a_body_that_breaks_off_leaves_nothing_behind(redis_url: str, served: Served) -> None:
     await publish(redis_url)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-    writer.write(b"POST /function/hello HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n" + b"x" * 70_000)
+    writer.write(b"POST /function/hello HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n" + b"x" * 70_000)
     await writer.drain()
     async with asyncio.timeout(5):
         while not served.gateway.admission.held:
@@ -138,3 +141,62 @@ async def test_a_body_that_breaks_off_leaves_nothing_behind(redis_url: str, serv
             await asyncio.sleep(0.005)
     assert served.gateway.admission.held == 0
     assert not reader.at_eof() or await reader.read() == b""
+
+
+PAGES = (
+    {"host": "evil.example"},  # its name resolves to loopback now
+    {"host": "evil.example:8080", "origin": "http://evil.example:8080"},
+    {"host": "127.0.0.1.evil.example"},
+    {"host": "127.0.0.1@evil.example"},
+    {"host": "localhost:1@evil.example"},
+    {"origin": "https://evil.example", "content-type": "text/plain"},  # a form, which asks nobody first
+    {"origin": "null"},
+    {"origin": "https://localhost.evil.example"},
+    {"sec-fetch-site": "cross-site"},
+)
+
+
+@pytest.mark.parametrize("headers", PAGES)
+async def test_a_page_of_another_site_reaches_no_platform_without_a_key(
+    redis_url: str, served: Served, headers: dict[str, str]
+) -> None:
+    await publish(redis_url)
+    await served.gateway.catalog.resync()
+    for method, path in (
+        ("POST", "/function/hello"),
+        ("POST", "/v1/functions/hello/invocations"),
+        ("GET", "/v1/functions"),
+        ("DELETE", "/v1/functions/hello"),
+        ("OPTIONS", "/v1/functions/hello"),
+        ("GET", "/metrics"),
+        ("GET", "/somewhere"),
+    ):
+        answer = await served.http.request(method, path, headers=headers)
+        assert answer.status_code == 403, (method, path)
+        assert answer.json()["error"]["code"] == "forbidden"
+    assert (await served.http.get("/v1/functions/hello")).status_code == 200, "it is still there"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "localhost"},
+        {"host": "LOCALHOST:8080", "origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
+        {"host": "127.0.0.1:1", "origin": "http://127.0.0.1:1", "sec-fetch-site": "same-origin"},
+        {"host": "127.9.9.9"},
+        {"host": "[::1]:8080", "origin": "http://[::1]:8080"},
+        {"sec-fetch-site": "none"},
+    ],
+)
+async def test_ones_own_pages_and_programs_do(served: Served, headers: dict[str, str]) -> None:
+    assert (await served.http.get("/v1/functions", headers=headers)).status_code == 200
+
+
+async def test_a_key_is_wall_enough_and_a_proxys_name_can_be_allowed(redis_url: str, data_dir: Path) -> None:
+    theirs = {"host": "jiffy.example:443", "origin": "https://jiffy.example"}
+    async with serving(redis_url, data_dir, "k") as served:
+        answer = await served.http.get("/v1/functions", headers=theirs | {"x-api-key": "k"})
+        assert answer.status_code == 200
+    async with serving(redis_url, data_dir, allow_hosts=("Jiffy.example",)) as served:
+        assert (await served.http.get("/v1/functions", headers=theirs)).status_code == 200
+        assert (await served.http.get("/v1/functions", headers={"host": "other.example"})).status_code == 403

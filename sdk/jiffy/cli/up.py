@@ -41,6 +41,9 @@ from jiffy.supervisor import Plan, Supervisor
 )
 @click.option("--instances", default=0, type=click.IntRange(0), help="Most that may run here.  [default: what fits]")
 @click.option("--tenant-instances", default=0, type=click.IntRange(0), help="Most of one tenant.  [default: all]")
+@click.option(
+    "--allow-host", multiple=True, metavar="NAME", help="Without a key, answer to this Host too; a proxy's name, say."
+)
 @click.option("--verbose", is_flag=True, help="Print the logs of all parts here instead of into DATA/logs.")
 def up(
     host: str,
@@ -54,6 +57,7 @@ def up(
     stems: int,
     instances: int,
     tenant_instances: int,
+    allow_host: tuple[str, ...],
     verbose: bool,
 ) -> None:
     """Start a platform on this machine.
@@ -80,6 +84,7 @@ def up(
         ledger=ledger,
         prices=prices.absolute() if prices else None,
         verbose=verbose,
+        allow_hosts=allow_host,
         api_key=os.environ.get("JIFFY_API_KEY") or None,
     )
     supervisor = Supervisor(plan, say=lambda line: click.echo(f"jiffy: {line}", err=True), ready=click.echo)

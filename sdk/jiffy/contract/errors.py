@@ -5,6 +5,7 @@
     │   ├── InvalidRequest      400  a malformed request, header, event or name
     │   ├── SpecError           400  a mistake in jiffy.toml or in a deploy request
     │   ├── Unauthorized        401  no API key, or a wrong one
+    │   ├── Forbidden           403  a web page of another site
     │   ├── NotFound            404  no such function, revision, invocation, build or route
     │   ├── MethodNotAllowed    405  the route exists, not with this method
     │   ├── Conflict            409  what is asked for contradicts what is there
@@ -58,6 +59,10 @@ class SpecError(CallerError):
 
 class Unauthorized(CallerError):
     code, status = "unauthorized", 401
+
+
+class Forbidden(CallerError):
+    code, status = "forbidden", 403
 
 
 class NotFound(CallerError):
