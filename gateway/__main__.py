@@ -34,6 +34,7 @@ from gateway.durable.acceptance import Acceptance
 from gateway.durable.cancellation import Cancellation
 from gateway.durable.dead_letters import DeadLetters
 from gateway.durable.later import Later
+from gateway.durable.once import Once
 from gateway.durable.store import DurableStore
 from gateway.following import Following
 from gateway.ledger.questions import By
@@ -124,6 +125,7 @@ class Gateway:
         durable = DurableStore(store.client)
         self.acceptance = Acceptance(durable, self.placement, store.now_ms)
         self.later = Later(durable, self.placement)
+        once = Once(self.acceptance, self.dispatcher, self.placement, store)
         dead_letters = DeadLetters(durable, self.catalog, store.now_ms)
         self.triggers, told = TriggerStore(config.redis), TriggerMetrics()
         calls = Calls(self.placement)
@@ -132,7 +134,7 @@ class Gateway:
         self.catalog.on_change.append(self.scheduler.changed)
         caller = invoke.Invoke(
             *(self.catalog, self.placement, self.dispatcher, self.admission, metrics),
-            *(self.acceptance, store.now_ms),
+            *(self.acceptance, once, store.now_ms),
         )
         self.queues = Queues(self.catalog, self.triggers, caller.call, told, config.name, store.now_ms)
         self.catalog.on_change.append(self.queues.changed)

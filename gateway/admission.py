@@ -29,6 +29,7 @@ class Head(NamedTuple):
     pairs: list[tuple[str, str]]
     length: int | None  # content-length, when stated
     body: bool  # may a body follow?
+    once: str = ""  # Idempotency-Key
 
 
 def read_head(raw: Iterable[tuple[bytes, bytes]], key: bytes | None, hosts: Hosts | None = None) -> Head:
@@ -39,6 +40,7 @@ def read_head(raw: Iterable[tuple[bytes, bytes]], key: bytes | None, hosts: Host
     """
     pairs: list[tuple[str, str]] = []
     length: int | None = None
+    once = ""
     size, body, known = 0, False, key is None
     for name, value in raw:
         size += len(name) + len(value) + 4
@@ -51,6 +53,8 @@ def read_head(raw: Iterable[tuple[bytes, bytes]], key: bytes | None, hosts: Host
             body = length > 0
         elif name == b"transfer-encoding":
             body = True
+        elif name == b"idempotency-key":
+            once = _once(value)
         elif key is not None and name in (b"authorization", b"x-api-key") and _opens(name, value, key):
             known = True
             continue
@@ -61,7 +65,14 @@ def read_head(raw: Iterable[tuple[bytes, bytes]], key: bytes | None, hosts: Host
         raise InvalidRequest(f"more than {limits.HEADERS_MAX_BYTES} bytes or {HEADERS_MAX} lines of headers")
     if not known:
         raise Unauthorized("this platform needs an API key: send Authorization: Bearer KEY, or X-Api-Key: KEY")
-    return Head(pairs, length, body)
+    return Head(pairs, length, body, once)
+
+
+def _once(value: bytes) -> str:
+    text = value.decode("latin-1").strip()
+    if not 0 < len(text) <= limits.ONCE_KEY_MAX_CHARS:
+        raise InvalidRequest(f"Idempotency-Key has from 1 to {limits.ONCE_KEY_MAX_CHARS} characters")
+    return text
 
 
 def _opens(name: bytes, value: bytes, key: bytes) -> bool:

@@ -81,6 +81,8 @@ class App:
             head = read_head(scope["headers"], self._key, self._hosts)
         except JiffyError:
             return False
+        if head.once:
+            return False
         self._invoke.whole(scope, head, Target(function, rest), body, respond)
         return True
 

@@ -83,12 +83,20 @@ class Dispatcher:
 
         That is an Answer, or Unavailable (the queue is lost), or DeadlineExceeded.
         """
-        expires = self._loop.time() + wait_s + self._grace_s
-        self._waiting[call.invocation] = _Waiter(done, expires, wait_s)
-        if expires < self._earliest:
-            self._earliest = expires
+        self.expect(call.invocation, wait_s, done)
         self._outgoing.append((Sent(keys.calls(invoker), wire.pack(call)), call.invocation))
         self._work.set()
+
+    def expect(self, invocation: str, wait_s: float, done: Done) -> None:
+        """Tell `done` how a call ends that somebody else sends: this gateway stands in its envelope."""
+        expires = self._loop.time() + wait_s + self._grace_s
+        self._waiting[invocation] = _Waiter(done, expires, wait_s)
+        if expires < self._earliest:
+            self._earliest = expires
+
+    def forget(self, invocation: str) -> None:
+        """Nobody waits for this call any more."""
+        self._waiting.pop(invocation, None)
 
     # --- out ------------------------------------------------------------------------------------------------
 

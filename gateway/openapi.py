@@ -24,6 +24,7 @@ _ERRORS = {
     "404": "There is no such thing.",
     "409": "What is asked for contradicts what is there.",
     "413": "Larger than allowed.",
+    "422": "The Idempotency-Key came before with another request.",
     "429": "A limit is reached; Retry-After says when to try again.",
     "502": "The function failed, or the platform failed it.",
     "503": "No queue, invoker or builder answers; Retry-After says when to try again.",

@@ -146,6 +146,10 @@ class Attempt:
         if call.mode == "async":
             record_key = keys.invocation(call.invocation)
             record, fate = self._follow(answer, now_us // 1000)
+        elif call.recorded:
+            record_key = keys.invocation(call.invocation)
+            never_began = not self.started_us and not outcome.billable
+            record = b"" if never_began else self.record(State.DONE, answer)  # "": whoever asks again gets a new try
         answers_key = keys.answers(call.gateway) if call.gateway else ""
         return Completion(
             *(self.entry, answers_key, self.known.logs_key, record_key, False),

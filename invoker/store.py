@@ -125,7 +125,7 @@ class Store:
         names: list[str] = [self._stream, keys.USAGE, keys.METERED, keys.LATER, keys.LATER_CALLS]
         values: list[str | bytes | int] = [
             *(keys.GROUP, limits.ANSWERS_KEEP_S, limits.LOG_ENTRIES_MAX),
-            *(limits.DEAD_MAX, limits.DEAD_MAX_BYTES, limits.DEAD_KEEP_S * 1000),
+            *(limits.DEAD_MAX, limits.DEAD_MAX_BYTES, limits.DEAD_KEEP_S * 1000, limits.RESULT_KEEP_S),
         ]
         for c in batch:
             names += (c.answers_key, c.logs_key, c.record_key)

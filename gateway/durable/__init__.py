@@ -1,6 +1,7 @@
 """Asynchronous calls, from their acceptance to their one end: a result, a dead letter, or cancelled.
 
 acceptance    read first: how a call is accepted, and what a caller may wish for it (wishes.py)
+once          calls with an idempotency key, synchronous ones too: one execution, one answer for all who ask
 later         moves calls that are due (delayed ones, next attempts) to invokers
 dead_letters  calls that failed for good: list, show, replay, purge
 store         all of it in Redis, one atomic step each: scripts/*.lua

@@ -15,12 +15,12 @@ from typing import NamedTuple, Protocol
 from uuid_utils import uuid7
 
 from gateway.catalog import Function
-from gateway.durable.store import Accepted
+from gateway.durable.store import Accepted, Claim, Holder
 from gateway.durable.wishes import NONE, Wishes
 from gateway.loops import Loop
 from gateway.placement import Placement
 from jiffy.contract import limits
-from jiffy.contract.errors import JiffyError, Throttled, Unavailable
+from jiffy.contract.errors import JiffyError, KeyReused, Throttled, Unavailable
 from jiffy.contract.messages import Call, InvocationRecord, State
 
 BATCH_MAX = 256
@@ -32,7 +32,7 @@ FULL_RETRY_AFTER_S = 5.0  # a backlog does not drain in a moment
 class Queue(Protocol):
     """Where calls are accepted; `store.DurableStore` is one. Raises Unavailable."""
 
-    async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[bool]: ...
+    async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[int | Holder]: ...
 
 
 class Bounds(NamedTuple):
@@ -59,28 +59,47 @@ class Acceptance:
         self._placement = placement
         self._now_ms = now_ms
         self.bounds = bounds
-        self._outgoing: list[tuple[Accepted, asyncio.Future[bool]]] = []
+        self._outgoing: list[tuple[Accepted, asyncio.Future[int | Holder]]] = []
         self._work = asyncio.Event()
 
     def loops(self) -> tuple[Loop, ...]:
         return (self._send,)
 
     async def accept(
-        self, function: Function, payload: bytes, *, trigger: str, wishes: Wishes = NONE, invocation: str = ""
+        self,
+        function: Function,
+        payload: bytes,
+        *,
+        trigger: str,
+        wishes: Wishes = NONE,
+        invocation: str = "",
+        claim: Claim | None = None,
     ) -> str:
-        """The id of a call that is now accepted. Raises Throttled (the backlog is full) and Unavailable."""
+        """The id of a call that is now accepted, or of the one that was accepted before with the same `claim`.
+
+        Raises Throttled (the backlog is full), KeyReused (the key came with another request) and Unavailable.
+        """
         invocation = invocation or str(uuid7())
         accepted = envelope(function, payload, trigger, wishes, invocation, self._now_ms(), self._placement)
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        return await self.offer(accepted._replace(claim=claim)) or invocation
+
+    async def offer(self, accepted: Accepted) -> str:
+        """ "" once this call is accepted; else the id of the one that holds its idempotency key. Raises as `accept`."""
+        future: asyncio.Future[int | Holder] = asyncio.get_running_loop().create_future()
         self._outgoing.append((accepted, future))
         self._work.set()
-        if not await asyncio.shield(future):
+        result = await asyncio.shield(future)
+        if isinstance(result, Holder):
+            if accepted.claim is not None and result.fingerprint != accepted.claim.fingerprint:
+                raise KeyReused("this Idempotency-Key came before with another request; use a new one")
+            return result.invocation
+        if not result:
             raise Throttled(
-                f"{function.tenant} has {self.bounds.calls} asynchronous calls, or "
+                f"{accepted.tenant} has {self.bounds.calls} asynchronous calls, or "
                 f"{self.bounds.payload_bytes // limits.MIB} MiB of their payloads, waiting to be run",
                 retry_after_s=FULL_RETRY_AFTER_S,
             )
-        return invocation
+        return ""
 
     async def _send(self) -> None:
         while True:
@@ -97,7 +116,7 @@ class Acceptance:
                 if not future.done():
                     future.set_result(result)
 
-    def _next_batch(self) -> list[tuple[Accepted, asyncio.Future[bool]]]:
+    def _next_batch(self) -> list[tuple[Accepted, asyncio.Future[int | Holder]]]:
         outgoing, size = self._outgoing, 0
         for n, (accepted, _) in enumerate(outgoing):
             size += len(accepted.call.payload)

@@ -14,6 +14,13 @@ from jiffy.contract import keys, limits, wire
 from jiffy.contract.messages import Call, DeadLetter, InvocationRecord
 
 
+class Claim(NamedTuple):
+    """An idempotency key, and the fingerprint of the request that came with it."""
+
+    key: str  # keys.once
+    fingerprint: str
+
+
 class Accepted(NamedTuple):
     """One call to accept. `due_ms` 0: at once, on `invoker`'s stream."""
 
@@ -23,6 +30,14 @@ class Accepted(NamedTuple):
     record: InvocationRecord
     keep_s: int
     due_ms: int = 0
+    claim: Claim | None = None
+
+
+class Holder(NamedTuple):
+    """Who has an idempotency key."""
+
+    fingerprint: str
+    invocation: str
 
 
 class Due(NamedTuple):
@@ -58,18 +73,20 @@ class DurableStore:
         text = resources.files(__package__).joinpath(f"scripts/{name}.lua").read_text("utf-8")
         return self._redis.register_script(text)
 
-    async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[bool]:
-        """Which of these were accepted; the others found their tenant's backlog full."""
+    async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[int | Holder]:
+        """What became of each: 1 accepted, 0 its tenant's backlog is full, or who holds its idempotency key."""
         names: list[str] = [keys.LATER, keys.LATER_CALLS]
-        values: list[bytes | str | int] = [calls_max, bytes_max]
+        values: list[bytes | str | int] = [calls_max, bytes_max, keys.invocation("")]
         for one in batch:
-            call = one.call
+            call, claim = one.call, one.claim
             names += (keys.calls(one.invoker), keys.invocation(call.invocation))
-            names += (keys.backlog(one.tenant), keys.tally(one.tenant))
+            names += (keys.backlog(one.tenant) if call.mode == "async" else "", keys.tally(one.tenant))
+            names.append(claim.key if claim else "")
             values += (call.invocation, wire.pack(call), wire.pack(one.record), one.keep_s, one.due_ms)
-            values.append(len(call.payload))
+            values += (len(call.payload), claim.fingerprint if claim else "", max(limits.ONCE_KEEP_S, one.keep_s))
         with translated():
-            return [result == 1 for result in await self._accept(keys=names, args=values)]
+            results = await self._accept(keys=names, args=values)
+        return [Holder(*result.decode().split(" ")) if type(result) is bytes else result for result in results]
 
     # --- calls that wait for their time ---------------------------------------------------------------------
 

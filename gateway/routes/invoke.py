@@ -21,7 +21,10 @@ from gateway.answer import http_answer, raw_answer, refusal
 from gateway.asgi import JSON, Receive, Response, Scope, Send, error_response, read_body, reply
 from gateway.catalog import Catalog, Function
 from gateway.dispatch import Dispatcher, Done
+from gateway.durable import once
 from gateway.durable.acceptance import Acceptance
+from gateway.durable.once import Once, Request
+from gateway.durable.store import Claim
 from gateway.durable.wishes import NAMES as WISHES
 from gateway.durable.wishes import NONE, Wishes
 from gateway.durable.wishes import read as read_wishes
@@ -40,13 +43,13 @@ ENDPOINTS = (
         *("ANY", "/function/{name}", None, "Call a function over HTTP; the answer is the function's own."),
         body="*/*",
         answer="*/*",
-        errors=("404", "413", "429", "502", "503", "504"),
+        errors=("404", "413", "422", "429", "502", "503", "504"),
     ),
     Endpoint(
         *("ANY", "/function/{name}/{rest:path}", None, "The same, with a path for the function to read."),
         body="*/*",
         answer="*/*",
-        errors=("404", "413", "429", "502", "503", "504"),
+        errors=("404", "413", "422", "429", "502", "503", "504"),
     ),
     Endpoint(
         *("POST", "/v1/functions/{name}/invocations", None, "Call a function with any JSON event; answers its result."),
@@ -58,7 +61,7 @@ ENDPOINTS = (
             "max_age": "async: seconds, in place of the function's max_age_s; or the header Jiffy-Max-Age",
         },
         body="application/json",
-        errors=("400", "404", "413", "429", "502", "503", "504"),
+        errors=("400", "404", "413", "422", "429", "502", "503", "504"),
     ),
 )
 
@@ -90,6 +93,7 @@ class Invoke:
         admission: Admission,
         metrics: Metrics,
         acceptance: Acceptance,
+        once: Once,
         now_ms: Callable[[], int],
     ) -> None:
         self._catalog = catalog
@@ -98,6 +102,7 @@ class Invoke:
         self._admission = admission
         self._metrics = metrics
         self._acceptance = acceptance
+        self._once = once
         self._now_ms = now_ms
 
     async def http(self, scope: Scope, receive: Receive, send: Send, head: Head, target: Target) -> None:
@@ -108,6 +113,9 @@ class Invoke:
         try:
             body = await read_body(receive, head, limits.PAYLOAD_MAX_BYTES, admission)
             held = len(body)
+            if head.once:
+                await reply(scope, send, await self._http_once(scope, head, target, body))
+                return
             answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
             self._begin(scope, head, target, body, partial(_settle, answered))
             await reply(scope, send, await answered)
@@ -141,6 +149,31 @@ class Invoke:
         except JiffyError as exc:
             respond(refusal(exc, invocation, function))
 
+    async def _http_once(self, scope: Scope, head: Head, target: Target, body: bytes) -> Response:
+        """A request with an Idempotency-Key."""
+        function, invocation, now_ms = target.function, str(uuid7()), self._now_ms()
+        try:
+            event = _event(scope, head, body, invocation, target, now_ms)
+            answer = await self._call_once(
+                function, _claim(scope, head, function, body), invocation, target.trigger, event
+            )
+        except JiffyError as exc:
+            return refusal(exc, invocation, function)
+        return _replayed(http_answer(answer, answer.invocation, function), answer.invocation != invocation)
+
+    async def _call_once(self, function: Function, claim: Claim, invocation: str, trigger: str, event: bytes) -> Answer:
+        wait_ms = SYNC_WAIT_MS + function.revision.timeout_ms
+        try:
+            answer = await self._once.call(
+                Request(function, claim, invocation, trigger, event, self._now_ms(), wait_ms)
+            )
+        except JiffyError as exc:
+            self._metrics.count(function.name, exc.code)
+            raise
+        if answer.invocation == invocation:
+            self._metrics.observe(function.name, answer.outcome, answer.duration_us, answer.cold)
+        return answer
+
     async def invocation(self, scope: Scope, receive: Receive, send: Send, head: Head, tenant: str, name: str) -> None:
         """POST /v1/functions/{name}/invocations: any JSON event."""
         admission = self._admission
@@ -155,8 +188,12 @@ class Invoke:
             payload = _json_event(payload)
             invocation, now_ms = str(uuid7()), self._now_ms()
             try:
+                claim = _claim(scope, head, function, payload) if head.once else None
                 if mode == "async":
-                    response = await self._queue(function, invocation, payload, wishes)
+                    response = await self._queue(function, invocation, payload, wishes, claim)
+                elif claim is not None:
+                    answer = await self._call_once(function, claim, invocation, "invoke", payload)
+                    response = _replayed(raw_answer(answer, function), answer.invocation != invocation)
                 else:
                     response = raw_answer(await self.call(function, invocation, "invoke", payload, now_ms), function)
             except JiffyError as exc:
@@ -195,21 +232,37 @@ class Invoke:
         placement.begun(invoker)
         self._dispatcher.submit(invoker, call, wait_ms / 1000, ended)
 
-    async def _queue(self, function: Function, invocation: str, event: bytes, wishes: Wishes) -> Response:
+    async def _queue(
+        self, function: Function, invocation: str, event: bytes, wishes: Wishes, claim: Claim | None
+    ) -> Response:
         try:
-            await self._acceptance.accept(function, event, trigger="invoke", wishes=wishes, invocation=invocation)
+            accepted = await self._acceptance.accept(
+                function, event, trigger="invoke", wishes=wishes, invocation=invocation, claim=claim
+            )
         except JiffyError as exc:
             self._metrics.count(function.name, exc.code)
             raise
-        self._metrics.count(function.name, "queued")
-        text = invocation.encode()
+        if accepted == invocation:
+            self._metrics.count(function.name, "queued")
+        text = accepted.encode()
         headers = [
             JSON,
             (b"location", b"/v1/invocations/" + text),
             (b"jiffy-invocation-id", text),
             (b"jiffy-revision", function.number),
         ]
-        return 202, headers, b'{"invocation":"%b"}' % text
+        return _replayed((202, headers, b'{"invocation":"%b"}' % text), accepted != invocation)
+
+
+def _claim(scope: Scope, head: Head, function: Function, body: bytes) -> Claim:
+    return once.claim(function, head.once, scope["method"], scope["raw_path"], scope["query_string"], body)
+
+
+def _replayed(response: Response, before: bool) -> Response:
+    """The same, marked when it answers an earlier call with this Idempotency-Key."""
+    if before:
+        response[1].append((b"idempotent-replayed", b"true"))
+    return response
 
 
 def _settle(future: asyncio.Future[Any], value: object) -> None:

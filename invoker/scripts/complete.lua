@@ -12,7 +12,7 @@
 -- then three per item:
 --   answers:{gateway}        list of Answer       "" when nobody waits
 --   logs:{tenant}:{function} stream {l: LogEntry}
---   invocation:{id}          string InvocationRecord, "" for a synchronous call
+--   invocation:{id}          string InvocationRecord, "" for a synchronous call that has none
 -- and five more for the end of an asynchronous one:
 --   backlog:{tenant}         hash invocation → where it is
 --   tally:{tenant}           hash of counters
@@ -23,12 +23,14 @@
 -- ARGV[2]  seconds that answers are kept
 -- ARGV[3]  about how many entries a function's log keeps
 -- ARGV[4]  how many dead letters a tenant may have, [5] the bytes of their calls, [6] ms that they are kept
+-- ARGV[7]  seconds that the records of synchronous calls are kept
 -- then per item:
 --   id       the entry's id in the calls stream
 --   note     "1": the attempt still runs; only its log entries and its record are written, if it is still ours
 --   answer   Answer
 --   usage    Usage
---   record   InvocationRecord
+--   record   InvocationRecord; "" at the end of a synchronous call that has one: it never began, and is as if it had
+--            not been sent
 --   state    "" or, at the end of an asynchronous attempt, what its invocation is now: "done", "queued" or "dead"
 --   n        how many log entries follow
 --   entry…   LogEntry
@@ -45,7 +47,8 @@
 local calls, usage_key, later, later_calls = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 local group, answers_keep, log_length = ARGV[1], ARGV[2], ARGV[3]
 local dead_max, dead_max_bytes, dead_keep = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local k, a, written, metered = 6, 7, 0, 0
+local sync_keep = ARGV[7]
+local k, a, written, metered = 6, 8, 0, 0
 local touched = {}
 
 local function still_ours(id)
@@ -112,8 +115,12 @@ while a <= #ARGV do
         if state ~= '' then
             follow(k + 3, more, state)
             redis.call('SET', record_key, record, 'EX', ARGV[more + 5])
-        elseif record_key ~= '' then
+        elseif record_key ~= '' and note then
             redis.call('SET', record_key, record, 'XX', 'KEEPTTL')
+        elseif record_key ~= '' and record == '' then
+            redis.call('DEL', record_key)
+        elseif record_key ~= '' then
+            redis.call('SET', record_key, record, 'EX', sync_keep)
         end
     end
     k, a = k + 3, more

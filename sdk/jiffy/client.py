@@ -147,9 +147,15 @@ class Client:
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
-    def invoke(self, name: str, event: Any = None, *, raw: bytes | None = None) -> Invocation:
-        """Calls a function and waits. A function that fails is an outcome; JiffyError says that the platform failed."""
-        answer = self._send("POST", f"/v1/functions/{spec.check_name(name)}/invocations", **_event(event, raw))
+    def invoke(
+        self, name: str, event: Any = None, *, raw: bytes | None = None, idempotency_key: str | None = None
+    ) -> Invocation:
+        """Calls a function and waits. A function that fails is an outcome; JiffyError says that the platform failed.
+
+        Calls with the same `idempotency_key` within a day are one: later ones get the first one's answer.
+        """
+        path = f"/v1/functions/{spec.check_name(name)}/invocations"
+        answer = self._send("POST", path, **_event(event, raw, idempotency_key))
         headers = answer.headers
         return Invocation(
             id=headers.get("jiffy-invocation-id", ""),
@@ -172,11 +178,12 @@ class Client:
         delay_s: float | None = None,
         retries: int | None = None,
         max_age_s: float | None = None,
+        idempotency_key: str | None = None,
     ) -> str:
         """Queues a call, to begin after `delay_s`; returns its id. None: as the function's jiffy.toml says."""
         path = f"/v1/functions/{spec.check_name(name)}/invocations"
         params = {"mode": "async", "delay": delay_s, "retries": retries, "max_age": max_age_s}
-        return str(self._send("POST", path, params=params, **_event(event, raw)).json()["invocation"])
+        return str(self._send("POST", path, params=params, **_event(event, raw, idempotency_key)).json()["invocation"])
 
     def cancel(self, invocation_id: str) -> dict[str, Any]:
         """Takes back a queued call; raises Conflict when it runs or has ended."""
@@ -317,10 +324,11 @@ def _trigger_path(function: str, name: str) -> str:
     return f"/v1/triggers/{spec.check_name(function)}/{spec.check_name(name, 'trigger')}"
 
 
-def _event(event: Any, raw: bytes | None) -> dict[str, Any]:
+def _event(event: Any, raw: bytes | None, key: str | None) -> dict[str, Any]:
     content = raw if raw is not None else json.dumps({} if event is None else event).encode()
     timeout = httpx.Timeout(CALL_S, connect=CONNECT_S)
-    return {"content": content, "headers": {"content-type": "application/json"}, "timeout": timeout}
+    headers = {"content-type": "application/json"} | ({"idempotency-key": key} if key is not None else {})
+    return {"content": content, "headers": headers, "timeout": timeout}
 
 
 def _given(params: Params | None) -> dict[str, str]:

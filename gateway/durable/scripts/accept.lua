@@ -1,39 +1,59 @@
--- Accept a batch of asynchronous calls: each is in the backlog, counted, has a record, and stands on an invoker's
--- stream or waits for its time, or nothing of it is there.
+-- Accept a batch of calls: each has a record, and stands on an invoker's stream or waits for its time; an asynchronous
+-- one is in the backlog, and counted; one with an idempotency key holds it. Or nothing of it is there.
 --
 -- KEYS[1]  later             sorted set invocation → moment
 -- KEYS[2]  later:calls       hash invocation → Call
--- then four per call:
+-- then five per call:
 --   calls:{invoker}          stream {c: Call}
 --   invocation:{id}          string InvocationRecord
---   backlog:{tenant}         hash invocation → where it is
+--   backlog:{tenant}         hash invocation → where it is; "" for a synchronous call
 --   tally:{tenant}           hash of counters
+--   once:{…}                 string: who holds this idempotency key; "" without one
 -- ARGV[1]  how many calls a tenant's backlog may have, [2] the bytes of their payloads
--- then per call: invocation, Call, InvocationRecord, keep (seconds, of the record), due ("0": now), bytes (of its payload)
+-- ARGV[3]  what stands before an invocation's id in the name of its record
+-- then per call: invocation, Call, InvocationRecord, keep (seconds, of the record), due ("0": now), bytes (of its
+-- payload), fingerprint (of the request), window (seconds, of the idempotency key)
 --
--- Returns one number per call: 1 accepted, 0 the backlog is full.
+-- Returns per call: 1 accepted, 0 the backlog is full, or "fingerprint invocation" of who holds its idempotency key.
+-- A holder whose record is gone holds nothing: its call never began, or its window is over.
 
 local calls_max, bytes_max = tonumber(ARGV[1]), tonumber(ARGV[2])
 local k, results = 3, {}
-for a = 3, #ARGV, 6 do
-    local stream, record, backlog, tally = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
-    local invocation, call, due = ARGV[a], ARGV[a + 1], ARGV[a + 4]
-    local held = tonumber(redis.call('HGET', tally, 'bytes') or 0)
-    if redis.call('HLEN', backlog) >= calls_max or held + ARGV[a + 5] > bytes_max then
-        results[#results + 1] = 0
-    else
+
+local function held(once)
+    local holder = once ~= '' and redis.call('GET', once)
+    if not holder then return nil end
+    return redis.call('EXISTS', ARGV[3] .. holder:sub(holder:find(' ') + 1)) == 1 and holder or nil
+end
+
+local function full(backlog, tally, bytes)
+    if redis.call('HLEN', backlog) >= calls_max then return true end
+    return (redis.call('HGET', tally, 'bytes') or 0) + bytes > bytes_max
+end
+
+for a = 4, #ARGV, 8 do
+    local stream, record, backlog, tally, once = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4]
+    local invocation, call, due, bytes = ARGV[a], ARGV[a + 1], ARGV[a + 4], ARGV[a + 5]
+    local result = held(once)
+    if not result and backlog ~= '' and full(backlog, tally, bytes) then result = 0 end
+    if not result then
+        result = 1
+        if once ~= '' then redis.call('SET', once, ARGV[a + 6] .. ' ' .. invocation, 'EX', ARGV[a + 7]) end
         redis.call('SET', record, ARGV[a + 2], 'EX', ARGV[a + 3])
+        local where = 'later'
         if due == '0' then
-            redis.call('HSET', backlog, invocation, stream .. ' ' .. redis.call('XADD', stream, '*', 'c', call))
+            where = stream .. ' ' .. redis.call('XADD', stream, '*', 'c', call)
         else
             redis.call('ZADD', KEYS[1], due, invocation)
             redis.call('HSET', KEYS[2], invocation, call)
-            redis.call('HSET', backlog, invocation, 'later')
         end
-        redis.call('HINCRBY', tally, 'accepted', 1)
-        redis.call('HINCRBY', tally, 'bytes', ARGV[a + 5])
-        results[#results + 1] = 1
+        if backlog ~= '' then
+            redis.call('HSET', backlog, invocation, where)
+            redis.call('HINCRBY', tally, 'accepted', 1)
+            redis.call('HINCRBY', tally, 'bytes', bytes)
+        end
     end
-    k = k + 4
+    results[#results + 1] = result
+    k = k + 5
 end
 return results

@@ -22,6 +22,7 @@ LOOK_FIRST_S, LOOK_MAX_S = 0.02, 1.0  # how often --wait asks
 @click.argument("data", default="{}")
 @click.option("--async", "background", is_flag=True, help="Queue the call and print its id instead of waiting.")
 @click.option("--wait", is_flag=True, help="With --async: wait for the result after all.")
+@click.option("--key", metavar="KEY", help="Idempotency key: calls with the same one within a day are run once.")
 @click.option("--delay", "delay_s", type=float, metavar="S", help="With --async: begin after so many seconds.")
 @click.option("--retries", type=int, metavar="N", help="With --async: in place of the function's own.")
 @click.option("--max-age", "max_age_s", type=float, metavar="S", help="With --async: in place of its max_age_s.")
@@ -31,6 +32,7 @@ def invoke(
     data: str,
     background: bool,
     wait: bool,
+    key: str | None,
     delay_s: float | None,
     retries: int | None,
     max_age_s: float | None,
@@ -54,9 +56,11 @@ def invoke(
     event = read_event(data)
     with Client() as client:
         if not background:
-            _tell(client.invoke(name, raw=event), as_json)
+            _tell(client.invoke(name, raw=event, idempotency_key=key), as_json)
             return
-        invocation = client.invoke_async(name, raw=event, delay_s=delay_s, retries=retries, max_age_s=max_age_s)
+        invocation = client.invoke_async(
+            name, raw=event, delay_s=delay_s, retries=retries, max_age_s=max_age_s, idempotency_key=key
+        )
         if wait:
             _tell(_ended(name, await_end(client, invocation)), as_json)
         else:

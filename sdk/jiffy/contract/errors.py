@@ -9,6 +9,7 @@
     │   ├── NotFound            404  no such function, revision, invocation, build or route
     │   ├── MethodNotAllowed    405  the route exists, not with this method
     │   ├── Conflict            409  what is asked for contradicts what is there
+    │   ├── KeyReused           422  an Idempotency-Key came again with another request
     │   ├── PayloadTooLarge     413  larger than limits.PAYLOAD_MAX_BYTES or SOURCE_MAX_BYTES
     │   └── Throttled           429  a limit is reached; `retry_after_s` says when to try again
     ├── FunctionError                 the function's author can mend it
@@ -79,6 +80,10 @@ class MethodNotAllowed(CallerError):
 
 class Conflict(CallerError):
     code, status = "conflict", 409
+
+
+class KeyReused(CallerError):
+    code, status = "idempotency_key_reused", 422
 
 
 class PayloadTooLarge(CallerError):

@@ -37,6 +37,11 @@ def backlog(tenant: str) -> str:
     return f"{P}backlog:{tenant}"
 
 
+def once(tenant: str, name: str, digest: str) -> str:
+    """string "fingerprint invocation": who has this idempotency key (its digest); expires with its window."""
+    return f"{P}once:{tenant}:{name}:{digest}"
+
+
 def tally(tenant: str) -> str:
     """hash of counters of asynchronous calls: docs/guarantees.md lists them."""
     return f"{P}tally:{tenant}"

@@ -44,6 +44,8 @@ BUILD_KEEP_S = 3600  # how long a build's events and an uploaded source can be r
 
 # --- results and queues -------------------------------------------------------------------------------------
 RESULT_KEEP_S = 24 * 3600  # asynchronous results by id
+ONCE_KEEP_S = 24 * 3600  # within which an Idempotency-Key means the same call; no longer than results are kept
+ONCE_KEY_MAX_CHARS = 255
 RESULT_LOST_S = 3600  # beyond its latest end, before the record of a call that never ended is given up
 RETRIES_DEFAULT, RETRIES_MAX = 2, 100  # after the first attempt; Lambda's default
 MAX_AGE_MIN_S, MAX_AGE_MAX_S = 1.0, 7 * 86400.0  # of an asynchronous event; the default is ASYNC_WAIT_MAX_S

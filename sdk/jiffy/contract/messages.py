@@ -119,6 +119,7 @@ class Call(NamedTuple):
     payload: bytes  # the event, JSON; opaque to everyone but the agent
     terms: Terms | None = None  # of an asynchronous call
     tariff: tuple[int, int, int, bool] | tuple[()] = ()  # meter.Tariff: how its time becomes billed time
+    recorded: bool = False  # synchronous: its answer is kept as a record too, for callers with the same idempotency key
 
 
 class Answer(NamedTuple):
