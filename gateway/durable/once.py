@@ -75,7 +75,7 @@ class Once:
         invoker = self._placement.place(function.tenant, function.name, revision.network)
         call = Call(
             *(invocation, 1, "sync", self._dispatcher.gateway, request.now_ms, request.now_ms + request.wait_ms),
-            *(request.trigger, function.packed, request.event),
+            *(request.trigger, function.packed, request.event, None, self._placement.tariff),
             recorded=True,
         )
         record = InvocationRecord(
