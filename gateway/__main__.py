@@ -49,6 +49,7 @@ from gateway.routes.builds import Builds
 from gateway.routes.dlq import Dlq
 from gateway.routes.functions import Functions
 from gateway.routes.health import Health
+from gateway.routes.hosts import Hosts
 from gateway.routes.invocations import Invocations
 from gateway.routes.live import Live
 from gateway.routes.logs import Logs
@@ -150,6 +151,7 @@ class Gateway:
             *Invocations(store, ledger, Cancellation(store, durable)).endpoints(),
             *Dlq(dead_letters).endpoints(),
             *Prices(ledger).endpoints(),
+            *Hosts(store, self.pulse).endpoints(),
             *health.endpoints(),
         )
         health.describe((*self.endpoints, USAGE))

@@ -162,6 +162,11 @@ class Store:
                 await self._redis.hdel(key, *gone)
         return tuple(beats)
 
+    async def order_drain(self, invoker: str, *, drain: bool) -> None:
+        """Have this invoker take no further calls, or take them again."""
+        with translated():
+            await (self._redis.sadd if drain else self._redis.srem)(keys.DRAINS, invoker)
+
     async def ping(self) -> None:
         with translated():
             await self._redis.ping()

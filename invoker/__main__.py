@@ -18,6 +18,7 @@ from pathlib import Path
 
 import uvloop
 
+from jiffy.contract import limits
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Layer
@@ -26,6 +27,7 @@ from . import host, policy
 from .drivers import choose
 from .drivers.base import Driver, DriverConfig
 from .execute import Executor
+from .handover import Handover
 from .heartbeat import Pulse
 from .pool import Pool
 from .room import Room
@@ -36,6 +38,7 @@ from .store import Store
 log = logging.getLogger("invoker")
 
 GRACE_S = 10.0  # what running calls get to end after SIGTERM
+LINGER_S = 2 * limits.HEARTBEAT_S  # gateways that have not yet heard that we leave still send calls: they are handed on
 LAST_WORDS_S = 1.0  # and Redis, to take what is still to be written
 
 
@@ -112,8 +115,9 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
     most = host.instances_max()
     room = Room(min(config.instances or most, most), config.tenant_instances)
     pool = Pool(stems, clock.monotonic_us, host.memory, room, keep=keep)
-    executor = Executor(store.invoker, store, pool, clock)
-    pulse = Pulse(store, clock, pool, stems, (store.invoker, host.name(), driver.name, driver.network))
+    executor = Executor(store.invoker, store, pool, clock, Handover(store, store.invoker, clock))
+    who = store.invoker, host.name(), driver.name, driver.network
+    pulse = Pulse(store, clock, pool, stems, who, executor.drain)
     calls = asyncio.create_task(executor.run())
     others = [
         asyncio.create_task(work) for work in (pulse.run(), pool.run(), store.watch(pool.set_live), _wait_for(stop))
@@ -136,6 +140,9 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
 async def _finish(executor: Executor, pool: Pool, pulse: Pulse, calls: asyncio.Task[None]) -> None:
     """Read no more, let running calls end, then end the others; write down what became of each."""
     log.info("stopping")
+    if await executor.hand_over():
+        await pulse.send()
+        await asyncio.sleep(LINGER_S)
     pool.drain()
     await executor.stop()
     await pulse.send()

@@ -27,6 +27,7 @@ from . import policy
 from .attempt import Attempt, Known
 from .classify import classify, log_line, unclassified
 from .completions import Completion, Completions
+from .handover import Handover
 from .lease import Slot
 from .pool import Pool
 from .refusal import Refusal, platform
@@ -55,7 +56,8 @@ class Queue(Protocol):
 class Executor:
     """See the module."""
 
-    def __init__(self, invoker: str, queue: Queue, pool: Pool, clock: Clock) -> None:
+    def __init__(self, invoker: str, queue: Queue, pool: Pool, clock: Clock, handover: Handover) -> None:
+        self._handover = handover
         self._invoker = invoker
         self._queue = queue
         self._pool = pool
@@ -68,6 +70,7 @@ class Executor:
         self._mean_size = 1024.0
         self._sweeping = False
         self._stopping = False
+        self._leaving = False  # whatever is ordered: this process ends
         self._quiet = asyncio.Event()  # `_open` is empty
 
     # --- read -------------------------------------------------------------------------------------------------
@@ -88,6 +91,8 @@ class Executor:
         pause = AGAIN_FIRST_S
         lost = False
         while not self._stopping:
+            if self._pool.draining and totals.calls:
+                await self._hand_over([])
             count = policy.read_count(totals.calls, totals.payload_bytes, self._mean_size)
             if not count:
                 await asyncio.sleep(FULL_S)
@@ -104,12 +109,35 @@ class Executor:
                 pause = min(AGAIN_MAX_S, pause * 2)
                 continue
             pause = AGAIN_FIRST_S
-            self.accept(entries)
+            if self._pool.draining:
+                await self._hand_over(entries)
+            else:
+                self.accept(entries)
 
     async def _unseen(self) -> list[tuple[bytes, bytes]]:
         """What was delivered to us and got lost on its way: pending there, and not known here."""
         seen = self._stuck.union(self._open)  # before we ask: one that is completed while we do may be in the answer
         return [item for item in await self._queue.pending() if item[0] not in seen]
+
+    async def _hand_over(self, entries: list[tuple[bytes, bytes]]) -> None:
+        """These, and calls that wait, go to other hosts where there are any; the others wait on and run here."""
+        now_us = self._clock.monotonic_us()
+        attempts = [attempt for caller in self._pool.take_waiting() if (attempt := self._open[caller.entry])]
+        attempts += [attempt for item in entries if (attempt := self._unpack(*item, now_us))]
+        stay = await self._handover.move(attempts)
+        for attempt in attempts:
+            del self._open[attempt.entry]
+        for attempt in stay:
+            self._open[attempt.entry] = attempt
+            self._pool.lease(attempt, attempt.known.revision, now_us)
+
+    def drain(self, on: bool) -> None:
+        """Hand over, from now on, what has not begun; or take calls again as ever."""
+        on = on or self._leaving
+        if on != self._pool.draining:
+            log.info("draining: calls go to other hosts" if on else "taking calls again")
+            self._pool.draining = on
+            self._pool.spawn(self._queue.interrupt())  # what waits is handed over when the read returns
 
     def accept(self, entries: list[tuple[bytes, bytes]]) -> None:
         """Have these entries run."""
@@ -266,6 +294,14 @@ class Executor:
         """Read no more."""
         self._stopping = True
         await self._queue.interrupt()
+
+    async def hand_over(self) -> bool:
+        """Before the end: have other hosts run what has not begun here. False: there are none."""
+        if not await self._handover.others():
+            return False
+        self._leaving = True
+        self.drain(True)
+        return True
 
     async def settled(self) -> None:
         """Wait until nothing runs or waits any more, written down or not."""

@@ -1,12 +1,14 @@
 """The invoker's pulse: what it says about itself every limits.HEARTBEAT_S, until it leaves.
 
-A beat also sets the clock and notices a Redis that no longer answers. What gateways make of beats is their business.
+A beat also sets the clock, brings the word whether this host shall drain, and notices a Redis that no longer answers.
+What gateways make of beats is their business.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from jiffy.contract import limits
@@ -23,13 +25,22 @@ log = logging.getLogger(__name__)
 class Board(Protocol):
     """Where beats go: store.Store."""
 
-    async def beat(self, heartbeat: Heartbeat) -> None: ...
+    async def beat(self, heartbeat: Heartbeat) -> bool: ...
 
 
 class Pulse:
     """See the module."""
 
-    def __init__(self, board: Board, clock: Clock, pool: Pool, stems: Stems, who: tuple[str, str, str, bool]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        clock: Clock,
+        pool: Pool,
+        stems: Stems,
+        who: tuple[str, str, str, bool],
+        drain: Callable[[bool], None],
+    ) -> None:
+        self._drain = drain
         self._board = board
         self._clock = clock
         self._pool = pool
@@ -50,7 +61,7 @@ class Pulse:
             memory_free_mb=max(0, pool.memory.free_mb),
             stems=self._stems.ready(),
             functions=pool.statuses(),
-            draining=pool.closing,
+            draining=pool.closing or pool.draining,
             instances=pool.instances,
             stems_wanted=self._stems.wanted(),
             decisions=dict(pool.figures.decisions),
@@ -60,7 +71,7 @@ class Pulse:
     async def send(self) -> None:
         """One beat. A Redis that does not answer is told in the log once, and once when it is back."""
         try:
-            await self._board.beat(self.beat())
+            ordered = await self._board.beat(self.beat())
         except PlatformError as exc:
             if not self._lost:
                 log.warning("%s; calls that run go on, their results are kept until it is back", exc.message)
@@ -69,6 +80,7 @@ class Pulse:
             if self._lost:
                 log.warning("Redis answers again")
             self._lost = False
+            self._drain(ordered)
 
     async def run(self) -> None:
         """Beat until cancelled."""

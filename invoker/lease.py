@@ -56,6 +56,7 @@ class Sandbox(Protocol):
 class Caller(Protocol):
     """A call that wants a lease. Exactly one of `start` and `refuse` is called, once."""
 
+    entry: bytes  # which one it is, in the stream
     arrived_us: int
     latest_start_us: int
     size: int  # of its payload

@@ -67,6 +67,7 @@ class Pool:
         self.totals = Totals()
         self.figures = Figures()
         self.closing = False
+        self.draining = False  # calls are handed to other hosts; what can't be is still served
         self.memory = memory()
         self.now = clock
         self._stems = stems
@@ -112,6 +113,10 @@ class Pool:
         if revision and changed and (warm or revision.min_instances):
             pool = self._pools.get((tenant, function, number)) or self._add(revision)
             pool.refill(self.now(), max(1, pool.floor))  # before the old one's instances go, and before it is called
+
+    def take_waiting(self) -> list[Caller]:
+        """All calls that have not begun; they are the caller's to see to now."""
+        return [pool.waiting.pop() for pool in self._pools.values() for _ in range(len(pool.waiting))]
 
     # --- what revision pools ask of the host --------------------------------------------------------------------
     def admit(self, pool: RevisionPool) -> str:

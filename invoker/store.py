@@ -8,10 +8,11 @@ or PlatformError (never): jiffy.contract.outage says which. Who resends what: co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, NoReturn
 
@@ -27,6 +28,7 @@ from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Heartbeat, Revision
 from jiffy.contract.wire import pack, unpack
 
+from .attempt import Attempt
 from .completions import Completion
 
 log = logging.getLogger(__name__)
@@ -35,8 +37,10 @@ ANSWER_MAX_S = 3.0  # an ordinary request that takes longer: the server hangs, o
 RETRY_S = 0.5
 Entry = tuple[bytes, bytes]  # id in the stream, packed Call
 
-_SCRIPT = resources.files(__package__).joinpath("scripts/complete.lua").read_bytes()
+_SCRIPTS = resources.files(__package__) / "scripts"
+_SCRIPT = (_SCRIPTS / "complete.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT).hexdigest()  # noqa: S324 - how EVALSHA names scripts
+_HAND_OVER = (_SCRIPTS / "hand_over.lua").read_bytes()  # rarely run: sent whole
 
 
 class Line:
@@ -143,18 +147,44 @@ class Store:
             await self._writer.ask("EVAL", _SCRIPT, len(names), *names, *values)
 
     # --- what this invoker says about itself --------------------------------------------------------------------
-    async def beat(self, heartbeat: Heartbeat) -> None:
-        """Publish a heartbeat and set the clock. Raises PlatformError.
+    async def beat(self, heartbeat: Heartbeat) -> bool:
+        """Publish a heartbeat and set the clock; shall this invoker drain? Raises PlatformError.
 
         Where nobody answers, or only a replica (a failover), it has then ended the other connections.
         """
         try:
             await self._ask_the_time()
-            await self._redis.hset(keys.INVOKERS, self.invoker, pack(heartbeat))
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hset(keys.INVOKERS, self.invoker, pack(heartbeat))
+            pipe.sismember(keys.DRAINS, self.invoker)
+            return bool((await pipe.execute())[1])
         except (RedisError, OSError, JiffyError) as exc:
             if isinstance(exc, ReadOnlyError) or not isinstance(exc, ResponseError):
                 await self._reader.cut()
                 await self._writer.cut()
+            _translate(exc)
+
+    async def beats(self) -> list[Heartbeat]:
+        """What all invokers said of themselves last. Raises Unavailable."""
+        try:
+            found: Any = await self._redis.hvals(keys.INVOKERS)
+        except (RedisError, OSError) as exc:
+            _translate(exc)
+        beats = []
+        for packed in found:
+            with contextlib.suppress(PlatformError):  # another release's
+                beats.append(unpack(Heartbeat, packed))
+        return beats
+
+    async def hand_over(self, attempts: Sequence[Attempt], to: str) -> int:
+        """Put calls of ours on another invoker's stream: see scripts/hand_over.lua. Asking again is harmless."""
+        names = [self._stream, keys.calls(to), *(keys.backlog(one.known.revision.tenant) for one in attempts)]
+        values: list[str | bytes] = [keys.GROUP]
+        for one in attempts:
+            values += (one.entry, one.call.invocation, pack(one.call))
+        try:
+            return int(await self._redis.eval(_HAND_OVER, len(names), *names, *values))  # type: ignore[arg-type,misc]
+        except (RedisError, OSError) as exc:
             _translate(exc)
 
     async def leave(self) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -141,6 +142,10 @@ class Client:
 
     def remove(self, name: str) -> None:
         self._send("DELETE", f"/v1/functions/{spec.check_name(name)}")
+
+    def drain(self, invoker: str, on: bool = True) -> None:
+        """Have a host take no further calls, or (`on` False) take them again."""
+        self._send("POST" if on else "DELETE", f"/v1/invokers/{quote(invoker, safe='')}/drain")
 
     def status(self) -> dict[str, Any]:
         return self.get_json("/v1/status")

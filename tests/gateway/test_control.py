@@ -254,6 +254,17 @@ async def test_metrics_tell_what_invokers_say_of_themselves(redis_url: str, serv
     assert status["invokers"][0]["decisions"] == {"fork": 7}
 
 
+async def test_a_host_is_told_to_drain_and_to_go_on(redis_url: str, served: Served, invoker: Invokers) -> None:
+    async with invoker() as fake, Redis.from_url(redis_url) as redis:
+        answer = await served.http.post(f"/v1/invokers/{fake.name}/drain")
+        assert (answer.status_code, answer.json()) == (202, {"invoker": fake.name, "drain": True})
+        assert await redis.smembers(keys.DRAINS) == {fake.name.encode()}
+        assert (await served.http.delete(f"/v1/invokers/{fake.name}/drain")).status_code == 202
+        assert await redis.smembers(keys.DRAINS) == set()
+        unknown = await served.http.post("/v1/invokers/nobody/drain")
+        assert unknown.status_code == 404 and "jiffy status" in unknown.json()["error"]["message"]
+
+
 # --- the description ----------------------------------------------------------------------------------------
 
 

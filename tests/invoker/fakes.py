@@ -200,6 +200,7 @@ class FakeCaller:
 
     def __init__(self, clock: Clock, latest_s: float = 10.0) -> None:
         self.number = next(self.numbers)
+        self.entry = b"%d" % self.number
         self.arrived_us = clock()
         self.latest_start_us = clock() + int(latest_s * 1e6)
         self.size = 10

@@ -9,6 +9,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from invoker.execute import Executor
+from invoker.handover import Handover
+from invoker.heartbeat import Pulse
 from invoker.pool import Memory, Pool
 from invoker.room import Room
 from invoker.stems import Stems
@@ -26,7 +28,8 @@ CALLS = keys.calls("inv-1")
 class OneHost:
     """One invoker over twins, as __main__ wires it, and a gateway's view of it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, name: str = "inv-1") -> None:
+        self.name = name
         self.redis = Redis.from_url(url)
         self.world = World()
         self.url = url
@@ -34,12 +37,13 @@ class OneHost:
 
     async def start(self) -> None:
         self.clock = clock = Clock()
-        self.store = Store(self.url, "inv-1", clock)
+        self.store = Store(self.url, self.name, clock)
         await self.store.open()
-        self.pool = Pool(
-            Stems(self.world.start, 1, clock.monotonic_us), clock.monotonic_us, lambda: Memory(16_000, 8_000), Room(50)
-        )
-        self.executor = Executor("inv-1", self.store, self.pool, clock)
+        stems = Stems(self.world.start, 1, clock.monotonic_us)
+        self.pool = Pool(stems, clock.monotonic_us, lambda: Memory(16_000, 8_000), Room(50))
+        self.executor = Executor(self.name, self.store, self.pool, clock, Handover(self.store, self.name, clock))
+        who = self.name, "host", "bwrap", False
+        self.pulse = Pulse(self.store, clock, self.pool, stems, who, self.executor.drain)
         self.running = asyncio.ensure_future(self.executor.run())
         self.now_ms: Callable[[], int] = lambda: clock() // 1000
 

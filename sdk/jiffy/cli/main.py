@@ -36,6 +36,7 @@ COMMANDS = {
     "logs": Entry("logs", "Show what a function printed."),
     "bill": Entry("bill", "Show what calls cost."),
     "prices": Entry("prices", "Show and publish what calls cost."),
+    "drain": Entry("drain", "Have a host take no further calls."),
     "status": Entry("status", "Show how the platform is doing."),
     "triggers": Entry("triggers", "What calls functions besides requests."),
     "remove": Entry("functions", "Remove a function."),

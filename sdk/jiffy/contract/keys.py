@@ -66,6 +66,7 @@ USAGE = f"{P}usage"  # stream {u: Usage}: not yet settled into the ledger
 LEDGER = f"{P}ledger"  # string: which gateway settles in the background; expires after seconds
 INVOKERS = f"{P}invokers"  # hash invoker id → Heartbeat
 BUILDERS = f"{P}builders"  # hash builder id → BuilderBeat
+DRAINS = f"{P}drains"  # set of invoker ids: they shall take no calls
 
 # --- functions ----------------------------------------------------------------------------------------------
 FUNCTIONS_CHANGED = f"{P}functions:changed"  # pub/sub channel: "tenant:function"
