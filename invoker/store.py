@@ -183,7 +183,7 @@ class Store:
         for one in attempts:
             values += (one.entry, one.call.invocation, pack(one.call))
         try:
-            return int(await self._redis.eval(_HAND_OVER, len(names), *names, *values))  # type: ignore[arg-type,misc]
+            return int(await self._redis.eval(_HAND_OVER, len(names), *names, *values))  # type: ignore[arg-type]
         except (RedisError, OSError) as exc:
             _translate(exc)
 
