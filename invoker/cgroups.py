@@ -211,7 +211,10 @@ class Group:
 
 
 class Cell:
-    """One instance's group. Its counters are read through descriptors that stay open: one pread each."""
+    """One instance's group. Its counters are read through descriptors that stay open: one pread each.
+
+    Whoever ends a sandbox (the kernel, an engine) may bury the group before we hear of it: its last values stay.
+    """
 
     def __init__(self, group: Group, memory: Path, cpu: Path, names: Names) -> None:
         self._group = group
@@ -221,7 +224,7 @@ class Cell:
         self._cpu_fd = os.open(cpu / names.cpu, os.O_RDONLY | os.O_CLOEXEC)
         self._oom = memory / names.oom
         self._v2 = names is V2
-        self._last = (0, 0)
+        self._last_bytes = self._last_us = 0
 
     def doors(self) -> list[int]:
         """Descriptors through which the instance moves itself in, for the caller to close (empty: see `admit`).
@@ -240,16 +243,16 @@ class Cell:
 
     def max_memory_bytes(self) -> int:
         """The peak of what it used itself (all that its limit counts) plus what it shares; at most its limit."""
-        if self._peak_fd < 0:
-            return self._last[0]
-        own = int(os.pread(self._peak_fd, 32, 0))
-        return min(own + self._group.shared_bytes, self._group.memory_mb * 1024 * 1024)
+        with contextlib.suppress(OSError):  # EBADF and ENODEV: it is gone
+            own = int(os.pread(self._peak_fd, 32, 0))
+            self._last_bytes = min(own + self._group.shared_bytes, self._group.memory_mb * 1024 * 1024)
+        return self._last_bytes
 
     def cpu_us(self) -> int:
-        if self._cpu_fd < 0:
-            return self._last[1]
-        text = os.pread(self._cpu_fd, 64, 0)
-        return int(text.split()[1]) if self._v2 else int(text) // 1000
+        with contextlib.suppress(OSError):
+            text = os.pread(self._cpu_fd, 64, 0)
+            self._last_us = int(text.split()[1]) if self._v2 else int(text) // 1000
+        return self._last_us
 
     def oom_kills(self) -> int:
         return _oom_kills(_read(self._oom))
@@ -265,7 +268,7 @@ class Cell:
         if self._peak_fd < 0:
             return
         self.kill()
-        self._last = (self.max_memory_bytes(), self.cpu_us())
+        self.max_memory_bytes(), self.cpu_us()
         os.close(self._peak_fd)
         os.close(self._cpu_fd)
         self._peak_fd = self._cpu_fd = -1

@@ -103,5 +103,5 @@ async def quietly(work: Awaitable[None]) -> None:
     """Wait for what may fail without consequence for any call; a sandbox that can't be kept in order ends itself."""
     try:
         await work
-    except JiffyError as exc:
-        log.warning("%s", exc.message)
+    except (JiffyError, OSError) as exc:
+        log.warning("%s", exc)

@@ -207,7 +207,6 @@ class Instance:
         else:
             reason, code = "closed", 0
         self._exit = Exit(reason, code, spent)
-        self._release()
         future, self._future = self._future, None
         if future is not None and not future.done():
             future.set_result(self._exit)
@@ -216,6 +215,7 @@ class Instance:
             self._ready.exception()  # whoever forked it may have given up
         self.sandbox.instances.pop(self.n, None)
         self._loop.call_soon(self._announce)
+        self._release()  # last: whatever fails in here, everybody has been told
 
     def _announce(self) -> None:
         if not self._gone.done():

@@ -7,6 +7,7 @@ instance.py's, the frames on the wire channel.py's, and when any of this should 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -274,14 +275,16 @@ class Sandbox:
         return self._closing
 
     async def _finish(self) -> None:
-        for instance in list(self.instances.values()):
-            instance.abandon()
         try:
+            for instance in list(self.instances.values()):
+                with contextlib.suppress(OSError):  # of what is gone already
+                    instance.abandon()
             await self._end()
         except (OSError, PlatformError) as exc:
             log.warning("sandbox %s could not be removed: %s", self.id, exc)
-        if self.on_closed is not None:
-            self.on_closed(self)
+        finally:
+            if self.on_closed is not None:
+                self.on_closed(self)
 
     async def _end(self) -> str:
         self.state = State.CLOSED

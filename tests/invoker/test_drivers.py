@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -315,6 +317,32 @@ async def test_a_killed_zygote_ends_its_sandbox_once(lab: Lab) -> None:
     assert closed == [sandbox]
     with pytest.raises(SandboxFailed):
         await sandbox.fork()
+
+
+async def test_a_killed_zygote_ends_its_calls_even_when_we_hear_of_it_late(lab: Lab) -> None:
+    instance = await lab.instance("import time\ndef handler(event, context):\n    time.sleep(600)\n")
+    sandbox = instance.sandbox
+    assert isinstance(sandbox, Sandbox)
+    closed = asyncio.get_running_loop().create_future()
+    sandbox.on_closed = closed.set_result
+    running = instance.call({"id": "1"}, b"null", 60)
+    os.kill(sandbox._jail.pid, 9)
+    _wait_for_the_burial(instance)
+    async with asyncio.timeout(10):
+        assert not hasattr(await running, "ok")
+        assert await closed is sandbox
+    assert instance.max_memory_bytes() >= 0 and instance.cpu_us() >= 0
+
+
+def _wait_for_the_burial(instance: Instance) -> None:
+    """Keep the loop from running until nothing is left of the instance, its control group neither."""
+    give_up = time.monotonic() + 10
+    for folder in () if instance._cell is None else (instance._cell._memory, instance._cell._cpu):
+        while folder.exists():
+            assert time.monotonic() < give_up
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            time.sleep(0.002)
 
 
 async def test_close_leaves_nothing_behind(lab: Lab) -> None:
