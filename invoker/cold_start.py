@@ -51,16 +51,26 @@ class ColdStart:
     async def run(self) -> Opened | Refusal:
         """What came of it."""
         try:
-            return await self._once()
+            return await self._surely()
         except PlatformError as exc:
             log.warning("cold start of %s failed: %s", self._revision.function, exc.message)
             if self._source.closing:
                 return platform(exc.message)
         try:
-            return await self._once()
+            return await self._surely()
         except PlatformError as exc:
             log.error("cold start of %s failed again: %s", self._revision.function, exc.message)
             return platform(exc.message)
+
+    async def _surely(self) -> Opened | Refusal:
+        """As `_once`; a fault of our own is one more way in which a sandbox fails: who waits must hear of it."""
+        try:
+            return await self._once()
+        except PlatformError:
+            raise
+        except Exception as exc:
+            log.exception("a fault in the cold start of %s", self._revision.function)
+            raise SandboxFailed(f"a fault of the invoker: {exc!r}") from exc
 
     async def _once(self) -> Opened | Refusal:
         began_us = self._source.now()
@@ -77,7 +87,7 @@ class ColdStart:
             loaded_us = self._source.now()
             instance = await sandbox.fork()
             self._check(box)
-        except JiffyError:
+        except Exception:
             await quietly(sandbox.close())
             raise
         phases = Phases(
@@ -97,6 +107,11 @@ class ColdStart:
         self._cancelled = True
         if self._box is not None:
             await quietly(self._box.sandbox.close())
+
+
+def fault(exc: Exception) -> Exception | None:
+    """What to show the trace of: an error that nobody foresaw."""
+    return None if isinstance(exc, JiffyError) else exc
 
 
 async def quietly(work: Awaitable[None]) -> None:

@@ -96,6 +96,12 @@ class Box:
     asleep: list[Slot] | None = None  # its idle instances while it is frozen; None: awake
     changing: bool = False  # a freeze or a thaw is under way
     closed: bool = False
+    failed_forks: int = 0  # in a row
+
+    @property
+    def barren(self) -> bool:
+        """It will hardly be forked again; what runs in it may go on."""
+        return self.failed_forks >= policy.FORKS_FAILED_MAX
 
 
 @dataclass(slots=True, eq=False)

@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import logging
 
-from jiffy.contract.errors import JiffyError
 from jiffy.contract.messages import Revision
 
 from . import policy
-from .cold_start import STOPPING, ColdStart, Opened, quietly
+from .cold_start import STOPPING, ColdStart, Opened, fault, quietly
 from .lease import Box, Caller, Host, Instance, Slot
 from .refusal import Refusal, function_limit, platform, throttled
 from .sleep import Sleep
 from .waiting import Waiting
 
 log = logging.getLogger(__name__)
-
-FORK_PAUSE_US = 200_000  # after a fork failed: whatever refuses it will hardly change sooner
-ANEW_US = policy.SECOND_US  # a single use: what its like would wait for it, so each waiting call gets a fork
 
 
 class RevisionPool:
@@ -192,7 +188,7 @@ class RevisionPool:
         there = self.running + len(self.idle)
         limit = self.revision.max_instances
         self._limit = function_limit(limit) if there + self.starting >= limit else ""
-        usual_us = ANEW_US if self._calls_max == 1 else self.usual_us
+        usual_us = policy.ANEW_US if self._calls_max == 1 else self.usual_us
         self._add(policy.wanted(len(self.waiting), there, self.starting, usual_us, stalled_us, limit), now_us)
 
     def _add(self, count: int, now_us: int) -> None:
@@ -201,7 +197,8 @@ class RevisionPool:
             self._limit = self._host.admit(self)
             if self._limit:
                 return
-            box = min(self.boxes, key=lambda box: box.instances, default=None)
+            fertile = [box for box in self.boxes if not box.barren]
+            box = min(fertile, key=lambda box: box.instances, default=None)
             if box is None or box.instances >= policy.INSTANCES_PER_SANDBOX:
                 self._open(now_us)
                 return
@@ -226,12 +223,16 @@ class RevisionPool:
     async def _fork(self, box: Box) -> None:
         try:
             instance = await box.sandbox.fork()
-        except JiffyError as exc:
-            log.warning("no further instance of %s: %s", self.revision.function, exc.message)
-            self._fork_again_us = self._host.now() + FORK_PAUSE_US
+        except Exception as exc:  # whatever it is: what was counted in must be counted out
+            log.warning("no further instance of %s: %s", self.revision.function, exc, exc_info=fault(exc))
+            self._fork_again_us = self._host.now() + policy.FORK_PAUSE_US
             box.instances -= 1
+            box.failed_forks += 1
             self._host.ended(self)
+            if not box.instances:
+                self._end(box)
         else:
+            box.failed_forks = 0
             self._joined(box, instance)
         finally:
             self.starting -= 1
@@ -322,7 +323,9 @@ class RevisionPool:
             if spent:
                 self._host.figures.decisions["expire"] += len(spent)
             active = box.instances - len(slots)  # busy, or being forked
-            if policy.sandbox_expired(now_us, box.last_used_us, box.instances - len(spent), self.live, keep):
+            if policy.sandbox_expired(
+                now_us, box.last_used_us, box.instances - len(spent), self.live and not box.barren, keep
+            ):
                 self._end(box)
             elif box.asleep is None:
                 for slot in spent:

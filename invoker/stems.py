@@ -189,7 +189,10 @@ class Stems:
         began_us = self._clock()
         try:
             stem = await self._start(*kind)
-        except JiffyError as exc:
+        except Exception as exc:  # unforeseen or not: who waits hears of it, and the next try waits
+            if not isinstance(exc, JiffyError):
+                log.exception("a fault while a stem of %s started", kind.runtime)
+                exc = SandboxFailed(f"a fault of the invoker: {exc!r}")
             self._failed(kind, shelf, exc)
         else:
             shelf.failures = 0

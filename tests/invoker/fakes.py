@@ -15,7 +15,6 @@ from typing import Any
 from invoker.lease import Slot
 from invoker.refusal import Refusal
 from invoker.sandbox import Exit, Loaded, Reply
-from jiffy.contract.errors import JiffyError
 from jiffy.contract.messages import Heartbeat, Layer, Revision
 
 Answer = Reply | Exit | asyncio.Future[Reply | Exit]
@@ -123,6 +122,7 @@ class FakeSandbox:
         self.on_closed: Callable[[Any], None] | None = None
         self.revision: Revision | None = None
         self.instances: list[FakeInstance] = []
+        self.fork_error: Exception | None = None
         self.frozen = False
         self.closed = False
 
@@ -130,15 +130,15 @@ class FakeSandbox:
         assert self.revision is None, "a stem is given one function only"
         self.revision = revision
         await self.world.step()
-        if isinstance(self.world.loading, JiffyError):
+        if isinstance(self.world.loading, Exception):
             raise self.world.loading
         return self.world.loading
 
     async def fork(self) -> FakeInstance:
         assert not self.frozen
         await self.world.step()
-        if self.world.fork_error is not None:
-            raise self.world.fork_error
+        if (error := self.fork_error or self.world.fork_error) is not None:
+            raise error
         self.instances.append(FakeInstance(self))
         return self.instances[-1]
 
@@ -165,9 +165,9 @@ class World:
     """What every sandbox of a test does: `function` answers, `loading` is how imports end, errors are raised."""
 
     function: Function = echo
-    loading: Loaded | JiffyError = Loaded(1000, None, b"")  # noqa: RUF009 - a tuple
-    fork_error: JiffyError | None = None
-    start_error: JiffyError | None = None
+    loading: Loaded | Exception = Loaded(1000, None, b"")  # noqa: RUF009 - a tuple
+    fork_error: Exception | None = None
+    start_error: Exception | None = None
     sandboxes: list[FakeSandbox] = field(default_factory=list)
     starts: int = 0
 
