@@ -201,5 +201,6 @@ def _revision(
         image=made,
         spec=declared,
         min_instances=spec.min_instances,
+        public=spec.public,
         calls_max=1 if spec.reuse == "never" else spec.max_requests,
     )

@@ -32,16 +32,19 @@ class Head(NamedTuple):
     once: str = ""  # Idempotency-Key
 
 
-def read_head(raw: Iterable[tuple[bytes, bytes]], key: bytes | None, hosts: Hosts | None = None) -> Head:
+def read_head(
+    raw: Iterable[tuple[bytes, bytes]], key: bytes | None, hosts: Hosts | None = None, public: bool = False
+) -> Head:
     """Check the size of the headers and, when the gateway has one, the API key; when not, that it is no page's request.
 
-    The key's own header is left out: a function must not learn what opens the platform.
+    For what is `public` no key is needed. The key's own header is left out: a function must not learn what opens the
+    platform.
     Raises InvalidRequest, Unauthorized, Forbidden.
     """
     pairs: list[tuple[str, str]] = []
     length: int | None = None
     once = ""
-    size, body, known = 0, False, key is None
+    size, body, known = 0, False, public or key is None
     for name, value in raw:
         size += len(name) + len(value) + 4
         if name not in _LOOKED_AT:

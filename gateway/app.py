@@ -9,6 +9,7 @@ anything else                        a route that some function declares, or 404
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NoReturn
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -78,7 +79,7 @@ class App:
         if function is None:
             return False
         try:
-            head = read_head(scope["headers"], self._key, self._hosts)
+            head = read_head(scope["headers"], self._key, self._hosts, function.revision.public)
         except JiffyError:
             return False
         if head.once:
@@ -95,17 +96,34 @@ class App:
                 read_head(scope["headers"], None, self._hosts)
             await self._control(scope, receive, send)
             return
-        head = read_head(scope["headers"], self._key, self._hosts)
-        if path.startswith(FUNCTION):
-            name, rest = _function_path(scope, path)
-            function = self._catalog.get(TENANT, name) or await self._catalog.find(TENANT, known_name(name))
-            await self._invoke.http(scope, receive, send, head, Target(function, rest))
+        target = await self._target(scope, path)
+        public = target is not None and target.function.revision.public
+        head = read_head(scope["headers"], self._key, self._hosts, public)
+        if target is not None:
+            await self._invoke.http(scope, receive, send, head, target)
         elif path.startswith(CONTROL) and path.endswith(INVOCATIONS) and path.count("/") == 4:
             await self._invocations(scope, receive, send, head, path)
         elif path.startswith(CONTROL) or path in FIXED:
             await self._control(scope, receive, send)
+        elif path.startswith(FUNCTION):
+            name, _ = _function_path(scope, path)
+            raise self._catalog.missing(TENANT, known_name(name))
         else:
-            await self._route(scope, receive, send, head, path)
+            self._no_route(scope, path)
+
+    async def _target(self, scope: Scope, path: str) -> Target | None:
+        """The function whose URL or route this is. Who it answers to is not decided yet."""
+        if path.startswith(FUNCTION):
+            name, rest = _function_path(scope, path)
+            function = self._catalog.get(TENANT, name) or await self._catalog.look(TENANT, name)
+            return Target(function, rest) if function else None
+        if path.startswith(CONTROL) or path in FIXED:
+            return None
+        found = self._catalog.routes.find(scope["method"], path)
+        if not isinstance(found, Match):
+            return None
+        function = await self._catalog.find(found.tenant, found.function)
+        return Target(function, scope["path"], found.route.key, found.parameters)
 
     async def _invocations(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str) -> None:
         _, _, resource, name, _ = path.split("/")
@@ -115,15 +133,11 @@ class App:
             raise MethodNotAllowed("call a function with POST", allow=("POST",))
         await self._invoke.invocation(scope, receive, send, head, TENANT, known_name(name))
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str) -> None:
-        found = self._catalog.routes.find(scope["method"], path)
-        if not isinstance(found, Match):
-            if found:
-                raise MethodNotAllowed(f"this route takes {', '.join(found)}", allow=found)
-            raise NotFound(f"there is nothing at {path[:200]}")
-        function = await self._catalog.find(found.tenant, found.function)
-        target = Target(function, scope["path"], found.route.key, found.parameters)
-        await self._invoke.http(scope, receive, send, head, target)
+    def _no_route(self, scope: Scope, path: str) -> NoReturn:
+        allowed = self._catalog.routes.find(scope["method"], path)
+        if allowed and not isinstance(allowed, Match):
+            raise MethodNotAllowed(f"this route takes {', '.join(allowed)}", allow=allowed)
+        raise NotFound(f"there is nothing at {path[:200]}")
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":

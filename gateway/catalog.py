@@ -6,15 +6,18 @@ lost. A call costs one dictionary look-up, however many functions there are.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from jiffy.contract import routes, wire
-from jiffy.contract.errors import JiffyError, NotFound, PlatformError
+from jiffy.contract.errors import JiffyError, NotFound, PlatformError, SpecError
 from jiffy.contract.messages import Revision
+from jiffy.contract.spec import check_name
 
 RESYNC_S = 2.0
+HINTED_MAX = 500  # functions; among more, looking for the name that was meant takes too long
 PINNED_MAX = 256  # remembered revisions that were asked for by number
 
 
@@ -69,8 +72,23 @@ class Catalog:
         """The live revision; asks Redis once before it raises NotFound."""
         function = self._live.get((tenant, name)) or await self.refresh(tenant, name)
         if function is None:
-            raise NotFound(f"there is no function {name!r}")
+            raise self.missing(tenant, name)
         return function
+
+    async def look(self, tenant: str, name: str) -> Function | None:
+        """Like `find`, for any text as a name; None when there is none."""
+        try:
+            check_name(name)
+        except SpecError:
+            return None
+        return self._live.get((tenant, name)) or await self.refresh(tenant, name)
+
+    def missing(self, tenant: str, name: str) -> NotFound:
+        """That there is no such function, and which one may have been meant."""
+        few = self._live if len(self._live) <= HINTED_MAX else ()
+        close = difflib.get_close_matches(name, [known for of, known in few if of == tenant], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return NotFound(f"there is no function {name[:80]!r}{hint}")
 
     async def pinned(self, tenant: str, name: str, number: int) -> Function:
         """A stated revision. Raises NotFound."""

@@ -18,7 +18,7 @@ from gateway.store import Store
 from gateway.triggers.sources.doors import missing
 from gateway.triggers.trigger import public
 from jiffy.contract import limits, spec
-from jiffy.contract.errors import Conflict, InvalidRequest, NotFound, SpecError, Unavailable
+from jiffy.contract.errors import Conflict, InvalidRequest, SpecError, Unavailable
 from jiffy.contract.messages import BuildEvent, BuildRequest, Revision
 
 BODY_MAX_BYTES = 64 * 1024  # a spec with all of its environment and routes fits several times
@@ -60,7 +60,7 @@ class Functions:
         live, revisions = await self._store.revisions(TENANT, name)
         current = next((r for r in revisions if r.number == live), None)
         if current is None:
-            raise NotFound(f"there is no function {name!r}")
+            raise self._catalog.missing(TENANT, name)
         return JSONResponse(
             _summary(request, current)
             | {
@@ -93,7 +93,7 @@ class Functions:
     async def remove(self, request: Request) -> Response:
         name = known_name(request.path_params["name"])
         if not await self._store.remove(TENANT, name):
-            raise NotFound(f"there is no function {name!r}")
+            raise self._catalog.missing(TENANT, name)
         await self._catalog.refresh(TENANT, name)
         return Response(status_code=204)
 
@@ -120,6 +120,7 @@ def _summary(request: Request, revision: Revision) -> dict[str, Any]:
         "timeout_s": revision.timeout_ms / 1000,
         "max_instances": revision.max_instances,
         "network": revision.network,
+        "public": revision.public,
         "description": str(revision.spec.get("description", "")),
         "size_bytes": sum(layer.size_bytes for layer in revision.layers),
         "created_ms": revision.created_ms,

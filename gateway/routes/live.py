@@ -39,7 +39,7 @@ class Live:
         wanted = _wanted(await bodies.read(request, BODY_MAX_BYTES))
         live, revisions = await self._store.revisions(TENANT, name)
         if not live:
-            raise NotFound(f"there is no function {name!r}")
+            raise self._catalog.missing(TENANT, name)
         chosen = _choose(name, live, revisions, wanted)
         self._check_routes(chosen)
         if not await self._store.set_live(TENANT, name, live, chosen.number):

@@ -86,7 +86,7 @@ class Triggers:
         name, wanted = known_name(request.path_params["function"]), request.path_params["trigger"]
         function = self._catalog.get(TENANT, name)
         if function is None:
-            raise NotFound(f"there is no function {name!r}")
+            raise self._catalog.missing(TENANT, name)
         found = {trigger.id.name: trigger for trigger in declared(function)}
         if wanted not in found:
             has = f"it has {', '.join(found)}" if found else "it declares none"

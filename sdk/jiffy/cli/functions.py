@@ -84,6 +84,7 @@ def _facts(function: dict[str, Any]) -> list[tuple[str, object]]:
         ("timeout", f"{function['timeout_s']:g} s"),
         ("max instances", function["max_instances"]),
         ("network", "yes" if function["network"] else "no"),
+        ("public", "yes: its URL and routes need no API key" if function.get("public") else "no"),
         ("environment", ", ".join(sorted(function["env"]))),
     ]
 

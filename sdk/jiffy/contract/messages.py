@@ -93,6 +93,7 @@ class Revision(NamedTuple):
     spec: dict[str, Any] = {}  # noqa: RUF012 - the declaration as the user wrote it, for `jiffy show`
     min_instances: int = 0  # kept ready on every host
     calls_max: int = 0  # of one instance; 0: any number, 1: reuse = "never"
+    public: bool = False  # its URL and routes need no API key
 
 
 class Terms(NamedTuple):

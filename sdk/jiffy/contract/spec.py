@@ -33,6 +33,7 @@ class FunctionSpec:
     reuse: str = "always"
     max_requests: int = 0
     network: bool = False
+    public: bool = False
     env: Mapping[str, str] = ()  # type: ignore[assignment]
     routes: tuple[str, ...] = ()
     description: str = ""
@@ -103,6 +104,7 @@ KEYS: dict[str, Key] = {
     "network": Key(
         checks.boolean, "false", "May it open connections to the outside? Needs a host whose sandboxes are Docker's."
     ),
+    "public": Key(checks.boolean, "false", "May anyone call its URL and routes, without the platform's API key?"),
     "env": Key(checks.env, "{}", "Environment variables."),
     "routes": Key(checks.routes, "[]", 'HTTP routes, such as "GET /hello/{name}"; /function/NAME always works.'),
     "description": Key(checks.text(256), '""', "One line for people."),
