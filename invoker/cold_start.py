@@ -1,6 +1,7 @@
 """A cold start: a stem becomes one revision's sandbox with its first instance.
 
-We try twice before we fail a call; a function that can't be imported is its author's failure, told at once. What the
+We try twice before we fail a call. From the moment a sandbox has its function, whatever goes wrong is the function's
+failure: told at once, and its time is billed, or code that breaks its own start would compute for nothing. What the
 calls that wait for it are told, and when to start one, is revision_pool.py's business.
 """
 
@@ -15,10 +16,11 @@ from jiffy.contract.messages import Outcome, Revision
 
 from .figures import Phases
 from .lease import Box, Instance, Sandbox
-from .refusal import Refusal, platform
+from .refusal import Refusal, error_json, platform
 
 log = logging.getLogger(__name__)
 
+UNBILLED_US = 1_000_000  # a start that fails sooner costs one step, however many of these a busy host made of it
 STOPPING = "the invoker is stopping"
 
 
@@ -47,6 +49,8 @@ class ColdStart:
         self._ended = ended
         self._box: Box | None = None
         self._cancelled = False
+        self._given_us = 0  # when the sandbox got the function
+        self._told_us = 0  # how much of the time since then calls were told to pay
 
     async def run(self) -> Opened | Refusal:
         """What came of it."""
@@ -80,23 +84,57 @@ class ColdStart:
         sandbox.on_closed = lambda _: self._ended(box)
         try:
             self._check(box)
+            self._given_us, self._told_us = self._source.now(), 0
             loaded = await sandbox.specialise(self._revision)
             if loaded.error is not None:
                 await quietly(sandbox.close())
-                return Refusal(Outcome.ERROR, loaded.error, log=loaded.log)
+                return self._failed(loaded.error, loaded.log)
             loaded_us = self._source.now()
-            instance = await sandbox.fork()
-            self._check(box)
+            came = await self._first(box, loaded.log)
         except Exception:
             await quietly(sandbox.close())
             raise
+        if isinstance(came, Refusal):
+            await quietly(sandbox.close())
+            return came
         phases = Phases(
             stem_us=stem_us - began_us,
             specialise_us=max(0, loaded_us - stem_us - loaded.import_us),
             import_us=loaded.import_us,
             fork_us=self._source.now() - loaded_us,
         )
-        return Opened(box, instance, loaded.log, phases)
+        return Opened(box, came, loaded.log, phases)
+
+    async def _first(self, box: Box, text: bytes) -> Instance | Refusal:
+        """The first instance. That there is none is the function's doing, unless we end ourselves."""
+        try:
+            instance = await box.sandbox.fork()
+            self._check(box)
+            return instance
+        except PlatformError as exc:
+            if self._cancelled or self._source.closing:
+                raise
+            log.warning("%s was imported, and then could not be started: %s", self._revision.function, exc.message)
+            why = f"the function was imported, but no instance of it could be started: {exc.message}"
+            return self._failed(error_json("Runtime.StartError", why), text)
+
+    def _failed(self, error: bytes, text: bytes) -> Refusal:
+        return Refusal(Outcome.ERROR, error, log=text, used_us=self._unpaid_us())
+
+    def late(self) -> Refusal | None:
+        """What a call is told that can wait no longer, if it was the function that took the time."""
+        used_us = self._source.now() - self._given_us if self._given_us else 0
+        if used_us < UNBILLED_US:
+            return None
+        text = f"the function was still starting after {used_us / 1e6:.2f} seconds"
+        error = error_json("Sandbox.Timedout", text)
+        return Refusal(Outcome.ERROR, error, init_us=used_us, used_us=self._unpaid_us())
+
+    def _unpaid_us(self) -> int:
+        """How long the function has held the sandbox and no call was told to pay yet; from now on it was told."""
+        used_us = self._source.now() - self._given_us
+        unpaid_us, self._told_us = used_us - self._told_us, used_us
+        return unpaid_us if used_us >= UNBILLED_US else 0
 
     def _check(self, box: Box) -> None:
         if box.closed or self._cancelled:

@@ -18,6 +18,7 @@ import logging
 from functools import partial
 from typing import Protocol
 
+from jiffy.contract import meter
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Call, Outcome
@@ -222,7 +223,8 @@ class Executor:
     def turned_away(self, attempt: Attempt, refusal: Refusal) -> None:
         """The pool refuses `attempt`: it never began, or its function could not be imported.
 
-        A failed import has a duration of 0 and is billed one step: it used the host, but no handler ran.
+        A function that could not be started is billed: for how long that took, or one step if it was quick, or one of
+        several calls that waited for it.
         """
         now_us = self._clock.monotonic_us()
         attempt.cold = attempt.cold or refusal.init_us > 0
@@ -230,9 +232,10 @@ class Executor:
         attempt.queue_us = attempt.waited_us(now_us)
         if refusal.log:
             attempt.logbook().write(refusal.log)
+        used_us = 0 if meter.Tariff(*attempt.call.tariff).bill_init else refusal.used_us  # init_us counts there
         self._completions.add(
             attempt.completion(
-                *(self._invoker, now_us, refusal.outcome, refusal.error), retry_after_s=refusal.retry_after_s
+                *(self._invoker, now_us, refusal.outcome, refusal.error, used_us), retry_after_s=refusal.retry_after_s
             )
         )
 

@@ -15,10 +15,11 @@ class Refusal:
     retry_after_s: float = 0.0
     init_us: int = 0  # how long the call waited for an import that failed
     log: bytes = b""  # what that import printed
+    used_us: int = 0  # how long the function's start held the host, for one of the calls to pay; 0: a moment
 
-    def after(self, init_us: int, log: bytes) -> Refusal:
+    def after(self, init_us: int, *, first: bool) -> Refusal:
         """The same for one of several calls, each of which waited for its own `init_us`."""
-        return replace(self, init_us=init_us, log=log)
+        return replace(self, init_us=init_us) if first else replace(self, init_us=init_us, log=b"", used_us=0)
 
 
 def error_json(kind: str, message: str) -> bytes:

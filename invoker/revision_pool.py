@@ -140,12 +140,12 @@ class RevisionPool:
     def refuse_all(self, refusal: Refusal, begun_us: int = 0) -> None:
         """Tell every waiting call the same; `begun_us` is when the cold start began that they waited for."""
         now_us = self._host.now()
-        text = refusal.log
+        first = True
         while self.waiting:
             caller = self.waiting.pop()
             init_us = now_us - max(begun_us, caller.arrived_us) if begun_us else 0
-            caller.refuse(refusal.after(init_us, text))
-            text = b""
+            caller.refuse(refusal.after(init_us, first=first))
+            first = False
 
     def _throttled(self, why: str) -> Refusal:
         usual_us = max(self.usual_us, self._host.now() - self._begun_us if self.running else 0)
@@ -154,6 +154,8 @@ class RevisionPool:
         return throttled(self.revision.function, why, after_s)
 
     def _late(self) -> Refusal:
+        if self._cold and (refusal := self._cold.late()):
+            return refusal
         return self._throttled(self._limit or f"none of its {self.instances} instances was free in time")
 
     # --- growing ----------------------------------------------------------------------------------------------

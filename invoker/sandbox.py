@@ -187,6 +187,8 @@ class Sandbox:
             return Loaded(0, self._import_killed(revision), printed.read())
         if meta["t"] != "loaded":
             return Loaded(0, payload, printed.read())
+        if self.state is not State.LOADING:  # it said more than that in the same breath
+            return Loaded(0, self._import_killed(revision), printed.read())
         if group is not None:
             group.loaded()
         self._move(State.READY)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,7 +129,7 @@ class FakeSandbox:
     async def specialise(self, revision: Revision) -> Loaded:
         assert self.revision is None, "a stem is given one function only"
         self.revision = revision
-        await self.world.step()
+        await (self.world.importing or self.world.step)()
         if isinstance(self.world.loading, Exception):
             raise self.world.loading
         return self.world.loading
@@ -166,6 +166,7 @@ class World:
 
     function: Function = echo
     loading: Loaded | Exception = Loaded(1000, None, b"")  # noqa: RUF009 - a tuple
+    importing: Callable[[], Awaitable[None]] | None = None  # what happens meanwhile
     fork_error: Exception | None = None
     start_error: Exception | None = None
     sandboxes: list[FakeSandbox] = field(default_factory=list)

@@ -145,11 +145,11 @@ async def test_a_sandbox_that_fails_us_is_tried_once_more_and_then_the_call_fail
 
 
 async def test_a_second_sandbox_may_mend_it(house: House) -> None:
-    house.world.fork_error = SandboxFailed("no such process")
+    house.world.loading = SandboxFailed("the mount failed")
     caller = house.call()
     while sum(sandbox.revision is not None for sandbox in house.world.sandboxes) < 2:
         await settle(1)
-    house.world.fork_error = None
+    house.world.loading = Loaded(5, None, b"")
     await settle(40)
     assert caller.slot is not None
 

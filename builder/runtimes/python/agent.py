@@ -45,6 +45,8 @@ HEADER = struct.Struct(">II")
 LONELY_S = 60.0  # a stem that nobody connects to was orphaned before it could be owned
 HELLO_S = 5.0  # the invoker greets in the same breath as it connects
 OPEN_FILES_MAX = 1024
+# Bound before the function is there, which may replace them where they stand (gevent does, and so may malice).
+exit_now, fork, kill, monotonic_ns, waitpid = os._exit, os.fork, os.kill, time.monotonic_ns, os.waitpid
 GROUPS_MAX = 4  # descriptors of control groups in a hello
 COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect
 
@@ -168,15 +170,15 @@ class Zygote:
         frame = read_frame(self.control)
         if frame is None:  # the invoker is gone: nobody must stay behind
             for pid in self.instances:
-                os.kill(pid, signal.SIGKILL)
-            os._exit(0)  # of process 1: the kernel kills all others of this namespace
+                kill(pid, signal.SIGKILL)
+            exit_now(0)  # of process 1: the kernel kills all others of this namespace
         meta, _ = frame
         if meta["t"] == "load":
             self.load(meta)
         elif meta["t"] == "kill":
             for pid, n in self.instances.items():
                 if n == meta["n"]:
-                    os.kill(pid, signal.SIGKILL)
+                    kill(pid, signal.SIGKILL)
 
     def load(self, meta: dict[str, Any]) -> None:
         while 0 not in self.logs:
@@ -190,7 +192,7 @@ class Zygote:
             limit("RLIMIT_NPROC", meta["pids_max"])
         prepare(meta["handler"], self.function, meta["env"])
         own_path = list(sys.path[2:])
-        began = time.monotonic_ns()
+        began = monotonic_ns()
         try:
             self.handler = load_handler(meta["handler"], self.function)
         except LoadError as exc:
@@ -202,7 +204,7 @@ class Zygote:
             import asyncio  # noqa: F401 - once here rather than in every instance
 
             sys.path[:] = users
-        spent = (time.monotonic_ns() - began) // 1000
+        spent = (monotonic_ns() - began) // 1000
         flush()
         self.watch_children()
         gc.collect()
@@ -231,7 +233,7 @@ class Zygote:
         log = self.logs.pop(n, None)
         flush()
         try:
-            pid = os.fork()
+            pid = fork()
         except OSError:  # no room for another process: the closed connection says so
             pid = -1
         if pid == 0:
@@ -242,7 +244,7 @@ class Zygote:
                     os.close(fd)
                 status = self.become(conn, log, n)
             finally:
-                os._exit(status)
+                exit_now(status)
         if pid > 0:
             self.instances[pid] = n
         conn.close()
@@ -291,7 +293,7 @@ class Zygote:
         ended = []
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 break
             if pid == 0:
@@ -308,11 +310,11 @@ class Zygote:
     def sweep(self, scratch: str) -> None:
         """Remove what a killed instance left, in a process of its own: it may be a great deal."""
         try:
-            if os.fork() == 0:
+            if fork() == 0:
                 try:
                     remove_tree(scratch)
                 finally:
-                    os._exit(0)
+                    exit_now(0)
         except OSError:
             pass
 
@@ -324,7 +326,7 @@ class Zygote:
                 try:
                     with open(f"/proc/{name}/stat", "rb") as file:
                         if file.read().rpartition(b")")[2].split()[1] == own:
-                            os.kill(int(name), signal.SIGKILL)
+                            kill(int(name), signal.SIGKILL)
                 except OSError:
                     pass
 
