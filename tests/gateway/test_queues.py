@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from gateway.triggers.sources import doors
+from jiffy.contract import triggers
 from tests import servers
 from tests.gateway.conftest import Invokers, Served, serving
 from tests.gateway.fake_invoker import FakeInvoker, publish
@@ -105,3 +107,10 @@ async def test_a_queue_that_is_not_there_is_told_without_its_password(served: Se
     assert document["options"]["source"] == "redis+stream://reader:***@127.0.0.1:1/0/in"
     for path in ("/v1/triggers", PATH, f"{PATH}/logs", "/v1/functions/report"):
         assert "secret" not in (await served.http.get(path)).text
+
+
+def test_a_client_library_that_is_missing_is_named() -> None:
+    source = {"type": "queue", "source": "nats://127.0.0.1:4222/S/s"}
+    assert doors.missing(triggers.check([source])) == ""
+    without = doors.missing(triggers.check([source]), installed=lambda name: False)
+    assert without == "trigger 'queue' needs nats on the gateways: pip install 'jiffy[nats]'"

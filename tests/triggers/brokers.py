@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
+import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import aio_pika
+import nats
 from redis.asyncio import Redis
 
 from gateway.triggers.sources import doors
@@ -66,3 +75,124 @@ async def redis_queue(kind: str, server: servers.RedisServer) -> AsyncIterator[Q
             return list(await redis.lrange("in:dead", 0, -1))
 
         yield Queue(f"{kind}://127.0.0.1:{await tcp(server)}/0/in", put, dead)
+
+
+@contextlib.asynccontextmanager
+async def nats_queue(url: str) -> AsyncIterator[Queue]:
+    """A stream of its own on the server at `url`."""
+    client = await nats.connect(url)
+    js = client.jetstream()
+    name = f"S{secrets.token_hex(4)}"
+    await js.add_stream(name=name, subjects=[f"{name}.in"])
+
+    async def put(*bodies: str) -> None:
+        for body in bodies:
+            await js.publish(f"{name}.in", body.encode())
+
+    async def dead() -> list[str]:
+        found = await js.subscribe(f"{name}.in.dead", ordered_consumer=True)
+        messages = []
+        with contextlib.suppress(nats.errors.TimeoutError):
+            while True:
+                messages.append((await found.next_msg(timeout=0.5)).data.decode())
+        return messages
+
+    try:
+        yield Queue(f"{url}/{name}/{name}.in", put, dead)
+    finally:
+        await js.delete_stream(name)
+        await js.delete_stream("jiffy-f-q-dead") if await _has(js, "jiffy-f-q-dead") else None
+        await client.close()
+
+
+async def _has(js: Any, name: str) -> bool:
+    return any(info.config.name == name for info in await js.streams_info())
+
+
+@contextlib.asynccontextmanager
+async def rabbit_queue(url: str) -> AsyncIterator[Queue]:
+    """A queue that the adapter makes, on the broker at `url`."""
+    connection = await aio_pika.connect(url)
+    channel = await connection.channel()
+    name = f"q-{secrets.token_hex(4)}"
+    await channel.declare_queue(name, durable=True, arguments={"x-queue-type": "quorum"})
+
+    async def put(*bodies: str) -> None:
+        for body in bodies:
+            await channel.default_exchange.publish(aio_pika.Message(body.encode()), routing_key=name)
+
+    async def dead() -> list[str]:
+        queue = await channel.get_queue(f"{name}.dead")
+        messages = []
+        while (message := await queue.get(fail=False, no_ack=True)) is not None:
+            messages.append(message.body.decode())
+        return messages
+
+    try:
+        yield Queue(f"{url}/%2f/{name}", put, dead)
+    finally:
+        await connection.close()
+
+
+@contextlib.contextmanager
+def nats_server() -> Iterator[str]:
+    """A NATS server with JetStream; its URL."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="jiffy-test-nats-") as folder:
+        command = ["nats-server", "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", folder, "-l", f"{folder}/log"]
+        with _running(command, port):
+            yield f"nats://127.0.0.1:{port}"
+
+
+RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+
+@contextlib.contextmanager
+def rabbit_server() -> Iterator[str]:
+    """A RabbitMQ broker with its own Erlang port mapper; its URL."""
+    port, dist, epmd = free_port(), free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="jiffy-test-rabbit-") as folder:
+        (Path(folder) / "plugins").write_text("[].")
+        env = os.environ | {
+            "HOME": folder,
+            "RABBITMQ_NODENAME": f"jiffy{port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_DIST_PORT": str(dist),
+            "RABBITMQ_MNESIA_BASE": f"{folder}/data",
+            "RABBITMQ_LOG_BASE": f"{folder}/log",
+            "RABBITMQ_PID_FILE": f"{folder}/pid",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
+            "RABBITMQ_CONF_ENV_FILE": f"{folder}/none",
+            "ERL_EPMD_PORT": str(epmd),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+        try:
+            with _running([str(RABBITMQ)], port, env):
+                yield f"amqp://guest:guest@127.0.0.1:{port}"
+        finally:
+            subprocess.run(["epmd", "-port", str(epmd), "-kill"], env=env, capture_output=True)
+
+
+@contextlib.contextmanager
+def _running(command: list[str], port: int, env: dict[str, str] | None = None) -> Iterator[None]:
+    """A server, from when it listens to when it and all that it started have ended."""
+    process = subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        give_up = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert process.poll() is None and time.monotonic() < give_up, f"{command[0]} did not start"
+            time.sleep(0.05)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)

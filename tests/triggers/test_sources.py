@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from gateway.triggers.sources import doors
 from gateway.triggers.sources.base import Message, Source, SourceError
 from tests import servers
-from tests.triggers.brokers import Queue, free_port, redis_queue
+from tests.conftest import need
+from tests.triggers.brokers import (
+    RABBITMQ,
+    Queue,
+    free_port,
+    nats_queue,
+    nats_server,
+    rabbit_queue,
+    rabbit_server,
+    redis_queue,
+)
 
 
-@pytest.fixture(params=["redis+stream", "redis+list"])
+@pytest.fixture(scope="session")
+def nats_url() -> Iterator[str]:
+    need("" if shutil.which("nats-server") else "there is no nats-server (apt: nats-server)")
+    with nats_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rabbit_url() -> Iterator[str]:
+    need("" if RABBITMQ.exists() else "there is no RabbitMQ (apt: rabbitmq-server)")
+    with rabbit_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["redis+stream", "redis+list", "nats", "amqp"])
 async def queue(
     request: pytest.FixtureRequest, redis_server: servers.RedisServer, redis_url: str
 ) -> AsyncIterator[Queue]:
-    async with redis_queue(request.param, redis_server) as found:
+    if request.param == "nats":
+        made = nats_queue(request.getfixturevalue("nats_url"))
+    elif request.param == "amqp":
+        made = rabbit_queue(request.getfixturevalue("rabbit_url"))
+    else:
+        made = redis_queue(request.param, redis_server)
+    async with made as found:
         yield found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
@@ -15,12 +15,16 @@ from jiffy.contract import queues
 LIBRARIES = {"rabbitmq": "aio_pika", "nats": "nats"}  # extra → what it brings
 
 
-def missing(tables: Iterable[Mapping[str, Any]]) -> str:
+def _installed(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def missing(tables: Iterable[Mapping[str, Any]], installed: Callable[[str], bool] = _installed) -> str:
     """What this gateway lacks to serve these triggers, as one line; "" when it lacks nothing."""
     for table in tables:
         scheme = str(table.get("source", "")).partition(":")[0]
         extra = queues.EXTRAS.get(scheme)
-        if extra and find_spec(LIBRARIES[extra]) is None:
+        if extra and not installed(LIBRARIES[extra]):
             return f"trigger {table['name']!r} needs {LIBRARIES[extra]} on the gateways: pip install 'jiffy[{extra}]'"
     return ""
 

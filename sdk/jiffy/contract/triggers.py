@@ -95,6 +95,8 @@ def _one_queue(table: dict[str, Any]) -> None:
         raise ValueError("source is missing; add the address of a queue")
     if not table["dead_letter"]:
         name = queues.parse(table["source"]).name
+        if "*" in name or ">" in name:
+            raise ValueError("dead_letter is missing; a subject with a wildcard gives it no name")
         table["dead_letter"] = f"{name}:dead" if ":" in name or table["source"].startswith("redis") else f"{name}.dead"
     if table["ordered"]:
         table["max_concurrency"] = 1
