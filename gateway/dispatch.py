@@ -171,6 +171,8 @@ class Dispatcher:
             self._earliest = min((w.expires for w in self._waiting.values()), default=float("inf"))
 
     def _give_up(self, why: str) -> None:
+        self._outgoing.clear()  # what its caller is told was not run must not be run
+        self._work.clear()
         waiting, self._waiting = self._waiting, {}
         for waiter in waiting.values():
             waiter.done(Unavailable(why, retry_after_s=RETRY_AFTER_S))

@@ -151,6 +151,24 @@ async def test_a_queue_that_stays_lost_is_told_to_those_who_wait() -> None:
             await submit(dispatcher, call(2), 60)
 
 
+async def test_a_call_that_was_given_up_before_it_was_sent_is_not_sent() -> None:
+    async with dispatching(patience_s=0.0) as (dispatcher, queue):
+        queue.gate.clear()
+        sent = submit(dispatcher, call(0), 60)
+        await queue.sending.wait()
+        gathered = submit(dispatcher, call(1), 60)
+        queue.receive_fails = True
+        queue.answers.put_nowait([])
+        for future in (sent, gathered):
+            with pytest.raises(Unavailable, match="lost"):
+                await future
+        queue.gate.set()
+        submit(dispatcher, call(2), 60)
+        await queue.took(2)
+        assert [len(batch) for batch in queue.batches] == [1, 1]
+        assert wire.unpack(Call, queue.batches[1][0].call).invocation == "id-2"
+
+
 async def test_stopping_answers_everyone() -> None:
     async with dispatching() as (dispatcher, _):
         future = submit(dispatcher, call(1), 60)
