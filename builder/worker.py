@@ -2,7 +2,7 @@
 
 Builds of different functions run side by side; those of one function run in the order of their requests, so that the
 last deploy wins. Whatever a build does wrong ends that build alone. A builder that is told to stop finishes what it can
-within GRACE_S and leaves the rest in the queue, for itself after a restart or for another builder.
+within its budget (contract/endings.py) and leaves the rest in the queue, for itself after a restart or for another one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from builder.processes import Processes
 from builder.runtimes.python import interpreter
 from builder.runtimes.python.interpreter import Interpreter
 from builder.store import CLAIM_IDLE_S, Job, Store
-from jiffy.contract import limits
+from jiffy.contract import endings, limits
 from jiffy.contract.errors import BuildFailed, JiffyError, PlatformError
 from jiffy.contract.messages import BuilderBeat, BuildEvent, BuildRequest, Revision
 from jiffy.contract.routes import parse
@@ -29,7 +29,6 @@ from jiffy.contract.routes import parse
 SIDE_BY_SIDE = 2  # builds are bound by the processor
 TAKEN_MAX = 8  # builds that one builder may hold; the rest stays for others
 DELIVERIES_MAX = 5  # a build that has ended so many builders is not tried again
-GRACE_S = 8.0  # the supervisor kills after 12
 CANCEL_AGAIN_S = 0.2  # a cancelled task ends at once, or has missed it
 RETRY_S = 0.5  # between attempts to reach a queue that is away
 
@@ -63,7 +62,7 @@ class Worker:
         for task in loops[:2]:
             task.cancel()
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=GRACE_S)
+            await asyncio.wait(self._running.values(), timeout=endings.BUILDER_BUILDS_S)
         self._stopping = True
         self._processes.close()
         await _end([*self._running.values(), *loops, stopped])

@@ -63,11 +63,10 @@ from gateway.triggers.metrics import TriggerMetrics
 from gateway.triggers.queues import Queues
 from gateway.triggers.scheduler import Scheduler
 from gateway.triggers.store import TriggerStore
-from jiffy.contract import layout
+from jiffy.contract import endings, layout
 from jiffy.contract.errors import JiffyError
 
 BACKLOG = 2048
-FINISH_S = 4  # for calls in flight at SIGTERM; `jiffy up` waits 6 s for a gateway in all
 KEEP_ALIVE_S = 75  # longer than usual clients keep an idle connection, so that they close first
 
 
@@ -260,7 +259,7 @@ def server(app: App) -> Server:
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=FINISH_S,
+            timeout_graceful_shutdown=int(endings.GATEWAY_CALLS_S),
         )
     )
 
@@ -274,7 +273,9 @@ async def serve(config: Config, listener: socket.socket) -> int:
     def end() -> None:
         gateway.following.stop()
         running.should_exit = True
-        loop.call_later(FINISH_S - 0.5, gateway.dispatcher.give_up)  # an answer is better than a closed connection
+        loop.call_later(
+            endings.GATEWAY_CALLS_S - 0.5, gateway.dispatcher.give_up
+        )  # an answer is better than a closed connection
 
     async def watch() -> None:
         await gateway.loops.failed.wait()

@@ -11,14 +11,14 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import uvloop
 
-from jiffy.contract import limits
+from jiffy.contract import endings, limits
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Layer
@@ -37,9 +37,7 @@ from .store import Store
 
 log = logging.getLogger("invoker")
 
-GRACE_S = 10.0  # what running calls get to end after SIGTERM
 LINGER_S = 2 * limits.HEARTBEAT_S  # gateways that have not yet heard that we leave still send calls: they are handed on
-LAST_WORDS_S = 1.0  # and Redis, to take what is still to be written
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +123,12 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
     try:
         await asyncio.wait((calls, *others), return_when=asyncio.FIRST_COMPLETED)
         await _finish(executor, pool, pulse, calls)
+    except BaseException:
+        await _within(endings.INVOKER_SANDBOXES_S, pool.close())
+        raise
     finally:
         for task in (calls, *others):
             task.cancel()
-        await pool.close()
         results = await asyncio.gather(calls, *others, return_exceptions=True)
     with contextlib.suppress(PlatformError):  # where Redis is gone, our heartbeat ages by itself
         await store.leave()
@@ -140,16 +140,30 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
 async def _finish(executor: Executor, pool: Pool, pulse: Pulse, calls: asyncio.Task[None]) -> None:
     """Read no more, let running calls end, then end the others; write down what became of each."""
     log.info("stopping")
+    await _within(endings.INVOKER_HAND_OVER_S, _hand_over(executor, pulse))
+    pool.drain()
+    await _within(endings.INVOKER_TELL_S, _tell(executor, pulse))
+    await _within(endings.INVOKER_CALLS_S, executor.settled())
+    await _within(endings.INVOKER_SANDBOXES_S, pool.close())
+    await asyncio.wait((calls,), timeout=endings.INVOKER_WORDS_S)
+
+
+async def _hand_over(executor: Executor, pulse: Pulse) -> None:
     if await executor.hand_over():
         await pulse.send()
         await asyncio.sleep(LINGER_S)
-    pool.drain()
+
+
+async def _tell(executor: Executor, pulse: Pulse) -> None:
     await executor.stop()
     await pulse.send()
+
+
+async def _within(budget_s: float, work: Awaitable[None]) -> None:
+    """A queue or an engine that hangs must not take the time of what comes after it."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(executor.settled(), GRACE_S)
-    await pool.close()
-    await asyncio.wait((calls,), timeout=LAST_WORDS_S)
+        async with asyncio.timeout(budget_s):
+            await work
 
 
 async def _start(driver: Driver, data: Path, runtime: str, base: Layer, network: bool) -> Sandbox:

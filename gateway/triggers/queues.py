@@ -23,7 +23,7 @@ from gateway.triggers.sources import doors
 from gateway.triggers.sources.base import Source, SourceError
 from gateway.triggers.store import LEASED, TriggerStore, fingerprint
 from gateway.triggers.trigger import Trigger, TriggerId, declared
-from jiffy.contract import queues
+from jiffy.contract import endings, queues
 from jiffy.contract.errors import JiffyError
 from jiffy.contract.messages import Answer
 
@@ -31,7 +31,6 @@ RENEW_S = 0.5  # also how soon a pause is noticed
 LEASE_S = 4.0
 LAG_S = 2.0  # how often a queue is asked for its length
 RETRY_MIN_S, RETRY_MAX_S = 0.5, 15.0  # before a queue that is not there is tried again
-FINISH_S = 3.0  # for calls that run when the gateway stops; their messages come again
 
 log = logging.getLogger("jiffy.gateway")
 
@@ -134,7 +133,7 @@ class Queues:
         for served in self._served.values():
             self._stop(served)
         going: set[asyncio.Task[None]] = set(tasks)
-        wait_s = FINISH_S
+        wait_s = endings.GATEWAY_TRIGGERS_S
         while going:
             _, going = await asyncio.wait(going, timeout=wait_s)
             for task in going:

@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .contract import layout
+from .contract import endings, layout
 from .contract.errors import Unavailable
 
 LOCK = "lock"
 LOGS = "logs"
-LEAVING_S = 20.0  # how long the processes of a killed supervisor may take to clean up behind themselves
 LOOK_S = 0.05
 
 
@@ -60,7 +59,7 @@ class Home:
         os.close(self.lock_fd)
 
     def _lock(self, say: Callable[[str], None]) -> None:
-        give_up, told = time.monotonic() + LEAVING_S, False
+        give_up, told = time.monotonic() + endings.ORPHANS_S, False
         while not self._try_lock():
             holder = self._holder()
             if _alive(holder) or time.monotonic() > give_up:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import health, queue
+from .contract import endings
 from .contract.errors import Unavailable
 from .home import Home
 from .listener import listen, loopback, url_of
@@ -32,7 +33,6 @@ T = TypeVar("T")
 LOOK_S = 0.02  # how often we ask whether what we started is there
 SLOW_START_S = 10.0  # after so long we say what we are waiting for
 SLOW_LOAD_S = 300.0  # a large append-only file takes its time
-GATEWAY_END_S, WORKER_END_S, QUEUE_END_S = 6.0, 12.0, 5.0
 
 
 class Phase(Enum):
@@ -213,11 +213,15 @@ class Supervisor:
         await asyncio.wait([task])
 
     async def _end(self) -> None:
+        resting = [keeper for name, keeper in self._keepers.items() if name not in self._running]
+        for keeper in resting:  # it would start its child again, in the middle of the end
+            keeper.cancel()
+        await asyncio.gather(*resting, return_exceptions=True)
         gateways = [name for name in self._running if name.startswith("gateway")]
         for names, within_s in (
-            (gateways, GATEWAY_END_S),
-            (["invoker", "builder"], WORKER_END_S),
-            (["valkey"], QUEUE_END_S),
+            (gateways, endings.GATEWAY_S),
+            (["invoker", "builder"], endings.WORKER_S),
+            (["valkey"], endings.QUEUE_S),
         ):
             await asyncio.gather(*(self._end_one(name, within_s) for name in names if name in self._running))
         for keeper in self._keepers.values():
