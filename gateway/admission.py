@@ -7,7 +7,7 @@ business of routes/.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
 from gateway.hosts import GUARDED, Hosts
@@ -33,7 +33,7 @@ class Head(NamedTuple):
 
 
 def read_head(
-    raw: Iterable[tuple[bytes, bytes]], key: bytes | None, hosts: Hosts | None = None, public: bool = False
+    raw: Collection[tuple[bytes, bytes]], key: bytes | None, hosts: Hosts | None = None, public: bool = False
 ) -> Head:
     """Check the size of the headers and, when the gateway has one, the API key; when not, that it is no page's request.
 
@@ -67,7 +67,11 @@ def read_head(
     if size > limits.HEADERS_MAX_BYTES or len(pairs) > HEADERS_MAX:
         raise InvalidRequest(f"more than {limits.HEADERS_MAX_BYTES} bytes or {HEADERS_MAX} lines of headers")
     if not known:
-        raise Unauthorized("this platform needs an API key: send Authorization: Bearer KEY, or X-Api-Key: KEY")
+        if any(name in (b"authorization", b"x-api-key") for name, _ in raw):
+            raise Unauthorized("wrong API key: this platform has another (JIFFY_API_KEY)")
+        raise Unauthorized(
+            "this platform needs an API key: set JIFFY_API_KEY, or send Authorization: Bearer KEY or X-Api-Key: KEY"
+        )
     return Head(pairs, length, body, once)
 
 

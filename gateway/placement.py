@@ -94,8 +94,13 @@ class Placement:
         if len(hosts) < 2:
             if hosts:
                 return hosts[0]
-            needs = " that can give a function a network" if network and self._hosts[False] else ""
-            raise Unavailable(f"no invoker{needs} is alive", retry_after_s=limits.SILENT_AFTER_S)
+            if network and self._hosts[False]:
+                raise Unavailable(
+                    f"{function} has network = true, and no host here can give it one: only Docker's sandboxes have a "
+                    "network (jiffy up --sandbox docker)",
+                    retry_after_s=limits.SILENT_AFTER_S,
+                )
+            raise Unavailable("no invoker is alive", retry_after_s=limits.SILENT_AFTER_S)
         key = (tenant, function, network)
         preferred = self._orders.get(key)
         if preferred is None:

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import httpx
 
 from .contract import limits, spec
-from .contract.errors import CallerError, JiffyError, PlatformError, SpecError, Unavailable
+from .contract.errors import CallerError, InvalidRequest, JiffyError, PlatformError, SpecError, Unavailable
 from .package import Package, pack
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -58,6 +58,8 @@ class Client:
     def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
         self.url = (url or os.environ.get("JIFFY_URL") or DEFAULT_URL).rstrip("/")
         key = api_key or os.environ.get("JIFFY_API_KEY")
+        if not self.url.startswith(("http://", "https://")):
+            raise InvalidRequest(f"{self.url!r} is not the URL of a platform, such as {DEFAULT_URL}; see JIFFY_URL")
         try:
             self._http = httpx.Client(
                 base_url=self.url,
@@ -66,7 +68,7 @@ class Client:
                 trust_env=False,  # a proxy for the internet is none for the platform
             )
         except (httpx.InvalidURL, UnicodeEncodeError) as exc:
-            raise Unavailable(f"JIFFY_URL or JIFFY_API_KEY can't be used: {exc}") from exc
+            raise InvalidRequest(f"JIFFY_URL or JIFFY_API_KEY can't be used: {exc}") from exc
 
     def close(self) -> None:
         self._http.close()
@@ -125,7 +127,7 @@ class Client:
                 if broken >= RESUME_MAX:
                     raise
             if broken >= RESUME_MAX:
-                raise Unavailable(f"{self.url} tells nothing more of the build; `jiffy show` says what is in service")
+                raise Unavailable(f"{self.url} tells nothing more of the build")
             broken += 1
             time.sleep(RESUME_S)
 

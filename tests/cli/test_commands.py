@@ -73,6 +73,14 @@ def test_no_platform_is_one_line_and_exit_code_1() -> None:
         assert done.stderr.count("\n") == 1 and "start one with `jiffy up`, or set JIFFY_URL" in done.stderr
 
 
+def test_where_the_platform_is_can_be_said_in_three_ways() -> None:
+    for words in (["--url", "http://127.0.0.1:1", "list"], ["list", "--url", "http://127.0.0.1:1"]):
+        assert "no platform answers at http://127.0.0.1:1:" in jiffy(*words).stderr, words
+    done = jiffy("list", JIFFY_URL="foo")
+    assert done.returncode == 1
+    assert done.stderr == "jiffy: 'foo' is not the URL of a platform, such as http://127.0.0.1:8080; see JIFFY_URL\n"
+
+
 def test_a_name_that_is_none() -> None:
     done = jiffy("show", "../x")
     assert done.returncode == 1 and "can't name a function" in done.stderr

@@ -13,7 +13,16 @@ import pytest
 
 from jiffy import Client
 from jiffy.client import declared
-from jiffy.contract.errors import BuildFailed, NotFound, PlatformError, SpecError, Throttled, Unauthorized, Unavailable
+from jiffy.contract.errors import (
+    BuildFailed,
+    InvalidRequest,
+    NotFound,
+    PlatformError,
+    SpecError,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+)
 from jiffy.listener import listen
 from jiffy.package import pack
 
@@ -150,7 +159,7 @@ def test_nobody_there() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1", "nonsense", "http://[::1"])
 def test_a_url_that_is_none(url: str) -> None:
-    with pytest.raises(Unavailable), Client(url) as client:
+    with pytest.raises(InvalidRequest), Client(url) as client:
         client.status()
 
 

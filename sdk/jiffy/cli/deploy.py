@@ -6,26 +6,30 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from jiffy.client import Client
+from jiffy.client import LAST_EVENTS, Client, declared
+from jiffy.contract.errors import JiffyError, Unavailable
 
 from .screen import json_option, show_json, size
 
 Show = Callable[[str, str], None]
+SHOWN_MAX = 3  # functions whose steps are worth a line each in a log
+INTERRUPTED = 130  # what a shell makes of a program that Ctrl-C ended
 
 
 @click.command(short_help="Build a folder's functions and put them in service.")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--only", metavar="NAME", multiple=True, help="Deploy just this function of the file; may be repeated.")
+@click.option("--quiet", "-q", is_flag=True, help="Print no progress, just how it ended.")
 @json_option
-def deploy(folder: Path, only: tuple[str, ...], as_json: bool) -> None:
+def deploy(folder: Path, only: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Build the functions that DIR/jiffy.toml declares and put them in service.
 
     Calls go on while it builds and switch to the new revision when that is ready. Nothing that changed: no new
-    revision. A build that fails leaves the running revision in service.
+    revision. A build that fails leaves the running revision in service. Ctrl-C ends the command, not the build.
 
     \b
     Examples:
@@ -33,26 +37,67 @@ def deploy(folder: Path, only: tuple[str, ...], as_json: bool) -> None:
       jiffy deploy examples/hello
       jiffy deploy --only hello
     """
+    specs = declared(folder, only)
+    going: list[str] = []  # are being built
     done: list[dict[str, Any]] = []
-    with Client() as client, _progress(quiet=as_json) as show:
-        for event in client.deploy(folder, only):
-            name, kind = event["function"], event["kind"]
-            if kind == "done":
-                done.append(_result(client, event))
-            elif kind == "failed":
-                done.append({"function": name, "error": {"code": event["error_code"], "message": event["text"]}})
-            else:
-                show(name, _step(event))
+    with Client() as client:
+        try:
+            with _progress(quiet=quiet or as_json, many=len(specs) > SHOWN_MAX) as show:
+                for event in client.deploy(folder, only):  # begins all builds before it tells of the first
+                    going = going or [one.name for one in specs]
+                    if event["kind"] in LAST_EVENTS:
+                        going.remove(event["function"])
+                        done.append(_result(client, event))
+                    else:
+                        show(event["function"], _step(event))
+        except (KeyboardInterrupt, Unavailable) as exc:
+            _show(done, as_json)
+            _interrupted(going, exc)
+        _show(done, as_json)
+        if any(one.network for one in specs):
+            _warn_of_no_network(client, [one.name for one in specs if one.network])
+    if any("error" in result for result in done):
+        sys.exit(1)
+
+
+def _show(done: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         show_json({"functions": done})
     else:
         for result in done:
             _tell(result)
-    if any("error" in result for result in done):
-        sys.exit(1)
+
+
+def _interrupted(going: list[str], why: BaseException) -> NoReturn:
+    """Ends the command; what was begun goes on at the platform."""
+    lost = isinstance(why, Unavailable)
+    text = f"{why.message}; " if isinstance(why, Unavailable) else ""
+    if going:
+        when = " when it is back" if lost else ""
+        text += f"the build of {', '.join(going)} goes on{when}; see: jiffy show {going[0]}"
+    else:
+        text += "see what is in service: jiffy list"
+    click.echo(f"jiffy: {text}", err=True)
+    sys.exit(1 if lost else INTERRUPTED)
+
+
+def _warn_of_no_network(client: Client, names: list[str]) -> None:
+    try:
+        hosts = client.status()["invokers"]
+    except JiffyError:  # deployed it is; calls will tell
+        return
+    if hosts and not any(host["network"] for host in hosts):
+        has = f"{names[0]} has" if len(names) == 1 else f"{', '.join(names)} have"
+        click.echo(
+            f"jiffy: warning: {has} network = true, and no host here can give it one, so calls will be refused: only "
+            "Docker's sandboxes have a network (jiffy up --sandbox docker)",
+            err=True,
+        )
 
 
 def _result(client: Client, event: dict[str, Any]) -> dict[str, Any]:
+    if event["kind"] == "failed":
+        return {"function": event["function"], "error": {"code": event["error_code"], "message": event["text"]}}
     return {
         "function": event["function"],
         "revision": event["revision"],
@@ -79,9 +124,9 @@ def _step(event: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[Show]:
-    """How one step is shown: plain lines, with a spinner below them on a terminal."""
-    if quiet:
+def _progress(*, quiet: bool, many: bool) -> Iterator[Show]:
+    """How one step is shown: plain lines, with a spinner below them on a terminal; elsewhere not those of `many`."""
+    if quiet or (many and not sys.stderr.isatty()):
         yield lambda name, text: None
     elif not sys.stderr.isatty():
         yield lambda name, text: click.echo(f"{name}: {text}", err=True)

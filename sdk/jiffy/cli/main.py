@@ -7,6 +7,7 @@ failed is exit code 1 too; wrong use is 2.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any, NamedTuple
 
 import click
@@ -42,6 +43,18 @@ COMMANDS = {
     "remove": Entry("functions", "Remove a function."),
 }
 ATTRIBUTES = {"list": "list_functions"}  # where the command's name is taken in Python
+LOCAL = ("up", "init")  # speak to no platform
+
+
+def _use_url(_: click.Context, __: click.Parameter, url: str | None) -> None:
+    if url:
+        os.environ["JIFFY_URL"] = url  # where every client of this process looks
+
+
+def _url_option() -> click.Option:
+    return click.Option(
+        ["--url"], metavar="URL", expose_value=False, callback=_use_url, help="Where the platform is (or: JIFFY_URL)."
+    )
 
 
 class Commands(click.Group):
@@ -56,6 +69,8 @@ class Commands(click.Group):
         module = importlib.import_module(f"{__package__}.{COMMANDS[cmd_name].module}")
         command = getattr(module, ATTRIBUTES.get(cmd_name, cmd_name))
         assert isinstance(command, click.Command)
+        if cmd_name not in LOCAL and all(parameter.name != "url" for parameter in command.params):
+            command.params.append(_url_option())
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -72,6 +87,7 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="jiffy", message="%(prog)s %(version)s")
+@click.option("--url", metavar="URL", expose_value=False, callback=_use_url, help="Where the platform is.")
 def main() -> None:
     """Jiffy runs your functions: isolated, scaled, metered.
 
@@ -84,7 +100,7 @@ def main() -> None:
 
     \b
     Environment:
-      JIFFY_URL      where the platform is (default http://127.0.0.1:8080)
+      JIFFY_URL      where the platform is (default http://127.0.0.1:8080); or --url
       JIFFY_API_KEY  the key it asks for, if it does
     """
 

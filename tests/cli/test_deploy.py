@@ -1,0 +1,98 @@
+"""`jiffy deploy` against a platform that answers what it is told to: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sdk.test_client import Platform
+
+JIFFY = [sys.executable, "-P", "-c", "from jiffy.cli.main import main; main(prog_name='jiffy')"]
+STEP = {"kind": "step", "step": "code", "text": "code layer", "bytes": 0, "cached": False, "elapsed_ms": 0}
+
+
+@pytest.fixture
+def platform() -> Iterator[Platform]:
+    made = Platform()
+    made.replies = HasSources()
+    made.say("GET", "/v1/status", 200, {"invokers": [{"network": False}]})
+    yield made
+    made.close()
+
+
+def deploy(platform: Platform, folder: Path, *names: str, events: tuple[dict[str, Any], ...], more: str = "") -> None:
+    """Have `platform` take these functions of `folder`, and tell these events of each build."""
+    folder.joinpath("m.py").write_text("")
+    tables = "".join(f'[functions.{name}]\nhandler = "m:f"\n{more}' for name in names)
+    folder.joinpath("jiffy.toml").write_text(tables)
+    lines = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+    for name in names:
+        platform.say("PUT", f"/v1/functions/{name}", 202, {"build": name})
+        platform.say("GET", f"/v1/builds/{name}/events", 200, lines)
+
+
+def start(platform: Platform, *words: str) -> subprocess.Popen[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("JIFFY_")} | {"JIFFY_URL": platform.url}
+    command = [*JIFFY, "deploy", *words]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def done(number: int = 1) -> dict[str, Any]:
+    return {"kind": "done", "revision": number, "unchanged": False}
+
+
+class HasSources(dict[Any, Any]):
+    """Every source is there already."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        method, path = key
+        return [(200, {}, b"")] if method == "HEAD" and path.startswith("/v1/sources/") else super().get(key, default)
+
+
+def test_ctrl_c_ends_the_command_and_tells_that_the_build_goes_on(platform: Platform, tmp_path: Path) -> None:
+    deploy(platform, tmp_path, "a", "b", events=(STEP,))
+    command = start(platform, str(tmp_path))
+    assert command.stderr is not None
+    assert command.stderr.readline() == "a: code    code layer\n"
+    command.send_signal(signal.SIGINT)
+    out, err = command.communicate(timeout=20)
+    assert (command.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "jiffy: the build of a, b goes on; see: jiffy show a"
+
+
+def test_a_platform_that_goes_away_before_all_has_begun(platform: Platform, tmp_path: Path) -> None:
+    deploy(platform, tmp_path, "a", events=())
+    platform.say("PUT", "/v1/functions/a", 503, {"error": {"code": "unavailable", "message": "no builder is alive"}})
+    out, err = (command := start(platform, str(tmp_path))).communicate(timeout=20)
+    assert (command.returncode, out) == (1, "")
+    assert err == "jiffy: no builder is alive; see what is in service: jiffy list\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "lines"), [("abc", [], 3), ("abcd", [], 0), ("a", ["--quiet"], 0), ("a", ["--json"], 0)]
+)
+def test_many_functions_tell_no_steps_where_nobody_watches(
+    platform: Platform, tmp_path: Path, names: str, words: list[str], lines: int
+) -> None:
+    deploy(platform, tmp_path, *names, events=(STEP, done()))
+    out, err = (command := start(platform, str(tmp_path), *words)).communicate(timeout=20)
+    assert command.returncode == 0 and len(err.splitlines()) == lines
+    assert all(f"{platform.url}/function/{name}" in out for name in names)
+
+
+@pytest.mark.parametrize(("network", "warned"), [("network = true\n", True), ("", False)])
+def test_a_network_that_no_host_can_give_is_a_warning(
+    platform: Platform, tmp_path: Path, network: str, warned: bool
+) -> None:
+    deploy(platform, tmp_path, "a", events=(done(),), more=network)
+    out, err = (command := start(platform, str(tmp_path))).communicate(timeout=20)
+    assert command.returncode == 0 and out.startswith("a  revision 1")
+    assert ("jiffy: warning: a has network = true, and no host here can give it one" in err) is warned
