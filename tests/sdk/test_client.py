@@ -164,7 +164,7 @@ def test_a_url_that_is_none(url: str) -> None:
 
 
 def test_a_key_that_no_header_can_carry() -> None:
-    with pytest.raises(Unavailable, match="JIFFY_API_KEY"):
+    with pytest.raises(InvalidRequest, match="JIFFY_API_KEY"):
         Client("http://127.0.0.1:1", "schlüssel\u2028")
 
 
