@@ -20,7 +20,7 @@ from pathlib import Path
 from builder import deps, image, libraries, source
 from builder.layers import LayerStore, StoredLayer
 from builder.processes import Processes
-from builder.runtimes.python import base, check, interpreter
+from builder.runtimes.python import base, check, interpreter, reach
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import BuildFailed
@@ -74,6 +74,8 @@ class Builder:
             needs = libraries.needs(libraries.native(code), layout.layer_tree(self._data, layers[0].layer.digest))
             if wanted or needs:
                 layers.append(self._dependencies(wanted, needs, python, layers[0], folder, tell))
+            if spec.slim:
+                layers[0] = self._slim(spec, python, code, layers[1:], tell)
             _check_size(step.bytes, layers[1:])
             with _step(tell, "code") as step:
                 layers.append(self._store.put("code", code, layout.TASK_DIR))
@@ -95,6 +97,20 @@ class Builder:
             stored, step.cached = base.ensure_for(self._store, python, self._processes)
             step.bytes = stored.layer.size_bytes
             step.text = f"{python.runtime} base layer, {_size(step.bytes)}"
+        return stored
+
+    def _slim(
+        self, spec: FunctionSpec, python: Interpreter, code: Path, deps_layer: list[StoredLayer], tell: Tell
+    ) -> StoredLayer:
+        """A base layer with what this function can reach alone. Functions that reach the same share one."""
+        with _step(tell, "base") as step:
+            trees = [layout.layer_tree(self._data, stored.layer.digest) for stored in deps_layer]
+            files = base.runtime_files()
+            only = reach.modules(code, trees, spec.handler, spec.keep, files, python, self._processes)
+            with self._locks[f"{python.runtime} {sorted(only)}"]:
+                stored, step.cached = base.ensure_for(self._store, python, self._processes, files, only)
+            step.bytes = stored.layer.size_bytes
+            step.text = f"{python.runtime} slim base layer, {len(only)} modules, {_size(step.bytes)}"
         return stored
 
     def _dependencies(

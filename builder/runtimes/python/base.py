@@ -45,17 +45,24 @@ def runtime_files() -> dict[str, bytes]:
 
 
 def ensure_for(
-    store: LayerStore, python: Interpreter, processes: Processes, files: Mapping[str, bytes] | None = None
+    store: LayerStore,
+    python: Interpreter,
+    processes: Processes,
+    files: Mapping[str, bytes] | None = None,
+    only: frozenset[str] | None = None,
 ) -> tuple[StoredLayer, bool]:
-    """The layer, and whether it was there already. `files` replaces `runtime_files()`."""
+    """The layer, and whether it was there already. `files` replaces `runtime_files()`.
+
+    `only` are the modules of the standard library that a slim image holds.
+    """
     files = runtime_files() if files is None else files
-    note = store.data / layout.CACHE / "base" / f"{_key(python, files)}.json"
+    note = store.data / layout.CACHE / "base" / f"{_key(python, files, only)}.json"
     known = _remembered(store, note)
     if known is not None:
         return known, True
     with store.staging() as folder:
         root = folder / "root"
-        sources = rootfs.fill(root, python, files, processes)
+        sources = rootfs.fill(root, python, files, processes, only)
         stored = store.put("base", root, dense=True)
     note.parent.mkdir(parents=True, exist_ok=True)
     draft = note.with_suffix(f".{os.getpid()}")
@@ -64,8 +71,8 @@ def ensure_for(
     return stored, False
 
 
-def _key(python: Interpreter, files: Mapping[str, bytes]) -> str:
-    hashed = hashlib.sha256(str(python).encode())
+def _key(python: Interpreter, files: Mapping[str, bytes], only: frozenset[str] | None) -> str:
+    hashed = hashlib.sha256(f"{python} {sorted(only) if only is not None else 'all'}".encode())
     for name in ("rootfs.py", "stdlib.py", "zones.py", "jiffy_library.py", "bytecode.py", "compile_job.py"):
         hashed.update((_HERE / name).read_bytes())
     for name in sorted(files):

@@ -39,6 +39,26 @@ def hook(path: str) -> Library:
     raise ImportError(path)
 
 
+class LeftOut:
+    """The last finder that is asked, in a slim image: names what was left out of it, and how to keep it."""
+
+    names: "frozenset[str] | None" = None
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: object = None, target: object = None) -> None:
+        if cls.names is None:
+            with open(ARCHIVE.replace("library.zip", "left-out.txt"), encoding="ascii") as file:
+                cls.names = frozenset(file.read().split("\n"))
+        if fullname in cls.names:
+            keep = f'add keep = ["{fullname}"] to the function in jiffy.toml'
+            message = f"No module named '{fullname}': slim = true left it out of this image; {keep}"
+            raise ModuleNotFoundError(message, name=fullname)
+
+
+def tell_what_is_left_out() -> None:
+    sys.meta_path.append(LeftOut)
+
+
 def install() -> None:
     sys.path_hooks.insert(0, hook)
     sys.path.append(ARCHIVE)

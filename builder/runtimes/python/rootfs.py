@@ -37,15 +37,22 @@ _FILES = {
 _EMPTY_DIRS = (layout.TASK_DIR, layout.DEPS_DIR, layout.SOCKET_DIR, "/proc", "/dev", "/sys", "/etc")
 
 
-def fill(root: Path, python: Interpreter, files: Mapping[str, bytes], processes: Processes) -> dict[str, list[int]]:
+def fill(
+    root: Path,
+    python: Interpreter,
+    files: Mapping[str, bytes],
+    processes: Processes,
+    only: frozenset[str] | None = None,
+) -> dict[str, list[int]]:
     """Make the new folder `root` a root file system, with `files` in /var/runtime.
 
+    `only`: the modules of the standard library that go into it, None for all (see reach.py).
     Returns the host's files it came from, each with its `stamp`. Raises PlatformError where the host lacks a part.
     """
     tree = _Tree(root)
-    _interpreter(tree, python)
+    _interpreter(tree, python, only)
     _libraries(tree, python)
-    _system(tree, python)
+    _system(tree, python, only)
     for name, content in files.items():
         tree.write(f"{layout.RUNTIME_DIR}/{name}", content)
     _trim(tree)
@@ -92,15 +99,19 @@ class _Tree:
             path.symlink_to(target)
 
 
-def _interpreter(tree: _Tree, python: Interpreter) -> None:
+def _interpreter(tree: _Tree, python: Interpreter, only: frozenset[str] | None) -> None:
     inside = f"/usr/local/{python.platlibdir}/{python.runtime}"
     tree.copy_elf(python.executable, f"/usr/local/bin/{python.runtime}")
     tree.link("/usr/local/bin/python3", python.runtime)
     for source in stdlib.sources(python.stdlib):
-        tree.copy(source, f"{inside}/{source.relative_to(python.stdlib)}")
-    stdlib.hook(tree.root / inside.lstrip("/"))
+        relative = source.relative_to(python.stdlib).as_posix()
+        if only is None or stdlib.module(relative) in only:
+            tree.copy(source, f"{inside}/{relative}")
+    stdlib.hook(tree.root / inside.lstrip("/"), () if only is None else stdlib.names(python) - only)
     tree.at(f"{inside}/lib-dynload/x").parent.mkdir(exist_ok=True)  # a landmark even when it is empty
     for source in stdlib.extensions(python):
+        if only is not None and stdlib.module(source.name) not in only:
+            continue
         tree.copy_elf(source, f"{inside}/lib-dynload/{source.name}")
 
 
@@ -143,18 +154,18 @@ def _forget(tree: _Tree, python: Interpreter, by: Path) -> None:
         copy.unlink(missing_ok=True)
 
 
-def _system(tree: _Tree, python: Interpreter) -> None:
+def _system(tree: _Tree, python: Interpreter, only: frozenset[str] | None) -> None:
     for folder in _EMPTY_DIRS:
         tree.at(f"{folder}/x").parent.mkdir(exist_ok=True)
     tree.at(f"{layout.SCRATCH_DIR}/x").parent.chmod(0o1777)
     for name, text in _FILES.items():
         tree.write(name, text.encode())
     bundle = next((p for p in map(Path, _CERTIFICATES) if p.is_file()), None)
-    if bundle is not None:
+    if bundle is not None and (only is None or "ssl" in only):
         tree.copy(bundle, _CERTIFICATES_INSIDE)
         if python.cafile.startswith("/"):
             tree.link(python.cafile, _CERTIFICATES_INSIDE)
-    for zone in zones.zones():
+    for zone in zones.zones() if only is None or "zoneinfo" in only else ():
         if zone.same_as is None:
             tree.write(str(zone.source), zone.content)
             tree.sources[str(zone.source)] = stamp(zone.source)

@@ -11,12 +11,13 @@ import os
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .interpreter import Interpreter
 
 ARCHIVE = "library.zip"
+LEFT_OUT = "left-out.txt"  # beside it, in a slim image
 FINDER = "jiffy_library.py"
 # What needs a terminal, a screen, a compiler, a package host, another system or the host's password file, or is the
 # library's own tests and documentation.
@@ -44,6 +45,8 @@ files = [getattr(m, "__file__", None) or "" for m in list(sys.modules.values())]
 print(json.dumps([files, _imp._frozen_module_names()]))
 """
 _HOOK = b"\nimport jiffy_library as _jiffy_library\n"
+_TELLING = b"_jiffy_library.tell_what_is_left_out()\n"
+START = ("os", "encodings", "encodings.utf_8", "encodings.aliases")  # without these no interpreter starts
 
 
 def sources(stdlib: Path) -> Iterator[Path]:
@@ -62,11 +65,27 @@ def extensions(python: Interpreter) -> Iterator[Path]:
     yield from (path for path in found if not path.name.startswith((*_LEFT_OUT_EXTENSIONS, *twins)))
 
 
-def hook(library: Path) -> None:
-    """Let the sources in `library`, not compiled yet, find what will be in the archive."""
+def module(relative: str) -> str:
+    """The dotted name of a file of the standard library, or of an extension module."""
+    name = relative.removeprefix("lib-dynload/")
+    name = name.partition(".")[0] if name.endswith(".so") else name.removesuffix(".py").removesuffix("/__init__")
+    return name.replace("/", ".")
+
+
+def names(python: Interpreter) -> set[str]:
+    """Every module that a full image has beside those in the executable itself."""
+    files = [path.relative_to(python.stdlib).as_posix() for path in sources(python.stdlib)]
+    return {module(name) for name in files if name.endswith(".py")} | {module(p.name) for p in extensions(python)}
+
+
+def hook(library: Path, left_out: Iterable[str] = ()) -> None:
+    """Let the sources in `library`, not compiled yet, find what will be in the archive, and say what is left out."""
     shutil.copyfile(Path(__file__).with_name(FINDER), library / FINDER)
+    listed = sorted(left_out)
     with (library / "encodings/__init__.py").open("ab") as file:
-        file.write(_HOOK)
+        file.write(_HOOK + _TELLING if listed else _HOOK)
+    if listed:
+        (library / LEFT_OUT).write_text("\n".join(listed))
 
 
 def pack(library: Path, python: Interpreter) -> None:

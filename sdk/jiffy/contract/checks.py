@@ -12,6 +12,7 @@ from . import limits
 from .routes import parse as parse_route
 
 _HANDLER = re.compile(r"([A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*)[:.]([A-Za-z_]\w*)")
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_]{0,63}){0,9}")
 _RUNTIME = re.compile(r"python3(?:\.\d{1,2})?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAG_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -111,3 +112,11 @@ def tags(value: Any) -> dict[str, str]:
         if not _TAG_VALUE.fullmatch(text):
             raise ValueError(f"values of 1 to 64 letters, digits and . _ : / @ + -, not {text[:80]!r}")
     return dict(value)
+
+
+def modules(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(m, str) and _MODULE.fullmatch(m) for m in value):
+        raise ValueError('a list of modules, such as ["ssl", "email.mime"]')
+    if len(value) > limits.KEEP_MAX:
+        raise ValueError(f"at most {limits.KEEP_MAX} modules")
+    return tuple(value)

