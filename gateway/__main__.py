@@ -46,6 +46,7 @@ from gateway.protocol import GatewayHttp
 from gateway.pulse import Pulse
 from gateway.routes import invoke, usage
 from gateway.routes.builds import Builds
+from gateway.routes.costs import Costs
 from gateway.routes.dlq import Dlq
 from gateway.routes.functions import Functions
 from gateway.routes.health import Health
@@ -55,6 +56,7 @@ from gateway.routes.live import Live
 from gateway.routes.logs import Logs
 from gateway.routes.prices import Prices
 from gateway.routes.sources import Sources
+from gateway.routes.statements import Statements
 from gateway.routes.triggers import Triggers
 from gateway.store import Store
 from gateway.triggers.calls import Calls
@@ -151,6 +153,8 @@ class Gateway:
             *Dlq(dead_letters).endpoints(),
             *Prices(ledger).endpoints(),
             *Hosts(store, self.pulse).endpoints(),
+            *Statements(ledger).endpoints(),
+            *Costs(ledger, self.catalog).endpoints(),
             *health.endpoints(),
         )
         health.describe((*self.endpoints, USAGE))
@@ -208,6 +212,7 @@ USAGE = Endpoint(
         "order": "time (the default), or price: the dearest calls first",
         "since": "a day, an ISO time, or a time ago such as 24h",
         "until": "likewise",
+        "month": "what stands on the bill of a month such as 2026-11, in place of since and until",
         "limit": "rows of a page",
         "after": "`next` of the page before",
         "format": "json (the default) or csv",

@@ -7,11 +7,12 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, Select, alias, select, tuple_
+from sqlalchemy import Connection, Row, Select, alias, or_, select, tuple_
 
 from . import months, tables
 from .lines import Attempt
 from .prices import PriceBook
+from .sums import on_the_bill_of
 
 if TYPE_CHECKING:
     from .questions import Question
@@ -24,7 +25,7 @@ _OUTCOMES = {number: outcome.value for outcome, number in tables.OUTCOMES.items(
 def newest(connection: Connection, question: Question, books: Mapping[int, PriceBook]) -> list[Attempt]:
     """Newest first; one more than the page holds, where there are more."""
     order = (_USAGE.started_ms, _USAGE.invocation, _USAGE.attempt)
-    query = _matching(_select(), question)
+    query = matching(_select(), question)
     if question.after is not None:
         started, invocation_hex, attempt = question.after.split(".")
         query = query.where(tuple_(*order) < tuple_(int(started), bytes.fromhex(invocation_hex), int(attempt)))
@@ -37,10 +38,10 @@ def dearest(connection: Connection, question: Question, books: Mapping[int, Pric
 
     Among attempts that were priced alike, the price follows memory × billed time, so SQL finds those of each kind.
     """
-    kinds = _matching(select(_USAGE.book, _USAGE.variant).join(tables.functions, _OF_FUNCTION), question).distinct()
+    kinds = matching(select(_USAGE.book, _USAGE.variant).join(tables.functions, _OF_FUNCTION), question).distinct()
     found: list[Attempt] = []
     for book, variant in connection.execute(kinds).all():
-        query = _matching(_select(), question).where(
+        query = matching(_select(), question).where(
             _USAGE.book == book, _USAGE.variant == variant, _USAGE.billed_ms > 0
         )
         size = _USAGE.memory_mb * _USAGE.billed_ms
@@ -80,11 +81,13 @@ def _select() -> Select[Any]:
     )
 
 
-def _matching(query: Select[Any], question: Question) -> Select[Any]:
+def matching(query: Select[Any], question: Question) -> Select[Any]:
     if question.tenant is not None:
         query = query.where(tables.functions.c.tenant == question.tenant)
     if question.function is not None:
         query = query.where(tables.functions.c.name == question.function)
+    if question.month is not None:
+        query = query.where(or_(*on_the_bill_of(question.month, _USAGE.started_ms, _USAGE.late, 1)))
     if question.since_ms is not None:
         query = query.where(_USAGE.started_ms >= question.since_ms)
     if question.until_ms is not None:

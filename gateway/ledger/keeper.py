@@ -10,24 +10,29 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
-from jiffy.contract.errors import JiffyError
+from jiffy.contract.errors import JiffyError, Unavailable
 from jiffy.contract.meter import Tariff
 
-from . import database, questions, shelf
+from . import advice, comparison, database, questions, shelf, statements
+from .advice import Advice
+from .comparison import Comparison
 from .feed import Feed, RedisFeed
 from .lines import Attempt, Sum
-from .prices import PriceList
-from .questions import Answer, Question
+from .prices import PriceBook, PriceList
+from .questions import Answer, By, Question
 from .settle import STEP_ROWS, Settler
 
 TURN_S = 1.0  # how far the ledger lags behind the calls; each turn with records costs one flush to disk
 LEASE_MS = 3000  # a gateway that died is replaced after three turns
 ASK_BUDGET_S = 2.0  # a question waits for settling no longer than this, about 150,000 records
+
+T = TypeVar("T")
 
 log = logging.getLogger("jiffy.ledger")
 
@@ -140,6 +145,39 @@ class Ledger:
         """All attempts at one invocation, in order; none when it is unknown."""
         await self.settle_now()
         return await asyncio.to_thread(questions.invocation, self._engine, tenant, invocation_id)
+
+    # --- months -----------------------------------------------------------------------------------------------
+
+    async def statement(self, month: int, tenant: str) -> dict[str, Any]:
+        """The statement of a month: as it was closed, or as it stands now. Raises Unavailable."""
+        return await asyncio.to_thread(statements.statement, self._engine, tenant, month, self.now_ms())
+
+    async def statements(self, tenant: str) -> list[dict[str, Any]]:
+        """What is closed, the newest first."""
+        return await asyncio.to_thread(statements.all_closed, self._engine, tenant)
+
+    async def close_month(self, month: int, tenant: str) -> dict[str, Any]:
+        """Freezes a month, numbers its statement. Raises Conflict before it is over, Unavailable behind a backlog."""
+        if await self.settle_now():
+            raise Unavailable("calls still wait to be settled; close the month in a moment", retry_after_s=2)
+        return await asyncio.to_thread(statements.close, self._engine, tenant, month, self.now_ms())
+
+    async def advice(self, question: Question) -> list[Advice]:
+        """What would be cheaper, of the calls that match."""
+        return await asyncio.to_thread(self._reading, advice.of, question)
+
+    async def newest_revision(self, tenant: str, function: str, since_ms: int) -> tuple[int, int, Sum] | None:
+        """(number, MB, sum) of the newest revision that was called and charged since then."""
+        question = Question(tenant, By.TOTAL, function=function, since_ms=since_ms)
+        return await asyncio.to_thread(self._reading, advice.newest_revision, question)
+
+    def _reading(self, ask: Callable[[Connection, Question, Mapping[int, PriceBook]], T], question: Question) -> T:
+        with database.reading(self._engine) as connection:
+            return ask(connection, question, shelf.read_books(connection))
+
+    async def compare(self, question: Question, book: PriceBook) -> Comparison:
+        """The calls that match, each function's under another price book."""
+        return await asyncio.to_thread(comparison.compare, self._engine, question, book)
 
     async def _step(self) -> int:
         async with self._turn:

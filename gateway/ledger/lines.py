@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -140,6 +141,13 @@ class Sum:
             "price": prices.text(self.price),
             "price_books": list(self.books),
         }
+
+    def plus_all(self, others: Iterable[Sum]) -> Sum:
+        """All together, under this one's name."""
+        total = self
+        for other in others:
+            total = total.plus(other)
+        return total
 
     def plus(self, other: Sum) -> Sum:
         """Both together, under this one's name."""

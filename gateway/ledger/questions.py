@@ -45,6 +45,7 @@ class Question:
     function: str | None = None
     since_ms: int | None = None  # inclusive
     until_ms: int | None = None  # exclusive
+    month: int | None = None  # what stands on the bill of this month (months.py), in place of a span
     tag: str | None = None  # by tag: whose values; None: all tags together
     dearest: bool = False  # by call: the most expensive ones first, and no further page
     limit: int = 100
@@ -75,7 +76,7 @@ def answer(engine: Engine, question: Question, with_total: bool = True) -> Answe
         else:
             found = attempts.newest(connection, question, books)
             page, following = found[: question.limit], _next(found, question.limit)
-        total = _total(sums.by_key(connection, question, books)) if with_total else nothing()
+        total = nothing().plus_all(sums.by_key(connection, question, books)) if with_total else nothing()
         return Answer(tuple(page), total, following)
 
 
@@ -87,7 +88,7 @@ def invocation(engine: Engine, tenant: str, invocation_id: str) -> list[Attempt]
 
 def _sums(connection: Connection, question: Question, books: Mapping[int, PriceBook]) -> Answer:
     groups = sums.by_key(connection, question, books)
-    total = _total(groups)
+    total = nothing().plus_all(groups)
     if question.by is By.TOTAL:
         return Answer((total,), total, None)
     newest_first = question.by in sums.NEWEST_FIRST
@@ -97,13 +98,6 @@ def _sums(connection: Connection, question: Question, books: Mapping[int, PriceB
         rank = [sums.rank(question, one.name) for one in rows]
         rows = [one for one, at in zip(rows, rank, strict=True) if (at < last if newest_first else at > last)]
     return Answer(tuple(rows[: question.limit]), total, _next(rows, question.limit))
-
-
-def _total(groups: list[Sum]) -> Sum:
-    total = nothing()
-    for group in groups:
-        total = total.plus(group)
-    return total
 
 
 def _next(found: list[Attempt] | list[Sum], limit: int) -> str | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 from sqlalchemy import Connection, Engine, Table, and_, select, update
@@ -29,6 +29,7 @@ from . import hours, tables
 from .database import insert_new, lock, put, writing
 from .feed import Entry, Feed
 from .prices import PriceBook, PriceList
+from .statements import billed_in, closed_months
 from .tables import OUTCOMES
 
 STEP_ROWS = 1024  # one transaction: about 20 ms, and one flush to disk
@@ -92,7 +93,7 @@ class Settler:
         with writing(self._engine) as connection:
             lock(connection)
             names = self._names(connection, records)
-            new = self._write(connection, self._rows(records, names))
+            new = self._write(connection, self._rows(records, names, closed_months(connection)))
             hours.add(connection, new, self.prices.by_version)
             rejected = put(connection, tables.rejected, unreadable)
             _move(connection, entries[-1].id, len(new), len(records) - len(new), rejected, self._now_ms())
@@ -119,10 +120,11 @@ class Settler:
             _ids(connection, tables.variants, ("runtime", "tags"), self._variants, _variants(records)),
         )
 
-    def _rows(self, records: list[Usage], names: Names) -> list[Row]:
+    def _rows(self, records: list[Usage], names: Names, closed: Mapping[str, set[int]]) -> list[Row]:
         rows: list[Row] = []
         for n, u in enumerate(records, 1):
-            rows.append(_row(u, names, self._book(u).version))
+            late = billed_in(u.started_ms, closed[u.tenant]) if u.tenant in closed else 0
+            rows.append(_row(u, names, self._book(u).version, late))
             if n % SLICE_ROWS == 0:
                 time.sleep(PAUSE_S)
         return rows
@@ -185,7 +187,7 @@ def _believable(u: Usage) -> bool:
 _COLUMNS = [column.name for column in tables.usage.columns]
 
 
-def _row(u: Usage, names: Names, book: int) -> Row:
+def _row(u: Usage, names: Names, book: int, late: int) -> Row:
     outcome, billable = _CODES[u.outcome]
     return (
         bytes.fromhex(u.invocation.replace("-", "")),
@@ -208,7 +210,7 @@ def _row(u: Usage, names: Names, book: int) -> Row:
         u.bytes_in,
         u.bytes_out,
         names.variants[u.runtime, u.tags],
-        0,
+        late,
     )
 
 

@@ -5,10 +5,10 @@ SQL adds up per key, price book, runtime and tags; names are looked up and price
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Connection, Row, Select, case, func, literal_column, select, union_all
+from sqlalchemy import BigInteger, Connection, Row, Select, and_, case, func, literal_column, or_, select, union_all
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Subquery
 
@@ -40,9 +40,11 @@ _KEYS = {  # what is asked by → the columns that tell its name
 }
 
 
-def by_key(connection: Connection, question: Question, books: Mapping[int, PriceBook]) -> list[Sum]:
+def by_key(
+    connection: Connection, question: Question, books: Mapping[int, PriceBook], late_only: bool = False
+) -> list[Sum]:
     """One sum for every name that occurs, in no order; "" for a total."""
-    part = matching(question, books)
+    part = matching(question, books, late_only)
     keys = {name: _key(part, name) for name in _KEYS[question.by]}
     keys |= {name: part.c[name] for name in ("book", "variant")}
     if question.tenant is None:
@@ -55,6 +57,17 @@ def by_key(connection: Connection, question: Question, books: Mapping[int, Price
         one = priced(row, books[row.book], tenant, names.variants[row.variant][0])
         groups[name] = (groups.get(name) or nothing(heading(question), name)).plus(one)
     return list(groups.values())
+
+
+def by_rate(
+    connection: Connection, question: Question, books: Mapping[int, PriceBook]
+) -> Iterator[tuple[int, str, Sum]]:
+    """(version of the book, runtime, sum), for one tenant."""
+    assert question.tenant is not None
+    part, names = matching(question, books), Names(connection)
+    for row in connection.execute(added_up(part, {name: part.c[name] for name in ("book", "variant")})):
+        runtime = names.variants[row.variant][0]
+        yield row.book, runtime, priced(row, books[row.book], question.tenant, runtime)
 
 
 def heading(question: Question) -> str:
@@ -142,13 +155,16 @@ def priced(row: Row[Any], book: PriceBook, tenant: str, runtime: str) -> Sum:
     )
 
 
-def matching(question: Question, books: Mapping[int, PriceBook]) -> Subquery:
+def matching(question: Question, books: Mapping[int, PriceBook], late_only: bool = False) -> Subquery:
     """All sums of hours that match, and every attempt in an hour that only partly does."""
     since, until = question.since_ms, question.until_ms
     first = None if since is None else -(-since // HOUR_MS)  # whole hours: from here on …
     beyond = None if until is None else until // HOUR_MS  # … to before here
     hours = tables.hours.c
     query = _of(select(*(hours[name] for name in (*HOUR_KEYS, *HOUR_SUMS, "max_memory_bytes"))), question, hours)
+    if question.month is not None:
+        own, late = on_the_bill_of(question.month, hours.hour, hours.late, HOUR_MS)
+        return query.where(late if late_only else or_(own, late)).subquery("part")
     if first is not None:
         query = query.where(hours.hour >= first)
     if beyond is not None:
@@ -162,6 +178,14 @@ def matching(question: Question, books: Mapping[int, PriceBook]) -> Subquery:
         if beyond is not None and until != beyond * HOUR_MS:
             parts.append(_single(question, books, beyond * HOUR_MS, until))
     return (union_all(*parts) if len(parts) > 1 else parts[0]).subquery("part")
+
+
+def on_the_bill_of(
+    month: int, moment: ColumnElement[int], late: ColumnElement[int], unit_ms: int
+) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """What is billed in a month: its own (began in it, not billed later), and what came late from earlier ones."""
+    begins_ms, ends_ms = months.bounds_ms(month)
+    return and_(late == 0, moment >= begins_ms // unit_ms, moment < ends_ms // unit_ms), late == month
 
 
 def _single(question: Question, books: Mapping[int, PriceBook], since: int | None, until: int | None) -> Select[Any]:

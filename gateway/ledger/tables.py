@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from jiffy.contract.messages import Outcome
 
-SCHEMA = "2"  # the newest revision in migrations/
+SCHEMA = "3"  # the newest revision in migrations/
 
 # Stored as numbers to keep rows short. A number, once given, keeps its meaning for ever.
 OUTCOMES = {
@@ -163,6 +163,17 @@ settlement = Table(  # one row: how far the ledger is; locked by whoever settles
     _number("repeated"),  # records that were there already
     _number("rejected"),
     _number("at_ms"),
+)
+
+statements = Table(  # of closed months: never changed
+    "statements",
+    metadata,
+    _key("number"),  # 1, 2, 3 … over all tenants
+    Column("tenant", String, nullable=False),
+    _number("month", Integer),  # months.py
+    _number("closed_ms"),
+    Column("document", String, nullable=False),  # JSON: statements.py
+    UniqueConstraint("tenant", "month"),
 )
 
 schema_version = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from gateway.admission import TENANT
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, months
 from gateway.ledger.lines import Attempt, moment_text, nothing
 from gateway.ledger.questions import By, Question
 from jiffy.contract.errors import InvalidRequest, SpecError
@@ -75,7 +75,8 @@ async def _usage(ledger: Ledger, request: Request) -> Response:
 async def _csv(ledger: Ledger, question: Question, limited: bool) -> Response:
     """All rows, or as many as were asked for, without holding more than one page."""
     left = question.limit if limited else None
-    pages = ledger.pages(replace(question, limit=min(CSV_PAGE_ROWS, left or CSV_PAGE_ROWS)))
+    size = question.limit if question.dearest else min(CSV_PAGE_ROWS, left or CSV_PAGE_ROWS)
+    pages = ledger.pages(replace(question, limit=size))
     first = await anext(pages)  # what fails, fails before the answer has begun
 
     async def body() -> AsyncIterator[bytes]:
@@ -142,9 +143,12 @@ def parse(query: Mapping[str, str], tenant: str, now_ms: int) -> tuple[Question,
         function=read("function", _function, None),
         since_ms=read("since", lambda text: _moment(text, now_ms), None),
         until_ms=read("until", lambda text: _moment(text, now_ms), None),
+        month=read("month", months.parse, None),
         limit=read("limit", _limit, LIMIT_DEFAULT),
         after=read("after", lambda text: _after(text, by), None),
     )
+    if question.month is not None and (question.since_ms, question.until_ms) != (None, None):
+        raise InvalidRequest("month stands in place of since and until: give one or the other")
     if question.since_ms is not None and question.until_ms is not None and question.until_ms <= question.since_ms:
         raise InvalidRequest(f"until = {query['until'][:60]!r}; allowed: a time after since")
     return question, read("format", _format, "json")
@@ -218,4 +222,4 @@ def _after(text: str, by: By) -> str:
     return text
 
 
-_CHECKS = ("by", "function", "order", "since", "until", "limit", "after", "format")
+_CHECKS = ("by", "function", "order", "since", "until", "month", "limit", "after", "format")

@@ -244,23 +244,16 @@ class Client:
         """What a trigger did last, oldest first: at_ms, kind, invocation, text."""
         return list(self.get_json(f"{_trigger_path(function, name)}/logs", {"limit": limit})["entries"])
 
-    # --- prices ---------------------------------------------------------------------------------------------------
-
-    def prices(self) -> dict[str, Any]:
-        """All price books, and which is in force."""
-        return self.get_json("/v1/prices")
-
-    def price_book(self, version: int) -> dict[str, Any]:
-        return self.get_json(f"/v1/prices/{version}")
-
-    def publish_prices(self, toml: bytes) -> dict[str, Any]:
-        """Adds the price books of a TOML file; returns what `prices` does."""
-        return self._object("POST", "/v1/prices", content=toml, headers={"content-type": "application/toml"})
-
     # --- HTTP -----------------------------------------------------------------------------------------------------
 
     def get_json(self, path: str, params: Params | None = None) -> dict[str, Any]:
         return self._object("GET", path, params=params)
+
+    def post_json(self, path: str, content: bytes = b"", content_type: str = "application/json") -> dict[str, Any]:
+        return self._object("POST", path, content=content, headers={"content-type": content_type})
+
+    def text(self, path: str, params: Params | None = None) -> str:
+        return self._send("GET", path, params=params).text
 
     def stream(self, path: str, params: Params | None = None) -> Iterator[dict[str, Any]]:
         """The objects of a newline-delimited JSON answer, as they come."""

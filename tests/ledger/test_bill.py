@@ -25,6 +25,9 @@ import uvicorn
 
 from gateway.app import control
 from gateway.routes import usage
+from gateway.routes.costs import Costs
+from gateway.routes.prices import Prices
+from gateway.routes.statements import Statements
 from jiffy.contract.messages import Outcome
 from tests.ledger.conftest import opened
 from tests.ledger.records import NOON_MS, meter_into, record
@@ -41,7 +44,9 @@ def url(tmp_path: Path, redis_url: str) -> Iterator[str]:
 
     async def serve(ready: Callable[[uvicorn.Server], None]) -> None:
         async with opened(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", redis_url) as ledger:
-            server = uvicorn.Server(uvicorn.Config(control([], usage.routes(ledger)), log_level="warning"))
+            endpoints = [*Statements(ledger).endpoints(), *Costs(ledger, None).endpoints(), *Prices(ledger).endpoints()]
+            app = control(endpoints, usage.routes(ledger))
+            server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
             ready(server)
             await server.serve([listener])
 
@@ -57,7 +62,8 @@ def url(tmp_path: Path, redis_url: str) -> Iterator[str]:
 @pytest.fixture
 def bill(url: str) -> Bill:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "jiffy.cli.main", "bill", *words]
+        group = () if words[:1] in (("cost",), ("prices",)) else ("bill",)
+        command = [sys.executable, "-m", "jiffy.cli.main", *group, *words]
         return subprocess.run(command, env=_environment(url), capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
     return run
@@ -186,11 +192,70 @@ def test_no_calls_is_no_table(bill: Bill) -> None:
     assert (shown.returncode, shown.stdout) == (0, "No calls, nothing to pay.\n")
 
 
+def test_the_most_expensive_calls(bill: Bill, redis_url: str) -> None:
+    meter_into(redis_url, *(record(started_ms=NOON_MS - n, duration_us=n * 99_999) for n in range(9)))
+    shown = bill("--top", "2").stdout
+    rows = [line.split() for line in shown.splitlines()[2:6]]
+    assert [row[6] for row in rows[:2]] == ["799.992", "699.993"] and rows[2][:2] == ["7", "more"]
+    assert len(list(csv.reader(io.StringIO(bill("--top", "2", "--format", "csv").stdout)))) == 3
+
+
+def test_tables_by_time_have_a_sparkline_and_those_by_function_advice(bill: Bill, redis_url: str) -> None:
+    meter_into(redis_url, *(record("wide", memory_mb=512, started_ms=NOON_MS - n * 86_400_000) for n in range(10)))
+    meter_into(redis_url, record("wide", memory_mb=512, duration_us=700_000, cold=True))
+    shown = bill("--by", "day").stdout
+    assert "Price, oldest to newest: ▂▂▂▂▂▂▂▂▂█" in shown and "9.1% of the calls were cold." in shown
+    advice = (
+        "wide never used more than 21.9 MiB: at 64 MB instead of 512 you would have saved 0.0000124 USD of 0.0000164."
+    )
+    assert advice in bill("--by", "function").stdout and advice in bill("advice").stdout
+    assert json.loads(bill("advice", "--json").stdout)["advice"][0]["suggested_mb"] == 64
+
+
+def test_a_month_is_shown_printed_and_closed(bill: Bill, redis_url: str, tmp_path: Path) -> None:
+    meter_into(redis_url, record(tags="team=x", started_ms=NOON_MS - 86_400_000), record())
+    assert "No month is closed yet" in bill("statements").stdout
+    shown = bill("statement", "2026-10").stdout
+    assert "2026-10, default: not closed yet" in shown and "to pay" in shown and "0.00000040833375" in shown
+    page = tmp_path / "october.html"
+    assert bill("statement", "2026-10", "--html", str(page)).stdout == f"written: {page}\n"
+    assert page.read_text().startswith("<!doctype html>")
+    closed = bill("close", "2026-10").stdout
+    assert closed == "2026-10 is closed: statement 1, 0.00000040833375 USD\n"
+    assert bill("close", "2026-11").returncode == 1 and "not over" in bill("close", "2026-11").stderr
+    assert json.loads(bill("statements", "--json").stdout)["statements"][0]["number"] == 1
+    assert json.loads(bill("--month", "2026-10", "--by", "tag:team", "--json").stdout)["rows"][0]["tag"] == "x"
+
+
+def test_calls_are_compared_and_estimated(bill: Bill, redis_url: str) -> None:
+    _three_calls(redis_url)
+    shown = bill("--compare", "aws-lambda").stdout
+    assert "aws-lambda, USD" in shown and "list price" in shown and "0.000039071756630859375" in shown
+    estimate = bill("cost", "estimate", "--calls", "2e6", "--duration-ms", "120", "--memory-mb", "128").stdout
+    assert "1.233335" in estimate and "0.2" in estimate
+    assert bill("--compare", "gcp").returncode == 2
+
+
+def test_price_books_are_listed_shown_and_published(bill: Bill, tmp_path: Path) -> None:
+    assert "0.0000166667" in bill("prices", "list").stdout
+    file = tmp_path / "prices.toml"
+    file.write_text(
+        'currency = "USD"\n[[book]]\nversion = 2\neffective_from = 2026-10-01\nper_gb_second = "1"\nper_call = "0"\n'
+    )
+    assert "price book 2 is published; it holds from 2026-10-01" in bill("prices", "set", str(file)).stdout
+    assert "nothing new" in bill("prices", "set", str(file)).stdout
+    assert json.loads(bill("prices", "show", "--json").stdout)["version"] == 2
+    assert bill("prices", "show", "9").returncode == 1
+    file.write_text(file.read_text().replace('"1"', '"2"'))
+    assert "leave it as it is" in bill("prices", "set", str(file)).stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--since", "yesterday"], "since = 'yesterday'; allowed"),
-        (["--by", "week"], "--by"),
+        (["--by", "week"], "by = 'week'; allowed"),
+        (["statement"], "Missing argument"),
         (["--limit", "0"], "--limit"),
     ],
 )

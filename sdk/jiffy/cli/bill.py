@@ -7,51 +7,53 @@ rows than there are, one line stands for the others, so that the total is always
 from __future__ import annotations
 
 import datetime as dt
-import io
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal, localcontext
-from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from jiffy.client import Client
 from jiffy.contract.errors import InvalidRequest
+from jiffy.costs import Costs
 
+from . import statement
+from .grid import EXACT_DIGITS, Grid, fitting
 from .screen import json_option, show_json
 
 TABLE_CALLS = 50  # what a person reads; --limit shows more
 PAGE_ROWS = 1000
 SHORT_ID = 6  # characters of an id's random end: more where two of those shown agree
-EXACT_DIGITS = 100  # more than any amount has, so that no sum is rounded
 BY = ("call", "function", "revision", "route", "trigger", "tenant", "tag", "hour", "day", "month", "total")
-UNWRAPPED = 10_000  # width of a table that goes into a file or a pipe
+
+TIMES = ("hour", "day", "month")
+BARS = "▁▂▃▄▅▆▇█"
 
 Line = dict[str, Any]  # one row of GET /v1/usage
-Tier = tuple[int, int | None, int | None]  # spaces between columns; decimals of GB-s and price, None for all
-TIERS: tuple[Tier, ...] = ((2, None, None), (1, None, None), (1, 8, 15), (1, 6, 12), (1, 4, 10))
 
 
-@click.command(short_help="Show what calls cost.")
+@click.group(invoke_without_command=True, short_help="Show what calls cost.")
 @click.option("--function", metavar="NAME", help="Only the calls of one function.")
 @click.option("--by", metavar="WHAT", default="call", help=f"One line for each: {', '.join(BY)}, tag:NAME.")
 @click.option("--top", metavar="N", type=click.IntRange(1, 10_000), help="The N most expensive calls.")
 @click.option("--since", metavar="WHEN", help="From then on: 2026-11-01, 2026-11-01T08:30, 30m, 24h, 7d ago.")
 @click.option("--until", metavar="WHEN", help="Before then, written the same way.")
+@click.option("--month", metavar="MONTH", help="What stands on the bill of a month, such as 2026-11.")
+@click.option("--compare", metavar="BOOK", help="The same calls under another price book: aws-lambda.")
 @click.option("--limit", metavar="N", type=click.IntRange(1), help=f"At most N lines (table of calls: {TABLE_CALLS}).")
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", help="How to print.")
 @click.option("--wide", is_flag=True, help="Whole ids and triggers in the table.")
 @json_option
+@click.pass_context
 def bill(
+    context: click.Context,
     function: str | None,
     by: str,
     top: int | None,
     since: str | None,
     until: str | None,
+    month: str | None,
+    compare: str | None,
     limit: int | None,
     form: str,
     wide: bool,
@@ -69,9 +71,18 @@ def bill(
       jiffy bill --by day --since 30d
       jiffy bill --by tag:team --since 2026-11-01
       jiffy bill --top 10
+      jiffy bill --month 2026-11 --by function
+      jiffy bill --compare aws-lambda --since 30d
+      jiffy bill statement 2026-11 --html november.html
       jiffy bill --format csv > bill.csv
     """
-    params = {"function": function, "by": by, "since": since, "until": until}
+    if context.invoked_subcommand is not None:
+        return
+    span = {"function": function, "since": since, "until": until, "month": month}
+    if compare is not None:
+        statement.show_comparison(compare, span, as_json or form == "json")
+        return
+    params: dict[str, str | None] = span | {"by": by}
     if top is not None:
         params, limit = params | {"order": "price"}, top
     form = "json" if as_json else form
@@ -84,12 +95,17 @@ def bill(
                     click.echo(line.rstrip("\r"))
                 return
             document = _fetch(client, params, limit)
+            advice = Costs(client).advice(**span) if form == "table" and by == "function" else []
     except InvalidRequest as exc:
         raise click.UsageError(exc.message) from exc
     if form == "json":
         show_json(document)
     else:
-        click.echo(_page(document, wide))
+        click.echo("\n".join([_page(document, wide), *statement.advice_lines(advice, document["currency"])]))
+
+
+for command in statement.COMMANDS:
+    bill.add_command(command)
 
 
 def _fetch(client: Client, params: dict[str, str | None], limit: int | None) -> dict[str, Any]:
@@ -106,7 +122,8 @@ def _fetch(client: Client, params: dict[str, str | None], limit: int | None) -> 
             continue
         if after is None or (limit is not None and len(rows) >= limit):
             return document | {"rows": rows}
-        if params["by"] == "call" and params["until"] is None:  # calls that come while we read are not of this bill
+        if params["by"] == "call" and not params["until"] and not params["month"]:
+            # Calls that come while we read are not of this bill.
             params = params | {"until": _just_after(rows[0]["started"])}
 
 
@@ -120,7 +137,7 @@ def _page(document: dict[str, Any], wide: bool) -> str:
     if not document["total"]["calls"]:
         parts.append("No calls, nothing to pay.")
     else:
-        table, rounded = _fitting(_calls(document, wide) if document["by"] == "call" else _sums(document), wide)
+        table, rounded = fitting(_calls(document, wide) if document["by"] == "call" else _sums(document), wide)
         parts += [table, "", *_notes(document)]
         if rounded:
             parts.append("Amounts are rounded to fit, so that they still add up; --wide shows every digit.")
@@ -138,8 +155,14 @@ def _notes(document: dict[str, Any]) -> Iterator[str]:
     free = total["calls"] - total["charged_calls"]
     if free:
         yield f"{_calls_text(free)} that never began, or that the platform failed, cost nothing."
+    if len(rows) > 1 and document["by"] in TIMES:
+        yield f"Price, oldest to newest: {_sparkline([Decimal(row['price']) for row in reversed(rows)])}"
+    if total["cold_calls"]:
+        yield f"{total['cold_calls'] / total['calls']:.1%} of the calls were cold."
+    used = Decimal(total["billed_ms"]) - Decimal(total["rounding_ms"])
     if total["charged_calls"]:
-        yield f"Each call is rounded up: you were billed {_number(total['rounding_ms'])} ms more than used."
+        share = f", {Decimal(total['rounding_ms']) / used:.1%} of that" if used > 0 else ""
+        yield f"Each call is rounded up: you were billed {_number(total['rounding_ms'])} ms more than used{share}."
 
 
 def _calls(document: dict[str, Any], wide: bool) -> Grid:
@@ -189,75 +212,22 @@ def _amounts(row: Line, *between: str) -> tuple[str, ...]:
 def _hidden(document: dict[str, Any]) -> Line | None:
     """The sum of all that matches and is not shown: exact, as a difference of exact decimals."""
     total, rows = document["total"], document["rows"]
-    if document["next"] is None:
+    calls = total["calls"] - sum(row.get("calls", 1) for row in rows)
+    if not calls or document["by"] == "total":
         return None
 
     def rest(key: str) -> str:
         with localcontext(prec=EXACT_DIGITS):
             return format(Decimal(total[key]) - sum(Decimal(row[key]) for row in rows), "f")
 
-    calls = total["calls"] - sum(row.get("calls", 1) for row in rows)
     cold = total["cold_calls"] - sum(row["cold_calls"] if "cold_calls" in row else row["cold"] for row in rows)
     amounts = {key: rest(key) for key in ("duration_ms", "billed_ms", "gb_seconds", "price")}
     return {"calls": calls, "cold_calls": cold} | amounts
 
 
-class Grid(NamedTuple):
-    """A table before it is laid out. The last line is the total."""
-
-    heads: Sequence[str]
-    lines: list[tuple[str, ...]]
-    numbers: int  # columns from here on hold numbers; the last two are GB-seconds and price
-    folding: tuple[int, ...]  # columns that may break into several lines
-
-
-def _fitting(grid: Grid, wide: bool) -> tuple[str, bool]:
-    """The table as text, as exact as the terminal is wide; and whether anything had to be rounded."""
-    terminal = sys.stdout.isatty()
-    out = io.StringIO()
-    width = None if terminal and not wide else UNWRAPPED
-    console = Console(file=out, force_terminal=terminal, width=width, highlight=False, markup=False)
-    unbounded = console.options.update(width=UNWRAPPED)
-    for tier in TIERS:
-        table, rounded = _table(grid, tier)
-        if console.measure(table, options=unbounded).maximum <= console.width:
-            break
-    console.print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines()), rounded
-
-
-def _table(grid: Grid, tier: Tier) -> tuple[Table, bool]:
-    """Numbers stand on the right, their decimal points below each other."""
-    gap, *decimals = tier
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
-    for n, head in enumerate(grid.heads):
-        right = n >= grid.numbers
-        table.add_column(head, justify="right" if right else "left", no_wrap=n not in grid.folding, overflow="fold")
-    exact = [list(column) for column in zip(*grid.lines, strict=True)]
-    columns = [_aligned(column) if n >= grid.numbers else column for n, column in enumerate(exact)]
-    kept = [*columns[:-2], *map(_rounded, columns[-2:], decimals)]
-    lines = list(zip(*kept, strict=True))
-    for line in lines[:-1]:
-        table.add_row(*line)
-    table.add_section()
-    table.add_row(*lines[-1], style="bold")
-    return table, kept != columns
-
-
-def _aligned(column: Sequence[str]) -> list[str]:
-    """Numbers with equally many decimals; zeros that are added say nothing new."""
-    decimals = max(len(cell.partition(".")[2]) for cell in column)
-    return [f"{Decimal(cell):.{decimals}f}" if cell else "" for cell in column]
-
-
-def _rounded(column: list[str], decimals: int | None) -> list[str]:
-    """Numbers and, last, their sum, with fewer decimals: running sums are rounded, so they still add up exactly."""
-    if decimals is None or len(column[0].partition(".")[2]) <= decimals:
-        return column
-    step = Decimal(1).scaleb(-decimals)
-    with localcontext(prec=EXACT_DIGITS):
-        sums = [s.quantize(step) for s in accumulate(map(Decimal, column[:-1]), initial=Decimal(0))]
-        return [*(format(after - before, "f") for before, after in pairwise(sums)), format(sums[-1], "f")]
+def _sparkline(values: list[Decimal]) -> str:
+    largest = max(values) or Decimal(1)
+    return "".join(BARS[int(value / largest * (len(BARS) - 1))] for value in values)
 
 
 def _printable(text: str) -> str:

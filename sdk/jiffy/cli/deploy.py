@@ -12,8 +12,9 @@ import click
 
 from jiffy.client import LAST_EVENTS, Client, declared
 from jiffy.contract.errors import JiffyError, Unavailable
+from jiffy.costs import Costs
 
-from .screen import json_option, show_json, size
+from .screen import json_option, short, show_json, size
 
 Show = Callable[[str, str], None]
 SHOWN_MAX = 3  # functions whose steps are worth a line each in a log
@@ -103,7 +104,16 @@ def _result(client: Client, event: dict[str, Any]) -> dict[str, Any]:
         "revision": event["revision"],
         "unchanged": event["unchanged"],
         "url": f"{client.url}/function/{event['function']}",
+        "estimate": _estimate(client, event["function"]),
     }
+
+
+def _estimate(client: Client, name: str) -> dict[str, Any] | None:
+    """What calls will cost, from the last ones; a deploy that succeeded is not spoilt by a ledger that is away."""
+    try:
+        return Costs(client).estimate_function(name)
+    except JiffyError:
+        return None
 
 
 def _tell(result: dict[str, Any]) -> None:
@@ -112,6 +122,12 @@ def _tell(result: dict[str, Any]) -> None:
         return
     unchanged = "  (unchanged)" if result["unchanged"] else ""
     click.echo(f"{result['function']}  revision {result['revision']}  {result['url']}{unchanged}")
+    if seen := result["estimate"]:
+        click.echo(
+            f"{result['function']}: about {short(seen['per_million'])} {seen['currency']} per million calls at "
+            f"{seen['memory_mb']} MB, by the {seen['calls_seen']:,} calls of revision {seen['revision_seen']}",
+            err=True,
+        )
 
 
 def _step(event: dict[str, Any]) -> str:

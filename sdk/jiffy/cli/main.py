@@ -36,6 +36,7 @@ COMMANDS = {
     "rollback": Entry("rollback", "Put an earlier revision back in service."),
     "logs": Entry("logs", "Show what a function printed."),
     "bill": Entry("bill", "Show what calls cost."),
+    "cost": Entry("cost", "Estimate what calls will cost."),
     "prices": Entry("prices", "Show and publish what calls cost."),
     "drain": Entry("drain", "Have a host take no further calls."),
     "status": Entry("status", "Show how the platform is doing."),

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from jiffy.client import Client
+from jiffy.costs import Costs
 
 from .screen import columns, json_option, show_json
 
@@ -29,7 +30,7 @@ def prices() -> None:
 def list_books(as_json: bool) -> None:
     """List all price books."""
     with Client() as client:
-        document = client.prices()
+        document = Costs(client).price_books()
     if as_json:
         show_json(document)
         return
@@ -45,11 +46,11 @@ def list_books(as_json: bool) -> None:
 def show(version: int | None, as_json: bool) -> None:
     """Show one price book: the one in force, or VERSION."""
     with Client() as client:
-        document = client.prices()
+        document = Costs(client).price_books()
         wanted = document["in_force"] if version is None else version
         book = next((one for one in document["books"] if one["version"] == wanted), None)
         if book is None:
-            book = client.price_book(wanted)  # says that there is none
+            book = Costs(client).price_book(wanted)  # says that there is none
     if as_json:
         show_json(book)
         return
@@ -68,8 +69,8 @@ def publish(file: Path, as_json: bool) -> None:
     edited. A new book holds from its effective_from on, at the earliest a second from now, for calls from then on.
     """
     with Client() as client:
-        before = {book["version"] for book in client.prices()["books"]}
-        document = client.publish_prices(file.read_bytes())
+        before = {book["version"] for book in Costs(client).price_books()["books"]}
+        document = Costs(client).publish(file.read_bytes())
     if as_json:
         show_json(document)
         return

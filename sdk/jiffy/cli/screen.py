@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import click
@@ -48,3 +49,9 @@ def size(count: int) -> str:
 def when(ms: int) -> str:
     """A time of day in the user's zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
+
+
+def short(text: str) -> str:
+    """An exact amount for people: three digits that count."""
+    amount = Decimal(text)
+    return f"{amount:,.2f}" if not amount or abs(amount) >= 100 else f"{amount:.{max(2, 2 - amount.adjusted())}f}"
