@@ -31,8 +31,11 @@ from gateway.app import App, control
 from gateway.catalog import Catalog
 from gateway.dispatch import Dispatcher
 from gateway.durable.acceptance import Acceptance
+from gateway.durable.callbacks import HttpTarget, Network
 from gateway.durable.cancellation import Cancellation
 from gateway.durable.dead_letters import DeadLetters
+from gateway.durable.deliveries import Deliveries, FunctionTarget, Target
+from gateway.durable.delivery_store import DeliveryStore
 from gateway.durable.later import Later
 from gateway.durable.once import Once
 from gateway.durable.store import DurableStore
@@ -86,6 +89,7 @@ class Config:
     prices: Path | None  # None: those that the ledger has, or at first those that are shipped
     api_key: str | None
     allow_hosts: tuple[str, ...] = ()
+    callbacks_to: tuple[Network, ...] = ()  # what callbacks may reach though it is not public
 
 
 def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
@@ -99,6 +103,14 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
     parser.add_argument("--ledger", metavar="URL", help="database of the ledger (default: SQLite in the data folder)")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="price books to publish (TOML)")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="answer to it without a key")
+    parser.add_argument(
+        *("--callbacks-to",),
+        action="append",
+        default=[],
+        type=ipaddress.ip_network,
+        metavar="NETWORK",
+        help="functions' callbacks may reach it though it is not public",
+    )
     given = parser.parse_args(arguments)
     return Config(
         redis=given.redis,
@@ -111,6 +123,7 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
         prices=given.prices,
         api_key=environment.get("JIFFY_API_KEY") or None,
         allow_hosts=tuple(given.allow_host),
+        callbacks_to=tuple(given.callbacks_to),
     )
 
 
@@ -128,7 +141,12 @@ class Gateway:
         self.acceptance = Acceptance(durable, self.placement, store.now_ms)
         self.later = Later(durable, self.placement)
         once = Once(self.acceptance, self.dispatcher, self.placement, store)
-        dead_letters = DeadLetters(durable, self.catalog, store.now_ms)
+        told_of = DeliveryStore(store.client)
+        dead_letters = DeadLetters(durable, told_of, self.catalog, store.now_ms)
+        self.callbacks = HttpTarget(told_of, store.now_ms, config.callbacks_to)
+        called = FunctionTarget(self.catalog, self.acceptance)
+        targets: dict[str, Target] = {"function": called, "http": self.callbacks, "https": self.callbacks}
+        self.deliveries = Deliveries(told_of, targets, store.now_ms)
         self.triggers, told = TriggerStore(config.redis), TriggerMetrics()
         calls = Calls(self.placement)
         firing = Firing(self.triggers, self.acceptance, told, store.now_ms)
@@ -150,7 +168,7 @@ class Gateway:
             *Builds(store, self.following).endpoints(),
             *Triggers(self.catalog, self.triggers, firing, store.now_ms).endpoints(),
             *Invocations(store, ledger, Cancellation(store, durable)).endpoints(),
-            *Dlq(dead_letters).endpoints(),
+            *Dlq(dead_letters, told_of).endpoints(),
             *Prices(ledger).endpoints(),
             *Hosts(store, self.pulse).endpoints(),
             *Statements(ledger).endpoints(),
@@ -170,7 +188,14 @@ class Gateway:
         )
         self.loops = Loops(
             *(*self.dispatcher.loops(), *self.acceptance.loops()),
-            *(self.later.watch, self.pulse.watch, self.catalog.watch, self.scheduler.watch, self.queues.watch),
+            *(
+                self.later.watch,
+                self.deliveries.watch,
+                self.pulse.watch,
+                self.catalog.watch,
+                self.scheduler.watch,
+                self.queues.watch,
+            ),
         )
 
     @classmethod
@@ -198,6 +223,7 @@ class Gateway:
         await self.loops.stop()
         self.dispatcher.give_up()
         await self.ledger.close()
+        await self.callbacks.close()
         with contextlib.suppress(JiffyError):
             await self.triggers.close()
         with contextlib.suppress(JiffyError):

@@ -19,7 +19,7 @@ CALLS_MAX = 10_000  # in flight; about 20 KB of memory each, connection and buff
 HELD_MAX_BYTES = 256 * limits.MIB  # of bodies in flight; each exists about three times: read, packed, sent
 PATH_MAX_BYTES = 8 * 1024
 HEADERS_MAX = 200  # pairs; each costs more memory than its bytes
-_LOOKED_AT = GUARDED | {b"content-length", b"transfer-encoding", b"authorization", b"x-api-key"}
+_LOOKED_AT = GUARDED | {b"content-length", b"transfer-encoding", b"idempotency-key", b"authorization", b"x-api-key"}
 TENANT = "default"  # the one API key stands for one tenant
 
 

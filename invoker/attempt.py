@@ -11,7 +11,18 @@ from typing import NamedTuple, Protocol
 
 from jiffy.contract import keys, limits, meter, retry, spec
 from jiffy.contract.errors import PlatformError
-from jiffy.contract.messages import Answer, Call, DeadLetter, InvocationRecord, Outcome, Revision, State, Terms, Usage
+from jiffy.contract.messages import (
+    Answer,
+    Call,
+    DeadLetter,
+    Delivery,
+    InvocationRecord,
+    Outcome,
+    Revision,
+    State,
+    Terms,
+    Usage,
+)
 from jiffy.contract.wire import pack, unpack
 
 from . import policy
@@ -168,12 +179,37 @@ class Attempt:
             keep_s = max(0, terms.expires_ms - now_ms) // 1000 + limits.RESULT_LOST_S
             fate = Fate(call.invocation, tenant, state, due_ms, again, b"", self.size, keep_s)
             return self.record(state, None, due_ms), fate
+        told = self._tell(terms, answer, verdict.reason, now_ms)
         if state is State.DONE:
-            fate = Fate(call.invocation, tenant, state, now_ms, b"", b"", self.size, limits.RESULT_KEEP_S)
+            fate = Fate(call.invocation, tenant, state, now_ms, b"", b"", self.size, limits.RESULT_KEEP_S, *told)
             return self.record(state, answer), fate
         letter = pack(self._letter(answer, verdict.reason, now_ms))
-        fate = Fate(call.invocation, tenant, state, now_ms, pack(call), letter, self.size, limits.DEAD_KEEP_S)
+        fate = Fate(call.invocation, tenant, state, now_ms, pack(call), letter, self.size, limits.DEAD_KEEP_S, *told)
         return self.record(state, answer, 0, verdict.reason), fate
+
+    def _tell(self, terms: Terms, answer: Answer, reason: str, now_ms: int) -> tuple[str, bytes]:
+        """Id and packed Delivery to this end's destination; ("", b"") when there is none."""
+        target = terms.on_failure if reason else terms.on_success
+        if not target:
+            return "", b""
+        call, revision = self.call, self.known.revision
+        delivery = Delivery(
+            *(f"{call.invocation}.{call.attempt}", target, revision.tenant, revision.function, revision.number),
+            invocation=call.invocation,
+            attempts=call.attempt,
+            outcome=answer.outcome,
+            reason=reason,
+            ended_ms=now_ms,
+            request=call.payload,
+            response=answer.payload,
+            depth=terms.depth + 1,
+            terms=Terms(
+                limits.DELIVERY_RETRIES,
+                now_ms + limits.DELIVERY_MAX_AGE_S * 1000,
+                limits.DELIVERY_BACKOFF_S * 1000,
+            ),
+        )
+        return delivery.id, pack(delivery)
 
     def _letter(self, answer: Answer, reason: str, now_ms: int) -> DeadLetter:
         call, revision = self.call, self.known.revision

@@ -34,6 +34,8 @@ class Fate(NamedTuple):
     letter: bytes  # DEAD: DeadLetter
     payload_bytes: int
     keep_s: int  # how long its record is kept
+    delivery_id: str = ""  # DONE, DEAD: what its destination is told, if it has one
+    delivery: bytes = b""  # Delivery
 
 
 class Completion(NamedTuple):

@@ -127,6 +127,7 @@ class Store:
     async def complete(self, batch: list[Completion]) -> None:
         """Write a batch: see scripts/complete.lua. Raises PlatformError; sending it again is harmless."""
         names: list[str] = [self._stream, keys.USAGE, keys.METERED, keys.LATER, keys.LATER_CALLS]
+        names += (keys.DELIVERIES, keys.DELIVERY_ITEMS)
         values: list[str | bytes | int] = [
             *(keys.GROUP, limits.ANSWERS_KEEP_S, limits.LOG_ENTRIES_MAX),
             *(limits.DEAD_MAX, limits.DEAD_MAX_BYTES, limits.DEAD_KEEP_S * 1000, limits.RESULT_KEEP_S),

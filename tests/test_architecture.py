@@ -35,7 +35,7 @@ DOORS = {
     "uvicorn": {"gateway.__main__", "gateway.protocol"},
     "sqlalchemy": {"gateway.ledger.*"},
     "alembic": {"gateway.ledger.migrations.*"},
-    "httpx": {"jiffy.client"},
+    "httpx": {"gateway.durable.callbacks", "jiffy.client"},
     "click": {"jiffy.cli.*"},
     "rich": {"jiffy.cli.*"},
     "elftools": {"builder.elf"},

@@ -14,8 +14,9 @@ from gateway.catalog import Catalog
 from gateway.durable.acceptance import keep_s
 from gateway.durable.store import Replay
 from gateway.durable.wishes import NONE
+from jiffy.contract import limits
 from jiffy.contract.errors import NotFound
-from jiffy.contract.messages import Call, DeadLetter, InvocationRecord, State
+from jiffy.contract.messages import Call, DeadLetter, Delivery, InvocationRecord, State
 
 PAGE = 64  # letters looked at or calls replayed in one step
 
@@ -25,11 +26,17 @@ class Kept(Protocol):
 
     async def letters(self, tenant: str, after: tuple[int, str] | None, count: int) -> list[DeadLetter]: ...
 
-    async def letter(self, tenant: str, invocation: str) -> tuple[DeadLetter, Call] | None: ...
+    async def letter(self, tenant: str, invocation: str) -> tuple[DeadLetter, Call | Delivery] | None: ...
 
     async def replay(self, tenant: str, batch: Sequence[Replay]) -> int: ...
 
     async def purge(self, tenant: str, invocations: Sequence[str]) -> int: ...
+
+
+class Deliveries(Protocol):
+    """Where deliveries wait; `delivery_store.DeliveryStore` is one. Raises Unavailable."""
+
+    async def redeliver(self, tenant: str, batch: Sequence[Delivery], now_ms: int) -> int: ...
 
 
 class Page(NamedTuple):
@@ -40,8 +47,9 @@ class Page(NamedTuple):
 class DeadLetters:
     """The dead letters of any tenant, newest first."""
 
-    def __init__(self, kept: Kept, catalog: Catalog, now_ms: Callable[[], int]) -> None:
+    def __init__(self, kept: Kept, deliveries: Deliveries, catalog: Catalog, now_ms: Callable[[], int]) -> None:
         self._kept = kept
+        self._deliveries = deliveries
         self._catalog = catalog
         self._now_ms = now_ms
 
@@ -54,8 +62,8 @@ class DeadLetters:
             found.append(letter)
         return Page(found, None)
 
-    async def find(self, tenant: str, invocation: str) -> tuple[DeadLetter, Call]:
-        """The letter, and its call's last attempt. Raises NotFound."""
+    async def find(self, tenant: str, invocation: str) -> tuple[DeadLetter, Call | Delivery]:
+        """The letter, and its call's last attempt, or the delivery that did not get through. Raises NotFound."""
         found = await self._kept.letter(tenant, invocation)
         if found is None:
             raise NotFound(f"there is no dead letter {invocation}")
@@ -63,15 +71,21 @@ class DeadLetters:
 
     async def replay(self, tenant: str, invocation: str) -> None:
         """Raises NotFound: no such letter, or its function is gone."""
-        if not await self._kept.replay(tenant, [await self._another_life(await self.find(tenant, invocation))]):
+        if not await self._replay(tenant, [await self._another_life(await self.find(tenant, invocation))]):
             raise NotFound(f"there is no dead letter {invocation}")
+
+    async def _replay(self, tenant: str, batch: Sequence[Replay | Delivery]) -> int:
+        calls = [one for one in batch if isinstance(one, Replay)]
+        deliveries = [one for one in batch if isinstance(one, Delivery)]
+        replayed = await self._kept.replay(tenant, calls)
+        return replayed + await self._deliveries.redeliver(tenant, deliveries, self._now_ms())
 
     async def replay_all(self, tenant: str, function: str | None) -> int:
         """How many; all of one function, or of all functions that still exist."""
         replayed = 0
         begun_ms = self._now_ms()
         async for letters in self._batches(tenant, function):
-            batch = []
+            batch: list[Replay | Delivery] = []
             for letter in letters:
                 found = await self._kept.letter(tenant, letter.invocation)
                 if found is None or letter.dead_ms > begun_ms:
@@ -80,7 +94,7 @@ class DeadLetters:
                     batch.append(await self._another_life(found))
                 except NotFound:
                     continue
-            replayed += await self._kept.replay(tenant, batch)
+            replayed += await self._replay(tenant, batch)
         return replayed
 
     async def purge(self, tenant: str, invocation: str) -> None:
@@ -95,11 +109,15 @@ class DeadLetters:
             purged += await self._kept.purge(tenant, [letter.invocation for letter in letters])
         return purged
 
-    async def _another_life(self, dead: tuple[DeadLetter, Call]) -> Replay:
+    async def _another_life(self, dead: tuple[DeadLetter, Call | Delivery]) -> Replay | Delivery:
         letter, call = dead
+        if isinstance(call, Delivery):
+            expires_ms = self._now_ms() + limits.DELIVERY_MAX_AGE_S * 1000
+            return call._replace(terms=call.terms._replace(expires_ms=expires_ms, tried=0, failed=0))
         function = await self._catalog.find(letter.tenant, letter.function)
         now_ms = self._now_ms()
-        terms = NONE.terms(function.revision.spec, now_ms)
+        depth = call.terms.depth if call.terms else 0
+        terms = NONE.terms(function.revision.spec, now_ms)._replace(depth=depth)
         again = call._replace(
             attempt=call.attempt + 1,
             deadline_ms=terms.expires_ms + function.revision.timeout_ms,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from gateway.store import translated
 from jiffy.contract import keys, limits, wire
-from jiffy.contract.messages import Call, DeadLetter, InvocationRecord
+from jiffy.contract.messages import Call, DeadLetter, Delivery, InvocationRecord
 
 
 class Claim(NamedTuple):
@@ -62,16 +62,12 @@ class DurableStore:
 
     def __init__(self, client: Any) -> None:
         self._redis = client
-        self._accept = self._script("accept")
-        self._due = self._script("due")
-        self._move = self._script("move")
-        self._replay = self._script("replay")
-        self._purge = self._script("purge")
-        self._cancel = self._script("cancel")
-
-    def _script(self, name: str) -> Any:
-        text = resources.files(__package__).joinpath(f"scripts/{name}.lua").read_text("utf-8")
-        return self._redis.register_script(text)
+        self._accept = script(client, "accept")
+        self._due = script(client, "due")
+        self._move = script(client, "move")
+        self._replay = script(client, "replay")
+        self._purge = script(client, "purge")
+        self._cancel = script(client, "cancel")
 
     async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[int | Holder]:
         """What became of each: 1 accepted, 0 its tenant's backlog is full, or who holds its idempotency key."""
@@ -126,11 +122,15 @@ class DurableStore:
             offset += count
         return found[:count]
 
-    async def letter(self, tenant: str, invocation: str) -> tuple[DeadLetter, Call] | None:
+    async def letter(self, tenant: str, invocation: str) -> tuple[DeadLetter, Call | Delivery] | None:
+        """A letter, and the call or the delivery that died."""
         with translated():
             letter = await self._redis.hget(keys.dead_letters(tenant), invocation)
             call = await self._redis.hget(keys.dead_calls(tenant), invocation)
-        return (wire.unpack(DeadLetter, letter), wire.unpack(Call, call)) if letter and call else None
+        if not letter or not call:
+            return None
+        dead = wire.unpack(DeadLetter, letter)
+        return dead, wire.unpack(Delivery, call) if dead.target else wire.unpack(Call, call)
 
     async def replay(self, tenant: str, batch: Sequence[Replay]) -> int:
         """How many of these were still dead, and now wait for another attempt."""
@@ -177,3 +177,9 @@ class DurableStore:
         values = [record.invocation, where, entry, keys.GROUP, size, wire.pack(record), limits.RESULT_KEEP_S]
         with translated():
             return int(await self._cancel(keys=names, args=values))
+
+
+def script(client: Any, name: str) -> Any:
+    """One of scripts/*.lua, ready to be called."""
+    text = resources.files(__package__).joinpath(f"scripts/{name}.lua").read_text("utf-8")
+    return client.register_script(text)

@@ -28,6 +28,7 @@ class Wishes:
     delay_s: float = 0.0
     retries: int | None = None
     max_age_s: float | None = None
+    depth: int = 0  # how many destinations led to the call
 
     def terms(self, declared: Mapping[str, Any], now_ms: int) -> Terms:
         """The terms of a call that is accepted now, by a function with this `spec`; older specs lack keys."""
@@ -35,7 +36,12 @@ class Wishes:
         max_age_s = declared.get("max_age_s", limits.ASYNC_WAIT_MAX_S) if self.max_age_s is None else self.max_age_s
         backoff_s = declared.get("backoff_s", limits.BACKOFF_DEFAULT_S)
         expires_ms = now_ms + int((self.delay_s + max_age_s) * 1000)
-        return Terms(int(retries), expires_ms, int(backoff_s * 1000))
+        return Terms(
+            *(int(retries), expires_ms, int(backoff_s * 1000)),
+            on_success=str(declared.get("on_success", "")),
+            on_failure=str(declared.get("on_failure", "")),
+            depth=self.depth,
+        )
 
 
 NONE = Wishes()

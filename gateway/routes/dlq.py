@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.admission import TENANT, known_name
 from gateway.durable.dead_letters import DeadLetters
+from gateway.durable.deliveries import event
 from gateway.openapi import Endpoint
 from jiffy.contract.errors import InvalidRequest
-from jiffy.contract.messages import DeadLetter
+from jiffy.contract.messages import Call, DeadLetter
 
 LIMIT_DEFAULT, LIMIT_MAX = 100, 1000
 
 
+class Secrets(Protocol):
+    """Where signing secrets are. Raises Unavailable."""
+
+    async def secret(self, tenant: str) -> str: ...
+
+
 class Dlq:
-    def __init__(self, letters: DeadLetters) -> None:
+    def __init__(self, letters: DeadLetters, secrets: Secrets) -> None:
         self._letters = letters
+        self._secrets = secrets
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         one = "/v1/dlq/{invocation}"
         which = {"function": "only this function's; all without it"}
         page = {"limit": "letters of a page", "after": "`next` of the page before"}
         return (
+            Endpoint(
+                *("GET", "/v1/callback-secret", self.secret, "What callbacks are signed with (Standard Webhooks)."),
+                errors=("503",),
+            ),
             Endpoint(
                 *("GET", "/v1/dlq", self.all, "Dead letters: asynchronous calls that failed for good, newest first."),
                 query=which | page,
@@ -40,6 +53,9 @@ class Dlq:
             Endpoint("DELETE", one, self.purge, "Throw it away.", status="204", answer="", errors=("404", "503")),
         )
 
+    async def secret(self, request: Request) -> Response:
+        return JSONResponse({"secret": await self._secrets.secret(TENANT)})
+
     async def all(self, request: Request) -> Response:
         query = request.query_params
         limit = query.get("limit", str(LIMIT_DEFAULT))
@@ -53,7 +69,8 @@ class Dlq:
 
     async def show(self, request: Request) -> Response:
         letter, call = await self._letters.find(TENANT, request.path_params["invocation"][:80])
-        return JSONResponse(_document(letter) | {"error": _json(letter.error), "payload": _json(call.payload)})
+        payload = call.payload if isinstance(call, Call) else await asyncio.to_thread(event, call)
+        return JSONResponse(_document(letter) | {"error": _json(letter.error), "payload": _json(payload)})
 
     async def replay(self, request: Request) -> Response:
         await self._letters.replay(TENANT, request.path_params["invocation"][:80])
@@ -88,7 +105,7 @@ def _document(letter: DeadLetter) -> dict[str, Any]:
         "accepted_ms": letter.accepted_ms,
         "dead_ms": letter.dead_ms,
         "payload_bytes": letter.payload_bytes,
-    }
+    } | ({"target": letter.target} if letter.target else {})
 
 
 def _message(error: bytes) -> str:

@@ -9,6 +9,8 @@
 -- KEYS[3]  metered           string, a counter    usage records ever written
 -- KEYS[4]  later             sorted set invocation → moment
 -- KEYS[5]  later:calls       hash invocation → Call
+-- KEYS[6]  deliveries        sorted set delivery → moment
+-- KEYS[7]  deliveries:items  hash delivery → Delivery
 -- then three per item:
 --   answers:{gateway}        list of Answer       "" when nobody waits
 --   logs:{tenant}:{function} stream {l: LogEntry}
@@ -41,6 +43,8 @@
 --   letter   dead: DeadLetter
 --   bytes    of its payload
 --   keep     seconds that its record is kept
+--   id       of what its destination is told; "" when it has none
+--   delivery Delivery
 --
 -- Returns the number of items that were written.
 
@@ -48,7 +52,7 @@ local calls, usage_key, later, later_calls = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 local group, answers_keep, log_length = ARGV[1], ARGV[2], ARGV[3]
 local dead_max, dead_max_bytes, dead_keep = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local sync_keep = ARGV[7]
-local k, a, written, metered = 6, 8, 0, 0
+local k, a, written, metered = 8, 8, 0, 0
 local touched = {}
 
 local function still_ours(id)
@@ -89,6 +93,11 @@ local function follow(k, a, state)
     redis.call('HINCRBY', tally, 'bytes', -ARGV[a + 4])
     redis.call('HINCRBY', tally, state, 1)
     if state == 'dead' then bury(k, invocation, moment, call, ARGV[a + 3]) end
+    if ARGV[a + 6] ~= '' then
+        redis.call('ZADD', KEYS[6], moment, ARGV[a + 6])
+        redis.call('HSET', KEYS[7], ARGV[a + 6], ARGV[a + 7])
+        redis.call('HINCRBY', tally, 'destined', 1)
+    end
 end
 
 while a <= #ARGV do
@@ -124,7 +133,7 @@ while a <= #ARGV do
         end
     end
     k, a = k + 3, more
-    if state ~= '' then k, a = k + 5, a + 6 end
+    if state ~= '' then k, a = k + 5, a + 8 end
 end
 if metered > 0 then redis.call('INCRBY', KEYS[3], metered) end
 for answers in pairs(touched) do redis.call('EXPIRE', answers, answers_keep) end

@@ -59,6 +59,7 @@ class Plan:
     verbose: bool
     api_key: str | None
     allow_hosts: tuple[str, ...] = ()  # names that gateways answer to without a key, beside loopback's
+    callbacks_to: tuple[str, ...] = ()  # networks that callbacks may reach though they are not public
 
 
 class Supervisor:
@@ -104,6 +105,7 @@ class Supervisor:
         book = ["--ledger", self._plan.ledger] if self._plan.ledger else []
         book += ["--prices", str(self._plan.prices)] if self._plan.prices else []
         book += [word for name in self._plan.allow_hosts for word in ("--allow-host", name)]
+        book += [word for network in self._plan.callbacks_to for word in ("--callbacks-to", network)]
         for n in range(self._plan.gateways):
             name = f"gateway-{n + 1}" if self._plan.gateways > 1 else "gateway"
             identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"  # unique among all that share a Redis

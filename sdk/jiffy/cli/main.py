@@ -30,6 +30,7 @@ COMMANDS = {
     "invoke": Entry("invoke", "Call a function and print its result."),
     "result": Entry("invocations", "Show what became of an asynchronous call."),
     "cancel": Entry("invocations", "Take back a queued call."),
+    "callback-secret": Entry("callbacks", "Show what callbacks are signed with."),
     "dlq": Entry("dlq", "Look at calls that failed for good; replay or purge them."),
     "list": Entry("functions", "List your functions."),
     "show": Entry("functions", "Show one function: revisions, layers, routes."),
@@ -43,7 +44,10 @@ COMMANDS = {
     "triggers": Entry("triggers", "What calls functions besides requests."),
     "remove": Entry("functions", "Remove a function."),
 }
-ATTRIBUTES = {"list": "list_functions"}  # where the command's name is taken in Python
+ATTRIBUTES = {  # where the command's name is no name in Python, or a taken one
+    "list": "list_functions",
+    "callback-secret": "callback_secret",
+}
 LOCAL = ("up", "init")  # speak to no platform
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 from pathlib import Path
 
@@ -10,6 +11,13 @@ import click
 
 from jiffy import home
 from jiffy.supervisor import Plan, Supervisor
+
+
+def _networks(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(str(ipaddress.ip_network(network)) for network in given)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 @click.command(short_help="Start a platform on this machine.")
@@ -44,6 +52,13 @@ from jiffy.supervisor import Plan, Supervisor
 @click.option(
     "--allow-host", multiple=True, metavar="NAME", help="Without a key, answer to this Host too; a proxy's name, say."
 )
+@click.option(
+    "--callbacks-to",
+    multiple=True,
+    metavar="NETWORK",
+    callback=_networks,
+    help="Let on_success and on_failure reach it though it is not public; 10.0.0.0/8, say.",
+)
 @click.option("--verbose", is_flag=True, help="Print the logs of all parts here instead of into DATA/logs.")
 def up(
     host: str,
@@ -58,6 +73,7 @@ def up(
     instances: int,
     tenant_instances: int,
     allow_host: tuple[str, ...],
+    callbacks_to: tuple[str, ...],
     verbose: bool,
 ) -> None:
     """Start a platform on this machine.
@@ -85,6 +101,7 @@ def up(
         prices=prices.absolute() if prices else None,
         verbose=verbose,
         allow_hosts=allow_host,
+        callbacks_to=callbacks_to,
         api_key=os.environ.get("JIFFY_API_KEY") or None,
     )
     supervisor = Supervisor(plan, say=lambda line: click.echo(f"jiffy: {line}", err=True), ready=click.echo)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from . import limits
 from .routes import parse as parse_route
@@ -14,6 +15,7 @@ from .routes import parse as parse_route
 _HANDLER = re.compile(r"([A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*)[:.]([A-Za-z_]\w*)")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_]{0,63}){0,9}")
 _RUNTIME = re.compile(r"python3(?:\.\d{1,2})?")
+_FUNCTION_TARGET = re.compile(r"function:[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAG_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _TAG_VALUE = re.compile(r"[A-Za-z0-9._:/@+-]{1,64}")
@@ -54,6 +56,24 @@ def choice(*names: str) -> Callable[[Any], str]:
         return value
 
     return check
+
+
+def destination(value: Any) -> str:
+    if value == "":
+        return ""
+    allowed = '"function:NAME" or "https://…" ("" for none)'
+    if not isinstance(value, str) or len(value) > limits.DESTINATION_MAX_CHARS:
+        raise ValueError(allowed)
+    if _FUNCTION_TARGET.fullmatch(value):
+        return value
+    try:
+        url = urlsplit(value)
+        well = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
+    except ValueError:
+        well = False
+    if not well or url.username is not None or not value.isascii() or any(c <= " " for c in value):
+        raise ValueError(allowed)
+    return value
 
 
 def boolean(value: Any) -> bool:

@@ -29,6 +29,8 @@ def invocation(invocation_id: str) -> str:
 # --- asynchronous calls: what is accepted and has not ended, what waits, what failed for good -------------------
 LATER = f"{P}later"  # sorted set invocation → moment in ms: waits for it, then goes to an invoker's stream
 LATER_CALLS = f"{P}later:calls"  # hash invocation → Call: those of LATER
+DELIVERIES = f"{P}deliveries"  # sorted set delivery → moment: when it is tried, or its lease ends
+DELIVERY_ITEMS = f"{P}deliveries:items"  # hash delivery → Delivery
 METERED = f"{P}metered"  # string, a counter: usage records ever written to USAGE
 
 
@@ -45,6 +47,11 @@ def once(tenant: str, name: str, digest: str) -> str:
 def tally(tenant: str) -> str:
     """hash of counters of asynchronous calls: docs/guarantees.md lists them."""
     return f"{P}tally:{tenant}"
+
+
+def callback_secret(tenant: str) -> str:
+    """string "whsec_…": what a tenant's callbacks are signed with."""
+    return f"{P}callback-secret:{tenant}"
 
 
 def dead(tenant: str) -> str:

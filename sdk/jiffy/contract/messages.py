@@ -104,6 +104,9 @@ class Terms(NamedTuple):
     backoff_ms: int = 1000  # the longest pause before the first retry; it doubles (retry.py)
     tried: int = 0  # attempts that have ended
     failed: int = 0  # of them, those that count against `retries`
+    on_success: str = ""  # destinations: who is told of the end
+    on_failure: str = ""
+    depth: int = 0  # how many destinations led to this call
 
 
 class Call(NamedTuple):
@@ -210,6 +213,26 @@ class DeadLetter(NamedTuple):
     error: bytes  # of the last attempt: {"errorType", "errorMessage"[, "stackTrace"]}
     trigger: str
     payload_bytes: int
+    target: str = ""  # not a call but a Delivery that did not get through, and where to
+
+
+class Delivery(NamedTuple):
+    """The end of an asynchronous call on its way to a destination."""
+
+    id: str  # "invocation.attempt"
+    target: str  # as declared: "function:NAME", "https://…"
+    tenant: str
+    function: str
+    revision: int
+    invocation: str
+    attempts: int
+    outcome: str
+    reason: str  # dead: DeadLetter.reason
+    ended_ms: int
+    request: bytes  # the call's payload
+    response: bytes  # its answer's
+    depth: int  # how many destinations led here, this one included
+    terms: Terms
 
 
 class FunctionStatus(NamedTuple):

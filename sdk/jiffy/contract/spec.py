@@ -41,6 +41,8 @@ class FunctionSpec:
     retries: int = limits.RETRIES_DEFAULT
     max_age_s: float = limits.ASYNC_WAIT_MAX_S
     backoff_s: float = limits.BACKOFF_DEFAULT_S
+    on_success: str = ""
+    on_failure: str = ""
     tags: Mapping[str, str] = ()  # type: ignore[assignment]
     slim: bool = False
     keep: tuple[str, ...] = ()
@@ -126,6 +128,8 @@ KEYS: dict[str, Key] = {
         f"{limits.BACKOFF_DEFAULT_S:g}",
         "The longest pause before the first retry; each further one may be twice as long, at most an hour.",
     ),
+    "on_success": Key(checks.destination, '""', "Who is told when an asynchronous call has its result."),
+    "on_failure": Key(checks.destination, '""', "Who is told when one is dead."),
     "tags": Key(checks.tags, "{}", "What calls are added up by in the bill: `jiffy bill --by tag:team`."),
     "slim": Key(checks.boolean, "false", "Leave out of the image what the function can't reach? docs/images.md."),
     "keep": Key(checks.modules, "[]", "Modules of the standard library that a slim image keeps all the same."),

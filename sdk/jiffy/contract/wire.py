@@ -14,6 +14,7 @@ from .messages import (
     BuildRequest,
     Call,
     DeadLetter,
+    Delivery,
     FunctionStatus,
     Heartbeat,
     InvocationRecord,
@@ -38,6 +39,7 @@ Message = (
     | BuildEvent
     | InvocationRecord
     | DeadLetter
+    | Delivery
 )
 
 M = TypeVar("M")
@@ -71,6 +73,10 @@ def _call(v: tuple[Any, ...]) -> tuple[Any, ...]:
     return v if terms is None else (*v[:9], Terms(*terms[: len(Terms._fields)]), *v[10:])
 
 
+def _delivery(v: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*v[:13], Terms(*v[13][: len(Terms._fields)]), *v[14:])
+
+
 def _revision(v: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*v[:5], tuple(Layer(*layer) for layer in v[5]), *v[6:])
 
@@ -83,4 +89,4 @@ def _invocation(v: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*v[:7], Answer(*v[7]) if v[7] is not None else None, *v[8:])
 
 
-_NESTED = {Call: _call, Revision: _revision, Heartbeat: _heartbeat, InvocationRecord: _invocation}
+_NESTED = {Call: _call, Delivery: _delivery, Revision: _revision, Heartbeat: _heartbeat, InvocationRecord: _invocation}
