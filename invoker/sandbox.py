@@ -28,7 +28,8 @@ __all__ = ["Exit", "Instance", "Loaded", "Reply", "Sandbox", "State"]
 
 log = logging.getLogger(__name__)
 
-FREEZE_STEP_S, FREEZE_STEPS = 0.001, 100
+FREEZE_STEP_S, FREEZE_STEP_MAX_S = 0.001, 0.05
+FREEZE_MAX_S = 2.0  # a process deep in the kernel stops late; one that never does is there to run unpaid
 FOLDERS = {"deps": "deps", "code": "task"}  # a layer's kind → which folder of the sandbox it fills
 
 
@@ -232,21 +233,28 @@ class Sandbox:
         return instance
 
     async def freeze(self) -> None:
-        """Stop all its processes where they are. Does nothing where control groups can't be written."""
+        """Stop all its processes where they are, or end it. Does nothing where control groups can't be written.
+
+        Until all have stopped it stays asked for: thawing what would not stop would let it compute between calls.
+        """
         group = self._jail.group
         if group is None or self.state is not State.READY:
             return
         self._move(State.FROZEN)
+        end, step = self._loop.time() + FREEZE_MAX_S, FREEZE_STEP_S
         try:
-            for _ in range(FREEZE_STEPS):
-                if group.freeze():
+            while not group.freeze():
+                if self._loop.time() > end:
+                    log.warning("sandbox %s would not freeze: it is ended", self.id)
+                    self._close_soon()
                     return
-                await asyncio.sleep(FREEZE_STEP_S)
+                await asyncio.sleep(step)
+                step = min(step * 1.2, FREEZE_STEP_MAX_S)
                 if not self._frozen():  # thawed or closed meanwhile
                     return
         except OSError as exc:
             log.warning("sandbox %s can't be frozen: %s", self.id, exc)
-        self._thaw()
+            self._thaw()
 
     def _frozen(self) -> bool:
         return self.state is State.FROZEN

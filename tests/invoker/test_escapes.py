@@ -4,6 +4,8 @@ is test_walls.py's; here each test is an attack that once worked, or that its au
 
 from __future__ import annotations
 
+from invoker.sandbox import State
+
 from .lab import Lab, call, result
 
 
@@ -29,3 +31,30 @@ def handler(event, context):
     assert reply.duration_us >= 300_000
     await instance.close()
     assert await result(await sandbox.fork()) is True
+
+
+async def test_what_will_not_freeze_is_ended(lab: Lab) -> None:
+    """Children that are always deep in the kernel can't be stopped, and would compute between calls, unpaid."""
+    code = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.munmap.argtypes = libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+SIZE = 8 << 30
+def populate():
+    at = libc.mmap(None, SIZE, 1, 0x2 | 0x20 | 0x4000 | 0x8000, -1, 0)  # private, anonymous, populated, unreserved
+    libc.munmap(at, SIZE)
+def handler(event, context):
+    for _ in range(2):
+        if os.fork() == 0:
+            os.setsid()
+            while True:
+                populate()
+"""
+    sandbox = await lab.sandbox(code, memory_mb=512)
+    await result(await sandbox.fork())
+    await sandbox.freeze()
+    assert sandbox.state in (State.FROZEN, State.CLOSED)
+    if sandbox.state is State.FROZEN:
+        assert sandbox._jail.group is not None and sandbox._jail.group.freeze(), "all of it has stopped"
