@@ -73,7 +73,7 @@ class Builder:
             layers = [self.base(python, tell)]
             needs = libraries.needs(libraries.native(code), layout.layer_tree(self._data, layers[0].layer.digest))
             if wanted or needs:
-                layers.append(self._dependencies(wanted, needs, python, layers[0], folder, tell))
+                layers.append(self._dependencies(spec, wanted, needs, python, layers[0], folder, tell))
             if spec.slim:
                 layers[0] = self._slim(spec, python, code, layers[1:], tell)
             _check_size(step.bytes, layers[1:])
@@ -115,6 +115,7 @@ class Builder:
 
     def _dependencies(
         self,
+        spec: FunctionSpec,
         wanted: tuple[str, ...],
         needs: tuple[str, ...],
         python: Interpreter,
@@ -123,7 +124,7 @@ class Builder:
         tell: Tell,
     ) -> StoredLayer:
         """The layer of these requirements. Functions that ask for the same share one, and its installation."""
-        key = deps.key(wanted, python, needs)
+        key = deps.key(wanted, python, needs, spec.whole)
         note = self._data / layout.CACHE / "deps" / key
         with _step(tell, "deps") as step, self._locks[key]:
             stored = self._store.get(note.read_text()) if note.is_file() else None
@@ -140,6 +141,7 @@ class Builder:
                     environ=self._environ,
                     processes=self._processes,
                     own=libraries.native(folder / "code") if needs else (),
+                    whole=spec.whole,
                 )
                 stored = self._store.put("deps", tree, layout.DEPS_DIR)
                 note.parent.mkdir(parents=True, exist_ok=True)

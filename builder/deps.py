@@ -17,14 +17,14 @@ from pathlib import Path
 
 import uv
 
-from builder import libraries
+from builder import libraries, pruning
 from builder.processes import Processes
 from builder.runtimes.python import bytecode
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import BuildFailed
 
-RECIPE = 2  # raise it when this file changes what a dependency layer holds
+RECIPE = 3  # raise it when this file changes what a dependency layer holds
 _FILE_MAX_BYTES = 256 * 1024
 _LINE_MAX_CHARS = 1024  # hashes aside, of which a locked line has many; the longest real markers take half
 _PROJECT_MAX_CHARS, _PROJECT_LINE_MAX_CHARS = 64 * 1024, 4096  # tomllib takes a dotted key in the square of its dots
@@ -100,13 +100,13 @@ def _check(line: str, where: str) -> str:
     return line
 
 
-def key(lines: tuple[str, ...], python: Interpreter, needs: tuple[str, ...] = ()) -> str:
+def key(lines: tuple[str, ...], python: Interpreter, needs: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> str:
     """Names the layer that these requirements make here. The same text gives the same layer until it changes.
 
-    `needs`: libraries that the function's own files need.
+    `needs`: libraries that the function's own files need. `whole`: packages that are not pruned.
     """
     host = (python.runtime, platform.machine(), *platform.libc_ver())
-    text = "\n".join((str(RECIPE), *host, *sorted(lines), *sorted(needs)))
+    text = "\n".join((str(RECIPE), *host, *sorted(lines), *sorted(needs), *sorted(whole)))
     return f"{python.runtime}-{hashlib.sha256(text.encode()).hexdigest()}"
 
 
@@ -121,17 +121,19 @@ def install(
     environ: Mapping[str, str],
     processes: Processes,
     own: tuple[Path, ...] = (),
+    whole: tuple[str, ...] = (),
 ) -> None:
     """Install `lines` into the new folder `into`. `base` is the unpacked base layer that they will run on.
 
-    `own` are native files of the function, which may need libraries too. `say` gets the resolver's lines as they come.
-    Raises BuildFailed with the resolver's reason.
+    `own` are native files of the function, which may need libraries too; `whole` names packages that are not pruned.
+    `say` gets the resolver's lines as they come, and what was left out. Raises BuildFailed with the resolver's reason.
     """
     into.mkdir()
     if lines:
         _resolve(lines, into, python, cache, say, environ, processes)
-        say("compiling")
         _clean(into)
+        _prune(into, whole, say)
+        say("compiling")
     _complete_libraries(into, base, python, own)
     bytecode.compile_tree(processes, python.executable, into, layout.DEPS_DIR, timeout_s=limits.BUILD_MAX_S)
 
@@ -187,10 +189,7 @@ def reason(output: str) -> str:
 
 
 def _clean(into: Path) -> None:
-    """Leave out what can't be used at run time, and what differs from one installation to the next.
-
-    Stub files stay: some packages read their own to load modules lazily.
-    """
+    """Leave out what differs from one installation to the next, and commands: there is no shell to give them."""
     shutil.rmtree(into / "bin", ignore_errors=True)
     for name in (".lock", "CACHEDIR.TAG", ".gitignore"):
         (into / name).unlink(missing_ok=True)
@@ -198,6 +197,14 @@ def _clean(into: Path) -> None:
         shutil.rmtree(folder)
     for record in [*into.glob("*.dist-info/uv_cache.json"), *into.glob("*.dist-info/REQUESTED")]:
         record.unlink()
+
+
+def _prune(into: Path, whole: tuple[str, ...], say: Callable[[str], None]) -> None:
+    saved = {name: rule for name, rule in pruning.prune(into, whole).items() if rule.files}
+    total = sum(rule.bytes for rule in saved.values())
+    if total:
+        parts = [f"{name} {rule.bytes / 1024:.0f} KiB" for name, rule in saved.items() if rule.bytes >= 512]
+        say(f"left out {total / limits.MIB:.1f} MiB that nothing uses: {', '.join(parts)}")
 
 
 def _complete_libraries(into: Path, base: Path, python: Interpreter, own: tuple[Path, ...]) -> None:

@@ -14,6 +14,7 @@ from .routes import parse as parse_route
 
 _HANDLER = re.compile(r"([A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*)[:.]([A-Za-z_]\w*)")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_]{0,63}){0,9}")
+_PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _RUNTIME = re.compile(r"python3(?:\.\d{1,2})?")
 _FUNCTION_TARGET = re.compile(r"function:[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -134,9 +135,16 @@ def tags(value: Any) -> dict[str, str]:
     return dict(value)
 
 
-def modules(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(m, str) and _MODULE.fullmatch(m) for m in value):
-        raise ValueError('a list of modules, such as ["ssl", "email.mime"]')
-    if len(value) > limits.KEEP_MAX:
-        raise ValueError(f"at most {limits.KEEP_MAX} modules")
-    return tuple(value)
+def names(kind: re.Pattern[str], what: str) -> Callable[[Any], tuple[str, ...]]:
+    def check(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(m, str) and kind.fullmatch(m) for m in value):
+            raise ValueError(what)
+        if len(value) > limits.KEEP_MAX:
+            raise ValueError(f"at most {limits.KEEP_MAX} names")
+        return tuple(value)
+
+    return check
+
+
+modules = names(_MODULE, 'a list of modules, such as ["ssl", "email.mime"]')
+packages = names(_PACKAGE, 'a list of packages, such as ["numpy"]')

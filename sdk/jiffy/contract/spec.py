@@ -46,12 +46,18 @@ class FunctionSpec:
     tags: Mapping[str, str] = ()  # type: ignore[assignment]
     slim: bool = False
     keep: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; ``parse_function(spec.name, spec.to_dict())`` gives the spec back."""
         values = asdict(self)
         values.pop("name")
-        lists = {"routes": list(self.routes), "triggers": list(self.triggers), "keep": list(self.keep)}
+        lists = {
+            "routes": list(self.routes),
+            "triggers": list(self.triggers),
+            "keep": list(self.keep),
+            "whole": list(self.whole),
+        }
         return values | {"env": dict(self.env), "tags": dict(self.tags)} | lists
 
 
@@ -133,6 +139,7 @@ KEYS: dict[str, Key] = {
     "tags": Key(checks.tags, "{}", "What calls are added up by in the bill: `jiffy bill --by tag:team`."),
     "slim": Key(checks.boolean, "false", "Leave out of the image what the function can't reach? docs/images.md."),
     "keep": Key(checks.modules, "[]", "Modules of the standard library that a slim image keeps all the same."),
+    "whole": Key(checks.packages, "[]", "Packages of which nothing is left out, tests and all."),
 }
 
 
