@@ -7,6 +7,7 @@ around it, and what a failure looks like. Who writes the response: protocol.py a
 from __future__ import annotations
 
 import json
+import math
 
 from gateway.asgi import JSON, Header, Response, error_response
 from gateway.catalog import Function
@@ -39,6 +40,7 @@ def http_answer(answer: Answer | JiffyError, invocation: str, function: Function
     try:
         status, own, body = httpevent.response(answer.payload)
     except (ValueError, RecursionError) as exc:
+        headers = [(name, b"error" if name == b"jiffy-outcome" else value) for name, value in headers]
         headers.append(JSON)
         error = {"errorType": "Jiffy.BadResponse", "errorMessage": f"the function's result is no HTTP response: {exc}"}
         return 502, headers, json.dumps(error).encode()
@@ -76,7 +78,7 @@ def _platform_error(outcome: Outcome, answer: Answer) -> JiffyError:
     except (ValueError, TypeError, KeyError, RecursionError):
         message = f"the call ended as {outcome}"
     if outcome is Outcome.THROTTLED:
-        return Throttled(message, retry_after_s=max(1.0, answer.retry_after_s))
+        return Throttled(message, retry_after_s=max(1, math.ceil(answer.retry_after_s)))
     return PlatformError(message)
 
 

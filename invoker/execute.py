@@ -232,6 +232,8 @@ class Executor:
         attempt.queue_us = attempt.waited_us(now_us)
         if refusal.log:
             attempt.logbook().write(refusal.log)
+        if not refusal.outcome.billable:  # all that its log has
+            attempt.logbook().note(f"RequestId: {attempt.call.invocation} {refusal.message}".encode())
         used_us = 0 if meter.Tariff(*attempt.call.tariff).bill_init else refusal.used_us  # init_us counts there
         self._completions.add(
             attempt.completion(

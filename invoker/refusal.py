@@ -17,6 +17,10 @@ class Refusal:
     log: bytes = b""  # what that import printed
     used_us: int = 0  # how long the function's start held the host, for one of the calls to pay; 0: a moment
 
+    @property
+    def message(self) -> str:
+        return str(json.loads(self.error)["errorMessage"])
+
     def after(self, init_us: int, *, first: bool) -> Refusal:
         """The same for one of several calls, each of which waited for its own `init_us`."""
         return replace(self, init_us=init_us) if first else replace(self, init_us=init_us, log=b"", used_us=0)

@@ -10,6 +10,7 @@ import json
 import re
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from starlette.datastructures import QueryParams
@@ -23,11 +24,15 @@ from gateway.openapi import Endpoint
 from gateway.store import Store
 from jiffy.contract import limits
 from jiffy.contract.errors import InvalidRequest
-from jiffy.contract.messages import LogEntry
+from jiffy.contract.messages import LogEntry, Outcome
 
 LIMIT_DEFAULT = 100
+PARAMETERS = ("follow", "invocation", "limit", "since", "timestamps", "format")
+SHORT_MIN = 6  # characters of an id's end; what they match by chance is shown, too
+NEVER_RAN = (Outcome.THROTTLED, Outcome.PLATFORM)
 PAGE = 100  # entries; at most 6 MB
 CLOCKS_APART_MS = 60_000  # an id's time is its gateway's, an entry's is Redis's
+_END = re.compile(r"[0-9a-f-]{6,35}")
 _AGO = re.compile(r"(\d{1,6})([smhd])")
 _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -36,8 +41,17 @@ class _Question(NamedTuple):
     text: bool
     follow: bool
     limit: int
-    invocation: str  # "" for all
+    invocation: str  # "" for all; else the id that is wanted, or its end
     start_ms: int | None
+    stamped: bool
+
+    def wants(self, entry: LogEntry) -> bool:
+        return entry.invocation.endswith(self.invocation)
+
+    def write(self, entry: LogEntry) -> bytes:
+        if not self.text:
+            return _line(entry)
+        return _stamped(entry) if self.stamped else render(entry)
 
 
 class Logs:
@@ -52,9 +66,10 @@ class Logs:
                 *("GET", "/v1/functions/{name}/logs", self.logs, "What a function printed."),
                 query={
                     "follow": "true: go on with what comes",
-                    "invocation": "id of the only invocation to show",
+                    "invocation": f"id of the only invocation to show, or its end: {SHORT_MIN} characters or more",
                     "limit": f"how many entries back, {LIMIT_DEFAULT} by default; a call makes one, or more when long",
                     "since": "milliseconds since 1970, or a time ago: 30s, 10m, 2h, 1d",
+                    "timestamps": "true: each line begins with the time at which it got here",
                     "format": "text (the default) or json: one entry a line",
                 },
                 answer="text/plain",
@@ -81,12 +96,11 @@ class Logs:
         first: list[tuple[str, LogEntry]] | None,
         past: AsyncIterator[list[tuple[str, LogEntry]]],
     ) -> AsyncIterator[bytes]:
-        write = render if question.text else _line
         after, page = "0", first
         while page is not None:
             for _, entry in page:
-                if question.invocation in ("", entry.invocation):
-                    yield write(entry)
+                if question.wants(entry):
+                    yield question.write(entry)
             after = page[-1][0] if page else after
             page = await anext(past, None)
         if not question.follow:
@@ -96,8 +110,8 @@ class Logs:
             return await self._store.logs_after(TENANT, name, after, wait_ms)
 
         async for found in self._following.follow(read, after):
-            if found is not None and question.invocation in ("", found[1].invocation):
-                yield write(found[1])
+            if found is not None and question.wants(found[1]):
+                yield question.write(found[1])
 
     async def _past(self, name: str, question: _Question) -> AsyncIterator[list[tuple[str, LogEntry]]]:
         """What is there already, page by page, oldest first."""
@@ -115,20 +129,25 @@ class Logs:
 
 def _question(query: QueryParams, now_ms: int) -> _Question:
     for name in query:
-        if name not in ("follow", "invocation", "limit", "since", "format"):
-            raise InvalidRequest(f"unknown parameter {name[:40]!r}; allowed: follow, invocation, limit, since, format")
-    form, follow = query.get("format", "text"), query.get("follow", "false")
+        if name not in PARAMETERS:
+            raise InvalidRequest(f"unknown parameter {name[:40]!r}; allowed: {', '.join(PARAMETERS)}")
+    form, follow, stamped = query.get("format", "text"), _flag(query, "follow"), _flag(query, "timestamps")
     limit, invocation = query.get("limit", str(LIMIT_DEFAULT)), query.get("invocation", "")
     if form not in ("text", "json"):
         raise InvalidRequest(f"format = {form[:40]!r}; allowed: text, json")
-    if follow not in ("true", "false", "1", "0", ""):
-        raise InvalidRequest(f"follow = {follow[:40]!r}; allowed: true, false")
     if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= limits.LOG_ENTRIES_MAX:
         raise InvalidRequest(f"limit = {limit[:40]!r}; allowed: 1 to {limits.LOG_ENTRIES_MAX}")
     start_ms = _since(query.get("since", ""), now_ms)
     if invocation:
         start_ms = max(start_ms or 0, _born_ms(invocation) - CLOCKS_APART_MS)
-    return _Question(form == "text", follow in ("true", "1"), int(limit), invocation, start_ms)
+    return _Question(form == "text", follow, int(limit), invocation, start_ms, stamped)
+
+
+def _flag(query: QueryParams, name: str) -> bool:
+    text = query.get(name, "false")
+    if text not in ("true", "false", "1", "0", ""):
+        raise InvalidRequest(f"{name} = {text[:40]!r}; allowed: true, false")
+    return text in ("true", "1")
 
 
 def _since(text: str, now_ms: int) -> int | None:
@@ -142,15 +161,24 @@ def _since(text: str, now_ms: int) -> int | None:
 
 
 def _born_ms(invocation: str) -> int:
-    """When a UUIDv7 was made: entries before that need not be searched."""
+    """When a UUIDv7 was made: entries before that need not be searched. Of an id's end alone: ever."""
+    if len(invocation) < 36 and _END.fullmatch(invocation):
+        return 0
     try:
         return uuid.UUID(invocation).int >> 80
     except ValueError as exc:
-        raise InvalidRequest(f"invocation = {invocation[:40]!r}; allowed: an invocation's id") from exc
+        raise InvalidRequest(
+            f"invocation = {invocation[:40]!r}; allowed: an invocation's id, or its end as the bill shows it, "
+            f"{SHORT_MIN} characters or more"
+        ) from exc
 
 
 def render(entry: LogEntry) -> bytes:
-    """An entry as lines of text; whatever the function printed ends with a line break."""
+    """An entry as lines of text; whatever the function printed ends with a line break. A call that never began has no
+    START, END and REPORT: its text is why.
+    """
+    if entry.first and entry.report is not None and entry.report[0] in NEVER_RAN and not entry.report[1] and entry.text:
+        return entry.text
     lines: list[bytes] = []
     request = b"RequestId: " + entry.invocation.encode()
     if entry.first:
@@ -162,6 +190,11 @@ def render(entry: LogEntry) -> bytes:
     if entry.report is not None:
         lines += (b"END %b\n" % request, _report(request, entry.report))
     return b"".join(lines)
+
+
+def _stamped(entry: LogEntry) -> bytes:
+    at = datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return b"".join(b"%b  %b\n" % (at.encode(), line) for line in render(entry).removesuffix(b"\n").split(b"\n"))
 
 
 def _report(request: bytes, report: tuple[str, int, int, int, int, int]) -> bytes:

@@ -18,6 +18,7 @@ from .contract.errors import SpecError
 
 ALWAYS_OUT = frozenset({".git", "__pycache__", ".venv", "node_modules", ".jiffy"})
 DEPLOY_ONLY = frozenset({"jiffy.toml", ".gitignore", ".jiffyignore"})  # not the function's: an edit makes no revision
+UNLESS_SAID = pathspec.GitIgnoreSpec.from_lines([".env"])  # holds secrets; `!.env` in .jiffyignore deploys it
 RULE_FILES = (".gitignore", ".jiffyignore")
 
 
@@ -35,7 +36,7 @@ class Rules(NamedTuple):
 def walk(folder: Path) -> Iterator[str]:
     """The names of all files and links that belong, relative, sorted. Raises SpecError for unreadable folders."""
     root = os.path.realpath(folder)
-    yield from _walk(root, root, _around(root))
+    yield from _walk(root, root, (Rules(root, UNLESS_SAID), *_around(root)))
 
 
 def _walk(root: str, folder: str, above: tuple[Rules, ...]) -> Iterator[str]:

@@ -42,9 +42,10 @@ def test_lambdas_way_to_write_a_handler_works_too(written: str, meant: str) -> N
         ("network = 1", ("network = 1", "true or false")),
         ('routes = ["FETCH /x"]', ("FETCH /x", "GET")),
         ('routes = ["GET /v1/x"]', ("/v1 belongs to the platform",)),
-        ('routes = ["GET /x", "GET /x"]', ("each route once",)),
-        ("env = { JIFFY_X = 'y' }", ("JIFFY_X", "do not begin with")),
-        ("env = { A = 1 }", ("env =", "table of strings")),
+        ('routes = ["GET /x", "GET /x"]', ("routes: 'GET /x' stands there twice",)),
+        ("env = { JIFFY_X = 'y' }", ("env: 'JIFFY_X' is reserved", "may not begin with")),
+        ("env = { A = 1 }", ("env: A must be a string, not int",)),
+        ("env = 'A=1'", ("env = a str; allowed: a table of strings",)),
         ("tags = { team = 1 }", ("tags =", "table of strings")),
         ("tags = { Team = 'x' }", ("lower-case letters", "'Team'")),
         ("tags = { team = 'x,y=z' }", ("'x,y=z'", "letters, digits and")),
@@ -59,6 +60,25 @@ def test_a_wrong_value_is_named_with_what_is_allowed(line: str, parts: tuple[str
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+def test_all_mistakes_of_a_table_are_told_at_once() -> None:
+    with pytest.raises(SpecError) as caught:
+        spec.parse_toml('[functions.f]\nmemory = 1\ntimeout_s = 0\nroutes = ["x"]\n', "j")
+    unknown, timeout, routes, handler = caught.value.message.split("\n")
+    assert unknown.startswith("j: [functions.f]: unknown key 'memory'")
+    assert timeout == "j: [functions.f]: timeout_s = 0; allowed: a number of seconds from 0.1 to 900"
+    assert routes.startswith("j: [functions.f]: routes: 'x' does not begin with a method")
+    assert handler.startswith("j: [functions.f]: handler is missing")
+
+
+@pytest.mark.parametrize(
+    "env", ["'PASSWORD=hunter2'", "{ PYTHONPATH = 'hunter2' }", "{ A = ['hunter2'] }", '{ A = "hunter2\\u0000" }']
+)
+def test_no_value_of_the_environment_is_in_an_error(env: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        spec.parse_toml(HELLO + f"env = {env}")
+    assert "hunter2" not in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ async def test_a_throttled_call_says_when_to_come_again(
     assert answer.headers["retry-after"] == "3"
     assert answer.headers["jiffy-billed-ms"] == "0"
     assert answer.json() == {
-        "error": {"code": "throttled", "message": "max_instances = 1 are busy", "retry_after_s": 2.3}
+        "error": {"code": "throttled", "message": "max_instances = 1 are busy", "retry_after_s": 3}
     }
     assert "jiffy-function-error" not in answer.headers
 
@@ -185,6 +185,7 @@ async def test_what_http_cannot_carry_is_the_functions_failure(
         answer = await served.http.get("/function/hello")
         assert answer.status_code == 502
         assert answer.json()["errorType"] == "Jiffy.BadResponse"
+        assert answer.headers["jiffy-outcome"] == "error"
         assert (await served.http.post(INVOKE)).content == result, "any JSON is a result"
 
 

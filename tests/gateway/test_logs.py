@@ -59,6 +59,22 @@ def test_pieces_of_a_long_call_have_one_start_and_one_end() -> None:
     assert [line.split()[0] for line in lines] == [b"START", b"1", b"no", b"[77", b"END", b"REPORT"]
 
 
+def test_a_call_that_never_began_is_one_plain_line() -> None:
+    why = b"RequestId: 019a hello was not run: max_instances = 1 and no instance was free in time\n"
+    assert render(entry(why, report=("throttled", 0, 0, 128, 0, 0))) == why
+    assert render(entry(why, report=("error", 0, 100, 128, 0, 9))).startswith(b"START")
+
+
+@pytest.mark.redis
+async def test_lines_with_the_time_at_which_they_came(redis_url: str, served: Served, write: Write) -> None:
+    await publish(redis_url)
+    await write(entry(b"one\ntwo\n", at_ms=1_790_000_000_123))
+    answer = await served.http.get("/v1/functions/hello/logs", params={"timestamps": "true"})
+    times, lines = zip(*[line.split("  ", 1) for line in answer.text.splitlines()], strict=True)
+    assert set(times) == {"2026-09-21T14:13:20.123Z"}
+    assert [line.split()[0] for line in lines] == ["START", "one", "two", "END", "REPORT"]
+
+
 @pytest.mark.redis
 async def test_the_last_entries_oldest_first(redis_url: str, served: Served, write: Write) -> None:
     await publish(redis_url)
@@ -81,6 +97,8 @@ async def test_one_invocation_only_and_text_that_forges_our_lines(redis_url: str
     params = {"invocation": mine, "format": "json"}
     lines = (await served.http.get("/v1/functions/hello/logs", params=params)).text.splitlines()
     [document] = [json.loads(line) for line in lines]
+    params["invocation"] = mine[-8:]  # as the bill shows it
+    assert (await served.http.get("/v1/functions/hello/logs", params=params)).text.splitlines() == lines
     assert document["invocation"] == mine
     assert document["text"].startswith("END RequestId")
     assert document["report"]["billed_ms"] == 100
@@ -101,7 +119,18 @@ async def test_logs_can_be_followed(redis_url: str, served: Served, write: Write
 
 @pytest.mark.redis
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=x", "limit=99999", "format=xml", "follow=maybe", "since=now", "invocation=x", "folow=1"]
+    "query",
+    [
+        "limit=0",
+        "limit=x",
+        "limit=99999",
+        "format=xml",
+        "follow=maybe",
+        "since=now",
+        "invocation=x",
+        "timestamps=x",
+        "folow=1",
+    ],
 )
 async def test_a_wrong_parameter_is_named(redis_url: str, served: Served, query: str) -> None:
     await publish(redis_url)

@@ -186,6 +186,8 @@ async def test_a_call_that_came_too_late_is_throttled_and_not_billed(host: OneHo
     assert answer.invocation == late.invocation
     assert answer.outcome == Outcome.THROTTLED and answer.billed_ms == 0 and answer.retry_after_s > 0
     assert b"max_instances = 1" in answer.payload
+    [entry] = await host.logs()
+    assert entry.text.startswith(f"RequestId: {late.invocation} hello was not run: ".encode())
     gate.set_result(Reply(True, b"1", 1))
     assert (await host.answer()).outcome == Outcome.OK
 

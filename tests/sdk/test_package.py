@@ -76,6 +76,13 @@ def test_a_secret_that_the_repository_ignores_does_not_leave_the_machine(tmp_pat
     assert names(tmp_path / "functions/f") == ["a.py"]
 
 
+def test_secrets_in_a_dotenv_file_are_packed_only_when_that_is_said(tmp_path: Path) -> None:
+    write(tmp_path, {"a.py": "", ".env": "KEY", "deep/.env": "KEY", ".env.example": ""})
+    assert names(tmp_path) == [".env.example", "a.py"]
+    write(tmp_path, {".jiffyignore": "!/.env\n"})
+    assert names(tmp_path) == [".env", ".env.example", "a.py"]
+
+
 def test_a_folder_that_its_repository_ignores_can_be_deployed_all_the_same(tmp_path: Path) -> None:
     write(tmp_path, {".git/HEAD": "", ".gitignore": "build/\n", "build/f/a.py": ""})
     assert names(tmp_path / "build/f") == ["a.py"]

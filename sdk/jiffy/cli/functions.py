@@ -10,6 +10,8 @@ from jiffy.client import Client
 
 from .screen import columns, json_option, show_json, size, when
 
+HIDDEN = "(hidden; see --show-env)"
+
 
 @click.command("list", short_help="List your functions.")
 @json_option
@@ -41,16 +43,21 @@ def _row(function: dict[str, Any]) -> tuple[object, ...]:
 
 @click.command(short_help="Show one function: revisions, layers, routes.")
 @click.argument("name")
+@click.option("--show-env", is_flag=True, help="Print the values of environment variables, too.")
 @json_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str, show_env: bool, as_json: bool) -> None:
     """Show the function NAME: its configuration, its layers and all of its revisions.
 
     \b
-    Example:
+    Examples:
       jiffy show hello
+      jiffy show hello --json --show-env
     """
     with Client() as client:
         function = client.function(name)
+    if not show_env:
+        for place in (function, function["spec"]):
+            place["env"] = dict.fromkeys(place.get("env", {}), HIDDEN)
     if as_json:
         show_json(function)
         return
@@ -85,7 +92,7 @@ def _facts(function: dict[str, Any]) -> list[tuple[str, object]]:
         ("max instances", function["max_instances"]),
         ("network", "yes" if function["network"] else "no"),
         ("public", "yes: its URL and routes need no API key" if function.get("public") else "no"),
-        ("environment", ", ".join(sorted(function["env"]))),
+        ("environment", ", ".join(n if v == HIDDEN else f"{n}={v}" for n, v in sorted(function["env"].items()))),
     ]
 
 

@@ -23,6 +23,10 @@ _TAG_VALUE = re.compile(r"[A-Za-z0-9._:/@+-]{1,64}")
 RESERVED_ENV = ("AWS_LAMBDA_", "JIFFY_", "_HANDLER", "LAMBDA_", "LD_", "PYTHON")
 
 
+class Complaint(ValueError):
+    """Says what is wrong rather than what is allowed. It quotes no value that may be a secret."""
+
+
 def text(longest: int) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if not isinstance(value, str) or len(value) > longest:
@@ -97,17 +101,20 @@ def runtime(value: Any) -> str:
 
 
 def env(value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+    if not isinstance(value, Mapping):
         raise ValueError('a table of strings, such as { GREETING = "hello" }')
     for name, text in value.items():
         if not isinstance(name, str) or not _ENV_NAME.fullmatch(name):
-            raise ValueError(f"names of letters, digits and underscores, not {name!r}")
+            raise Complaint(f"{name!r} can't name a variable: use letters, digits and underscores, no digit first")
         if name.startswith(RESERVED_ENV):
-            raise ValueError(f"names that do not begin with {', '.join(RESERVED_ENV)}, as {name!r} does")
+            raise Complaint(f"{name!r} is reserved: a name may not begin with {', '.join(RESERVED_ENV)}")
+        if not isinstance(text, str):
+            raise Complaint(f"{name} must be a string, not {type(text).__name__}: put it in quotes")
         if "\0" in text:
-            raise ValueError(f"values without NUL bytes, unlike that of {name!r}")
-    if sum(len(k.encode()) + len(v.encode()) for k, v in value.items()) > limits.ENV_MAX_BYTES:
-        raise ValueError(f"at most {limits.ENV_MAX_BYTES} bytes of names and values")
+            raise Complaint(f"the value of {name} has a NUL byte in it")
+    size = sum(len(k.encode(errors="replace")) + len(v.encode(errors="replace")) for k, v in value.items())
+    if size > limits.ENV_MAX_BYTES:
+        raise Complaint(f"names and values have {size} bytes; at most {limits.ENV_MAX_BYTES} are allowed")
     return dict(value)
 
 
@@ -116,9 +123,13 @@ def routes(value: Any) -> tuple[str, ...]:
         raise ValueError('a list of strings, such as ["GET /hello/{name}"]')
     if len(value) > limits.ROUTES_MAX:
         raise ValueError(f"at most {limits.ROUTES_MAX} routes")
-    keys = [parse_route(text).key for text in value]
-    if len(set(keys)) != len(keys):
-        raise ValueError("each route once")
+    try:
+        keys = [parse_route(text).key for text in value]
+    except ValueError as exc:
+        raise Complaint(str(exc)) from None
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice:
+        raise Complaint(f"{twice!r} stands there twice")
     return tuple(keys)
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from . import checks, limits, triggers
 from .errors import SpecError
 
+SECRET = ("env",)  # keys whose values no error shows
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 
@@ -154,7 +155,9 @@ def check_name(name: object, what: str = "function") -> str:
 
 
 def parse_function(name: object, table: object, where: str = "jiffy.toml") -> FunctionSpec:
-    """The spec in one table. Raises SpecError naming `where`, the key, what was found and what is allowed."""
+    """The spec in one table. Raises SpecError with a line for every mistake, which names `where` and the key, what was
+    found and what is allowed.
+    """
     try:
         name = check_name(name)
     except SpecError as exc:
@@ -163,17 +166,24 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
     if not isinstance(table, Mapping):
         raise SpecError(f"{place} must be a table, not {_found(table)}")
     values: dict[str, Any] = {}
+    mistakes: list[str] = []
     for key, value in table.items():
         if key not in KEYS:
-            raise SpecError(f"{place}: unknown key {key!r}{_closest(str(key), KEYS)}; allowed: {', '.join(KEYS)}")
+            mistakes.append(f"{place}: unknown key {key!r}{_closest(str(key), KEYS)}; allowed: {', '.join(KEYS)}")
+            continue
         try:
             values[key] = KEYS[key].check(value)
         except triggers.TriggerError as exc:
-            raise SpecError(f"{where}: [[functions.{name}.triggers]] {exc}") from None
+            mistakes.append(f"{where}: [[functions.{name}.triggers]] {exc}")
+        except checks.Complaint as exc:
+            mistakes.append(f"{place}: {key}: {exc}")
         except ValueError as exc:
-            raise SpecError(f"{place}: {key} = {_found(value)}; allowed: {exc}") from None
-    if "handler" not in values:
-        raise SpecError(f'{place}: handler is missing; add handler = "module:attribute"')
+            found = f"a {type(value).__name__}" if key in SECRET else _found(value)
+            mistakes.append(f"{place}: {key} = {found}; allowed: {exc}")
+    if "handler" not in table:
+        mistakes.append(f'{place}: handler is missing; add handler = "module:attribute"')
+    if mistakes:
+        raise SpecError("\n".join(mistakes))
     return FunctionSpec(name=name, **({"env": {}, "tags": {}} | values))
 
 

@@ -1,4 +1,4 @@
-"""`jiffy deploy` against a platform that answers what it is told to: what it prints, and how it ends."""
+"""Commands against a platform that answers what it is told to: what they print, and how they end."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ def deploy(platform: Platform, folder: Path, *names: str, events: tuple[dict[str
         platform.say("GET", f"/v1/builds/{name}/events", 200, lines)
 
 
-def start(platform: Platform, *words: str) -> subprocess.Popen[str]:
+def start(platform: Platform, *words: str, command: str = "deploy") -> subprocess.Popen[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("JIFFY_")} | {"JIFFY_URL": platform.url}
-    command = [*JIFFY, "deploy", *words]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*JIFFY, command, *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def done(number: int = 1) -> dict[str, Any]:
@@ -96,3 +97,22 @@ def test_a_network_that_no_host_can_give_is_a_warning(
     out, err = (command := start(platform, str(tmp_path))).communicate(timeout=20)
     assert command.returncode == 0 and out.startswith("a  revision 1")
     assert ("jiffy: warning: a has network = true, and no host here can give it one" in err) is warned
+
+
+def test_show_hides_what_is_in_the_environment(platform: Platform) -> None:
+    env = {"PASSWORD": "hunter2"}
+    shown = dict.fromkeys(("name", "description", "url", "revision", "handler", "runtime", "max_instances"), "x")
+    document = {**shown, "memory_mb": 1, "timeout_s": 1.0, "network": False, "env": env, "spec": {"env": env}}
+    platform.say("GET", "/v1/functions/x", 200, document | {"routes": [], "layers": [], "revisions": []})
+    for words, seen in ((["x"], 0), (["x", "--json"], 0), (["x", "--show-env"], 1), (["x", "--json", "--show-env"], 2)):
+        out, _ = start(platform, *words, command="show").communicate(timeout=20)
+        assert (out.count("PASSWORD") > 0, out.count("hunter2")) == (True, seen), words
+
+
+def test_logs_of_a_call_that_is_not_there_say_so(platform: Platform) -> None:
+    platform.say("GET", "/v1/functions/x/logs", 200, b"")
+    command = start(platform, "x", "--invocation", "7c0e91d2", "--since", "10m", "-t", command="logs")
+    assert command.communicate(timeout=20) == ("", "jiffy: the log of x has nothing of an invocation 7c0e91d2\n")
+    assert command.returncode == 1
+    [(_, path, _, _)] = platform.asked
+    assert path.endswith("?format=text&invocation=7c0e91d2&since=10m&timestamps=true&limit=100")
