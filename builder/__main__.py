@@ -11,13 +11,13 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder import image
 from builder.build import Builder
+from builder.identity import alone, builder_id
 from builder.processes import Processes
 from builder.runtimes.python import interpreter
 from builder.store import Store
@@ -32,7 +32,7 @@ class Config:
 
     redis: str
     data: Path
-    name: str  # must be its own among all builders of one queue, and the same after a restart
+    name: str | None  # its own among all builders of one queue; None: kept in the data folder (identity.py)
 
 
 def main(argv: list[str]) -> int:
@@ -41,7 +41,9 @@ def main(argv: list[str]) -> int:
             return _export(argv[1:])
         config = _config(argv)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s builder %(message)s")
-        asyncio.run(_run(config))
+        name = builder_id(config.data, config.name)
+        with alone(config.data, name):
+            asyncio.run(_run(config, name))
     except JiffyError as exc:
         print(f"builder: {exc.message}", file=sys.stderr)
         return 1
@@ -55,12 +57,12 @@ def _config(argv: list[str]) -> Config:
     parser = argparse.ArgumentParser(prog="builder", description="Makes images and layers of functions.")
     parser.add_argument("--redis", required=True, metavar="URL", help="the platform's queue")
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
-    parser.add_argument("--name", default=socket.gethostname(), metavar="ID", help="this builder's (the host's name)")
+    parser.add_argument("--name", metavar="ID", help="this builder's; default: kept in DIR/builder-id")
     known = parser.parse_args(argv)
     return Config(known.redis, known.data.absolute(), known.name)
 
 
-async def _run(config: Config) -> None:
+async def _run(config: Config, name: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -69,7 +71,7 @@ async def _run(config: Config) -> None:
     interpreters = await asyncio.to_thread(interpreter.find_all)
     processes = Processes()
     builder = Builder(config.data, interpreters, os.environ, processes)
-    await Worker(Store(config.redis, config.name), builder, processes, interpreters).run(stop)
+    await Worker(Store(config.redis, name), builder, processes, interpreters).run(stop)
 
 
 def _export(argv: list[str]) -> int:

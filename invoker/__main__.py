@@ -93,8 +93,14 @@ def main() -> int:
 async def serve(config: Config) -> int:
     """Everything, from the first connection to the last. Raises PlatformError when a part does not work."""
     stop = _on_signals()
+    invoker = host.invoker_id(config.data, config.id)
+    with host.alone(config.data, invoker):
+        return await _serve(config, invoker, stop)
+
+
+async def _serve(config: Config, invoker: str, stop: asyncio.Event) -> int:
     clock = Clock()
-    store = Store(config.redis, host.invoker_id(config.data, config.id), clock)
+    store = Store(config.redis, invoker, clock)
     try:
         await store.open()
         driver = await choose(config.sandbox, DriverConfig(config.data, store.invoker, config.runtime_option))

@@ -5,10 +5,13 @@ What to make of them is policy.py's business.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jiffy.contract import layout, limits
@@ -46,6 +49,24 @@ def instances_max() -> int:
     if hard == resource.RLIM_INFINITY:
         return limits.INSTANCES_MAX
     return max(1, min(limits.INSTANCES_MAX, (hard - FILES_OF_OURS) // FILES_PER_INSTANCE))
+
+
+@contextmanager
+def alone(data: Path, invoker: str) -> Iterator[None]:
+    """Hold the name `invoker` in this data folder. Raises Unavailable when another process does.
+
+    Two of one name would complete each other's calls, and each would tear down the other's sandboxes at its start.
+    """
+    fd = os.open(layout.lock(data, f"invoker-{invoker}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as exc:
+        raise Unavailable(
+            f"an invoker named {invoker} works in {data} already; give this one a --data or an --id of its own"
+        ) from exc
+    finally:
+        os.close(fd)
 
 
 def invoker_id(data: Path, given: str | None) -> str:

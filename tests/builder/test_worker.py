@@ -16,11 +16,13 @@ import pytest_asyncio
 import redis.asyncio
 
 from builder.build import Builder
+from builder.identity import alone, builder_id
 from builder.processes import Processes
 from builder.runtimes.python.interpreter import Interpreter
 from builder.store import Store
 from builder.worker import Worker
 from jiffy.contract import keys, layout, limits, wire
+from jiffy.contract.errors import Unavailable
 from jiffy.contract.messages import BuilderBeat, BuildEvent, BuildRequest, Revision
 from tests.builder.archives import digest, pack, wheel
 
@@ -304,6 +306,21 @@ async def test_the_process_hands_back_what_it_can_t_finish(platform: Platform, t
     assert await platform.redis.xlen(keys.BUILDS) == 1
     pending = await platform.redis.xpending(keys.BUILDS, keys.BUILD_GROUP)
     assert pending["pending"] == 1
+
+
+def test_a_builders_name_is_kept_and_is_nobody_elses(data_dir: Path, tmp_path: Path) -> None:
+    name = builder_id(data_dir, None)
+    assert builder_id(data_dir, None) == name, "after a restart it finds again what it had taken"
+    assert builder_id(tmp_path, None) != name, "on the same host, another one is another one"
+    with (
+        alone(data_dir, name),
+        alone(data_dir, "another"),
+        pytest.raises(Unavailable, match="--name"),
+        alone(data_dir, name),
+    ):
+        pass
+    with alone(data_dir, name):
+        pass
 
 
 async def test_a_queue_that_is_not_there_is_one_line(data_dir: Path, tmp_path: Path) -> None:

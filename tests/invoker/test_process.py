@@ -133,6 +133,14 @@ async def test_calls_run_in_real_sandboxes_and_a_signal_leaves_nothing(house: Pr
     assert left(house.data) == []
 
 
+async def test_there_is_one_invoker_of_a_name_in_a_data_folder(house: Process) -> None:
+    rival = await invoker("--redis", house.url, "--data", str(house.data), "--sandbox", "bwrap")
+    code, said = await ended(rival)
+    assert code == 1 and said.count("\n") == 1 and f"an invoker named {house.id} works in" in said
+    await house.send(revision(house))
+    assert (await house.answer()).outcome == Outcome.OK, "the first one is left alone"
+
+
 async def test_a_frozen_function_wakes(house: Process) -> None:
     await house.send(revision(house))
     await house.answer()

@@ -6,7 +6,8 @@ DIR/
   oci/                      an OCI image layout: oci-layout, index.json, blobs/sha256/HEX
   ledger.sqlite3            the ledger
   cache/                    the dependency resolver's download cache
-  invoker-id                this host's invoker keeps its name, so a restart finds its own queue
+  invoker-id builder-id     they keep their names, so that a restart finds its own queue and builds
+  NAME.lock                 held by the process of that name: there is only one
   run/                      sockets and sandboxes' folders; emptied at every start
 """
 
@@ -20,6 +21,7 @@ OCI = "oci"
 LEDGER = "ledger.sqlite3"
 CACHE = "cache"
 INVOKER_ID = "invoker-id"
+BUILDER_ID = "builder-id"
 RUN = "run"
 
 # --- inside every microcontainer ----------------------------------------------------------------------------
@@ -29,6 +31,11 @@ RUNTIME_DIR = "/var/runtime"  # agent.py, serve.py, httpevent.py
 SOCKET_DIR = "/run/jiffy"  # where a Docker sandbox's agent binds agent.sock
 SCRATCH_DIR = "/tmp"  # noqa: S108 - the function's only writable place
 UID = GID = 65534  # nobody
+
+
+def lock(data: Path, name: str) -> Path:
+    """What the process of that name holds while it lives. `name` is a file name."""
+    return data / f"{name.replace('/', '_')}.lock"
 
 
 def layer(data: Path, digest: str) -> Path:
