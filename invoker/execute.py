@@ -150,6 +150,8 @@ class Executor:
                 self._pool.lease(attempt, attempt.known.revision, now_us)
 
     def _unpack(self, entry: bytes, packed: bytes, now_us: int) -> Attempt | None:
+        if entry in self._open or entry in self._stuck:
+            return None  # an answer that was read twice, over a lost connection
         try:
             call = unpack(Call, packed)
             known = self._revisions.get(call.revision) or self._learn(call.revision)

@@ -79,9 +79,11 @@ class Instance:
         self._exit: Exit | None = None
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         doors = [] if cell is None else cell.doors()
-        socket.send_fds(sock, [encode({"t": "fork", "n": n})], doors)
-        for fd in doors:
-            os.close(fd)
+        try:
+            socket.send_fds(sock, [encode({"t": "fork", "n": n})], doors)
+        finally:
+            for fd in doors:
+                os.close(fd)
         self._channel = Channel(
             sock, self._frame, self._lost, payload_max=limits.PAYLOAD_MAX_BYTES + PAYLOAD_SLACK_BYTES
         )

@@ -220,14 +220,19 @@ class Sandbox:
             raise SandboxFailed(f"sandbox {self.id} is {self.state.value}: it can't be forked")
         n, self._next = self._next, self._next + 1
         group = self._jail.group
-        cell = None
-        try:
-            cell = None if group is None else group.cell(n, len(self.instances) + 1)
-            instance = Instance(n, self, cell, self._open_log(n), self._jail.connect())
-        except OSError as exc:
-            if cell is not None:
-                cell.remove()
-            raise SandboxFailed(f"an instance could not be made: {exc}") from exc
+        with contextlib.ExitStack() as undo:
+            try:
+                cell = None if group is None else group.cell(n, len(self.instances) + 1)
+                if cell is not None:
+                    undo.callback(cell.remove)
+                printed = self._open_log(n)
+                undo.callback(printed.close)
+                sock = self._jail.connect()
+                undo.callback(sock.close)
+                instance = Instance(n, self, cell, printed, sock)
+            except OSError as exc:
+                raise SandboxFailed(f"an instance could not be made: {exc}") from exc
+            undo.pop_all()
         self.instances[n] = instance
         await instance.ready()
         return instance

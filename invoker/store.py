@@ -197,16 +197,26 @@ class Store:
 
     # --- functions ----------------------------------------------------------------------------------------------
     async def watch(self, changed: Callable[[str, str, Revision | None], None]) -> None:
-        """Tell every live revision, now and whenever one changes, until cancelled; None: the function is gone."""
+        """Tell every live revision, now and whenever one changes, until cancelled; None: the function is gone.
+
+        After a lost connection all are told again, and those that went meanwhile.
+        """
+        known: set[tuple[str, str]] = set()
         while True:
             try:
                 async with self._lines.pubsub(ignore_subscribe_messages=True) as news:
                     await news.subscribe(keys.FUNCTIONS_CHANGED)
-                    for tenant in map(_text, await self._redis.smembers(keys.TENANTS)):
-                        for name in map(_text, await self._redis.smembers(keys.functions(tenant))):
-                            await self._tell(tenant, name, changed)
+                    there = {
+                        (tenant, name)
+                        for tenant in map(_text, await self._redis.smembers(keys.TENANTS))
+                        for name in map(_text, await self._redis.smembers(keys.functions(tenant)))
+                    }
+                    for function in known | there:
+                        await self._tell(*function, changed)
+                    known = there
                     async for message in news.listen():
                         tenant, _, name = _text(message["data"]).partition(":")
+                        known.add((tenant, name))
                         await self._tell(tenant, name, changed)
             except (RedisError, OSError):
                 await asyncio.sleep(RETRY_S)

@@ -30,7 +30,7 @@
 --   id       the entry's id in the calls stream
 --   note     "1": the attempt still runs; only its log entries and its record are written, if it is still ours
 --   answer   Answer
---   usage    Usage
+--   usage    Usage; "" when the entry was no call
 --   record   InvocationRecord; "" at the end of a synchronous call that has one: it never began, and is as if it had
 --            not been sent
 --   state    "" or, at the end of an asynchronous attempt, what its invocation is now: "done", "queued" or "dead"
@@ -111,8 +111,10 @@ while a <= #ARGV do
         written = written + 1
         if not note then
             redis.call('XDEL', calls, id)
-            redis.call('XADD', usage_key, '*', 'u', ARGV[a + 3])
-            metered = metered + 1
+            if ARGV[a + 3] ~= '' then
+                redis.call('XADD', usage_key, '*', 'u', ARGV[a + 3])
+                metered = metered + 1
+            end
             if answers ~= '' then
                 redis.call('RPUSH', answers, ARGV[a + 2])
                 touched[answers] = true

@@ -224,6 +224,27 @@ async def test_what_is_no_call_is_dropped_and_the_others_run(host: OneHost) -> N
     await host.executor.stop()
     await host.running
     assert await host.redis.xlen(CALLS) == 0
+    assert len(await host.usages()) == 1, "what was no call is no usage either"
+
+
+async def test_an_entry_that_is_read_twice_runs_once(host: OneHost) -> None:
+    future: asyncio.Future[Reply | Exit] = asyncio.get_running_loop().create_future()
+    runs: list[bytes] = []
+
+    def function(payload: bytes) -> asyncio.Future[Reply | Exit]:
+        runs.append(payload)
+        return future
+
+    host.world.function = function
+    call = await host.send()
+    while not host.pool.running:
+        await asyncio.sleep(0.001)
+    [(entry, fields)] = await host.redis.xrange(CALLS)
+    host.executor.accept([(entry, fields[b"c"])])
+    assert not host.pool.totals.calls
+    future.set_result(Reply(True, b"1", 1))
+    assert (await host.answer()).invocation == call.invocation
+    assert len(runs) == 1
 
 
 async def test_stopping_lets_running_calls_end(host: OneHost) -> None:

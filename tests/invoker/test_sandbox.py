@@ -18,10 +18,10 @@ import pytest
 from invoker import sandbox as sandboxes
 from invoker.drivers import DriverConfig, choose
 from invoker.drivers.base import UID_FIRST, Folder, Uids
-from invoker.sandbox import MOVES, State
+from invoker.sandbox import MOVES, Sandbox, State
 from invoker.staging import link_tree, mounted_below
 from jiffy.contract import layout
-from jiffy.contract.errors import Unavailable
+from jiffy.contract.errors import SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 
 from .lab import Lab, call, ended, error, result
@@ -224,3 +224,45 @@ def test_the_command_isolates_the_interpreter() -> None:
     command = sandboxes.command("python3.11")
     assert command[0] == "/usr/local/bin/python3.11"
     assert {"-I", "-S", "-B"} <= set(command)
+
+
+class BrokenJail:
+    """A jail whose agent takes `lives` more connections, each of which is closed at once."""
+
+    group = None
+    pid = 0
+
+    def __init__(self, lives: int) -> None:
+        self.lives = lives
+        self.peers: list[socket.socket] = []
+
+    def connect(self) -> socket.socket:
+        if not self.lives:
+            raise ConnectionRefusedError
+        self.lives -= 1
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        if self.lives:
+            self.peers.append(theirs)  # the log's: what we say on it goes out
+        else:
+            theirs.close()
+        return ours
+
+
+@pytest.mark.parametrize("lives", [0, 1, 2])
+async def test_a_fork_that_fails_halfway_leaves_nothing_open(lives: int, tmp_path: Path) -> None:
+    jail = BrokenJail(lives)
+    sandbox = Sandbox(jail, "s-1", tmp_path, "python3.11", network=False)  # type: ignore[arg-type]
+    sandbox.state = State.READY
+    before = _open_files()
+    for _ in range(3):
+        jail.lives = lives
+        with pytest.raises(SandboxFailed):
+            await sandbox.fork()
+    for peer in jail.peers:
+        peer.close()
+    assert _open_files() == before and not sandbox.instances
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))

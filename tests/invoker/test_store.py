@@ -245,6 +245,21 @@ async def test_live_revisions_are_told_at_once_and_when_they_change(store: Store
     await end(watching)
 
 
+async def test_a_removal_that_was_missed_is_told_after_all(store: Store, redis: Redis) -> None:
+    made = revision()
+    key = keys.function(made.tenant, made.function)
+    await redis.hset(key, mapping={"live": 1, keys.revision_field(1): pack(made)})
+    await redis.sadd(keys.TENANTS, made.tenant)
+    await redis.sadd(keys.functions(made.tenant), made.function)
+    told: asyncio.Queue[tuple[str, str, Revision | None]] = asyncio.Queue()
+    watching = asyncio.ensure_future(store.watch(lambda *what: told.put_nowait(what)))
+    assert await told.get() == ("default", "hello", made)
+    await redis.delete(key, keys.TENANTS, keys.functions(made.tenant))  # and the word of it got lost
+    await redis.client_kill_filter(_type="pubsub")
+    assert await told.get() == ("default", "hello", None)
+    await end(watching)
+
+
 async def test_nobody_there_is_one_clear_error() -> None:
     store = Store("unix:///nowhere/redis.sock", "inv-1", Clock())
     with pytest.raises(Unavailable, match="the queue does not answer"):
