@@ -286,7 +286,7 @@ def server(app: App) -> Server:
             log_config=None,
             log_level=logging.ERROR,  # a warning per malformed request would let anyone fill the disk
             access_log=False,
-            proxy_headers=False,  # X-Forwarded-For is a header like any other; whom it may be believed is not known
+            proxy_headers=False,  # whom they may be believed: jiffy.contract.httpevent
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,

@@ -284,6 +284,7 @@ def _event(scope: Scope, head: Head, body: bytes, invocation: str, target: Targe
             route_key=target.route_key,
             path_parameters={k: unquote(v) for k, v in parameters.items()} if parameters else None,
             protocol="HTTP/" + scope["http_version"],
+            scheme=scope["scheme"],
             now_ms=now_ms,
         )
     except ValueError as exc:

@@ -94,6 +94,42 @@ def test_a_binary_response() -> None:
     assert httpevent.response(json.dumps(result).encode())[2] == b"\x00\xff"
 
 
+def test_headers_of_several_values() -> None:
+    result = {
+        "statusCode": 200,
+        "headers": {"X-One": "1", "X-Two": "lost"},
+        "multiValueHeaders": {"x-two": ["a", 2], "Set-Cookie": ["a=1", "b=2"], "Connection": ["close"]},
+    }
+    assert httpevent.response(json.dumps(result).encode())[1] == [
+        *(("x-one", "1"), ("x-two", "a"), ("x-two", "2"), ("set-cookie", "a=1"), ("set-cookie", "b=2")),
+        ("content-type", "application/json"),
+    ]
+
+
+CLAIMED = [
+    ("x-forwarded-for", "6.6.6.6"),
+    ("x-forwarded-proto", "https"),
+    ("x-forwarded-host", "bank.example"),
+    ("forwarded", "for=6.6.6.6"),
+    ("x-real-ip", "6.6.6.6"),
+]
+
+
+def test_what_a_client_claims_about_its_way_is_not_believed() -> None:
+    event = made(scheme="http", headers=CLAIMED)
+    assert event["headers"] == {"x-forwarded-for": "6.6.6.6, 192.0.2.1", "x-forwarded-proto": "http"}
+    assert made(scheme="https", headers=[])["headers"] == {
+        "x-forwarded-for": "192.0.2.1",
+        "x-forwarded-proto": "https",
+    }
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1"])
+def test_a_proxy_on_this_host_is_believed(peer: str) -> None:
+    headers = made(scheme="http", headers=CLAIMED, source_ip=peer)["headers"]
+    assert headers == dict(CLAIMED) | {"x-forwarded-for": f"6.6.6.6, {peer}"}
+
+
 def test_headers_that_are_the_platforms_are_dropped() -> None:
     headers = {"Connection": "close", "Content-Length": "5", "Jiffy-Billed-Ms": "0", "x": "kept"}
     _, pairs, _ = httpevent.response(json.dumps({"statusCode": 200, "headers": headers}).encode())
@@ -107,6 +143,9 @@ def test_headers_that_are_the_platforms_are_dropped() -> None:
         ({"statusCode": None}, "statusCode"),
         ({"statusCode": 200, "headers": []}, None),
         ({"statusCode": 200, "headers": [1]}, "headers must be an object"),
+        ({"statusCode": 200, "multiValueHeaders": {"a": "b"}}, "multiValueHeaders must be an object of arrays"),
+        ({"statusCode": 200, "multiValueHeaders": [1]}, "multiValueHeaders must be an object of arrays"),
+        ({"statusCode": 200, "multiValueHeaders": {"a": [{}]}}, "must be a string"),
         ({"statusCode": 200, "headers": {"a b": "c"}}, "no header name"),
         ({"statusCode": 200, "headers": {"a": "b\r\nevil: 1"}}, "control character"),
         ({"statusCode": 200, "headers": {"a": "漢"}}, "latin-1"),

@@ -40,9 +40,14 @@ def test_a_stated_method_beats_any() -> None:
     assert owner(made, "DELETE", "/x")[0] == "any"
 
 
+def test_head_goes_where_get_does() -> None:
+    made = table(a=["GET /x", "ANY /y"], b=["HEAD /x", "GET /z/{rest+}"])
+    assert [owner(made, "HEAD", path)[0] for path in ("/x", "/y", "/z/1/2")] == ["b", "a", "b"]
+
+
 def test_a_wrong_method_is_told_which_are_right() -> None:
     made = table(f=["GET /x", "PUT /x"])
-    assert made.find("POST", "/x") == ("GET", "PUT")
+    assert made.find("POST", "/x") == ("GET", "HEAD", "PUT")
     assert made.find("GET", "/y") == ()
 
 

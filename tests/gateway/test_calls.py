@@ -62,6 +62,8 @@ async def test_the_event_is_the_request(redis_url: str, served: Served, invoker:
         assert (event["version"], event["routeKey"], event["rawPath"]) == ("2.0", "$default", "/a b/c")
         assert event["queryStringParameters"] == {"x": "1,2", "empty": ""}
         assert event["headers"]["x-two"] == "1,2"
+        assert event["headers"]["x-forwarded-for"] == "6.6.6.6, 127.0.0.1"
+        assert event["headers"]["x-forwarded-proto"] == "http"
         assert event["cookies"] == ["a=1", "b=2"]
         assert json.loads(event["body"]) == {"n": 1}
         assert event["requestContext"]["requestId"] == call.invocation
@@ -201,7 +203,7 @@ async def test_declared_routes(redis_url: str, served: Served, invoker: Invokers
         assert (await served.http.delete("/files/a/b.txt")).status_code == 200
         assert event_of(fake.calls[1])["pathParameters"] == {"path": "a/b.txt"}
         wrong = await served.http.delete("/hello/x")
-        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, POST")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, POST")
         assert wrong.json()["error"]["code"] == "method_not_allowed"
         missing = await served.http.get("/nothing/here")
         assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")

@@ -26,6 +26,8 @@ HOP_BY_HOP = frozenset(
         "content-length",  # ours to compute
     }
 )
+LOCAL = frozenset({"127.0.0.1", "::1", ""})  # "": a unix socket
+CLAIMS = ("forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-real-ip")
 _TEXT = (
     "text/",
     "application/json",
@@ -56,9 +58,13 @@ def event(
     route_key: str = "$default",
     path_parameters: dict[str, str] | None = None,
     protocol: str = "HTTP/1.1",
+    scheme: str = "",
     now_ms: int,
 ) -> bytes:
-    """The JSON event of one HTTP request. `headers` are decoded pairs with lower-case names, in order."""
+    """The JSON event of one HTTP request. `headers` are decoded pairs with lower-case names, in order.
+
+    With a `scheme` ("http", "https") the event tells how the request came here in X-Forwarded-* headers.
+    """
     merged: dict[str, str] = {}
     cookies: list[str] = []
     for name, value in headers:
@@ -67,6 +73,8 @@ def event(
         else:
             merged[name] = f"{merged[name]},{value}" if name in merged else value
     host = merged.get("host", "")
+    if scheme:
+        _forward(merged, source_ip, scheme)
     document: dict[str, object] = {
         "version": "2.0",
         "routeKey": route_key,
@@ -102,6 +110,20 @@ def event(
     if body:
         document["body"], document["isBase64Encoded"] = _text_or_base64(body, merged.get("content-type", ""))
     return _encode(document).encode()
+
+
+def _forward(headers: dict[str, str], source_ip: str, scheme: str) -> None:
+    """What a client claims about its way is not passed on as if we knew it. A proxy on this host is believed; the last
+    address of X-Forwarded-For is always the one that spoke to us.
+    """
+    if source_ip in LOCAL:
+        headers.setdefault("x-forwarded-proto", scheme)
+    else:
+        for name in CLAIMS:
+            headers.pop(name, None)
+        headers["x-forwarded-proto"] = scheme
+    claimed = headers.get("x-forwarded-for")
+    headers["x-forwarded-for"] = f"{claimed}, {source_ip}" if claimed else source_ip
 
 
 def _query(raw: str) -> dict[str, str]:
@@ -154,7 +176,8 @@ def _headers(document: dict[str, object]) -> list[tuple[str, str]]:
     if not isinstance(cookies, list):
         raise ValueError(f"cookies must be an array, not {type(cookies).__name__}")
     pairs: list[tuple[str, str]] = []
-    for name, value in given.items():
+    several = document.get("multiValueHeaders")
+    for name, value in _several(given, several) if several else given.items():
         lower = str(name).lower()
         if lower in HOP_BY_HOP or lower.startswith("jiffy-"):
             continue  # the connection and the Jiffy-* names are the platform's
@@ -165,6 +188,15 @@ def _headers(document: dict[str, object]) -> list[tuple[str, str]]:
         pairs.append(("content-type", "application/json"))
     pairs.extend(("set-cookie", _header_value("cookies", cookie)) for cookie in cookies)
     return pairs
+
+
+def _several(single: dict[str, object], several: object) -> list[tuple[str, object]]:
+    """Headers together with those of `multiValueHeaders`, format 1.0's way to say a name more than once."""
+    if not isinstance(several, dict) or not all(isinstance(values, list) for values in several.values()):
+        raise ValueError("multiValueHeaders must be an object of arrays")
+    names = {str(name).lower() for name in several}
+    pairs = [(name, value) for name, value in single.items() if str(name).lower() not in names]
+    return pairs + [(name, value) for name, values in several.items() for value in values]
 
 
 def _header_value(name: object, value: object) -> str:

@@ -3,8 +3,8 @@
     route  = METHOD " " path          METHOD: GET HEAD POST PUT PATCH DELETE OPTIONS, or ANY
     path   = "/" segment …            segment: literal, {parameter}, or (last only) {parameter+}, which takes the rest
 
-Literal beats {parameter} beats {parameter+}; a stated method beats ANY. The table is a tree of segments, so a look-up
-costs the number of segments in the path, however many routes there are.
+Literal beats {parameter} beats {parameter+}; a stated method beats ANY, and HEAD goes where GET does. The
+table is a tree of segments, so a look-up costs the number of segments in the path, however many routes there are.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class RouteTable:
         allowed: set[str] = set()
         found = self._find(self._root, parts, 0, method, [], allowed)
         if found is None:
-            return tuple(sorted(allowed))
+            return tuple(sorted(allowed | {"HEAD"} if "GET" in allowed else allowed))
         (tenant, function, route), values = found
         return Match(tenant, function, route, dict(zip(route.parameters, values, strict=True)))
 
@@ -133,7 +133,7 @@ class RouteTable:
         self, node: _Node, parts: list[str], at: int, method: str, values: list[str], allowed: set[str]
     ) -> tuple[tuple[str, str, Route], list[str]] | None:
         if at == len(parts):
-            held = node.here.get(method) or node.here.get("ANY")
+            held = _held(node.here, method)
             if held:
                 return held, values
             allowed.update(node.here)
@@ -148,8 +148,15 @@ class RouteTable:
                 and (found := self._find(node.parameter, parts, at + 1, method, [*values, part], allowed))
             ):
                 return found
-            held = node.rest.get(method) or node.rest.get("ANY")
+            held = _held(node.rest, method)
             if held:
                 return held, [*values, "/".join(parts[at:])]
             allowed.update(node.rest)
         return None
+
+
+def _held(methods: dict[str, tuple[str, str, Route]], method: str) -> tuple[str, str, Route] | None:
+    found = methods.get(method)
+    if found is None and method == "HEAD":
+        found = methods.get("GET")
+    return found or methods.get("ANY")
