@@ -39,8 +39,10 @@ return live and redis.call('HGET', KEYS[1], 'rev:' .. live)
 
 REMOVE = """
 -- Removes a function: its revisions, its logs and its name. "latest" stays in the hash, so that a function of the
--- same name never gets a revision number twice: bills, logs and warm instances tell them apart by it.
+-- same name never gets a revision number twice: bills, logs and warm instances tell them apart by it. "removed" says
+-- up to which one they were another function's: a call that still runs may write its log after this.
 -- KEYS[1]: function:{tenant}:{name} (hash)  [2]: functions:{tenant} (set)  [3]: tenants (set)  [4]: logs (stream)
+--       [5]: their size (string)
 -- ARGV[1]: name  [2]: tenant  [3]: the channel that tells of changes
 -- returns 1, or 0 when there is no such function
 if not redis.call('HGET', KEYS[1], 'live') then return 0 end
@@ -49,7 +51,8 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
 end
 redis.call('SREM', KEYS[2], ARGV[1])
 if redis.call('SCARD', KEYS[2]) == 0 then redis.call('SREM', KEYS[3], ARGV[2]) end
-redis.call('DEL', KEYS[4])
+redis.call('HSET', KEYS[1], 'removed', redis.call('HGET', KEYS[1], 'latest'))
+redis.call('DEL', KEYS[4], KEYS[5])
 redis.call('PUBLISH', ARGV[3], ARGV[2] .. ':' .. ARGV[1])
 return 1
 """

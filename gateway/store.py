@@ -246,7 +246,13 @@ class Store:
         """Remove a function; False when there is none."""
         with translated():
             removed = await self._remove(
-                keys=[keys.function(tenant, name), keys.functions(tenant), keys.TENANTS, keys.logs(tenant, name)],
+                keys=[
+                    keys.function(tenant, name),
+                    keys.functions(tenant),
+                    keys.TENANTS,
+                    keys.logs(tenant, name),
+                    keys.logs_size(tenant, name),
+                ],
                 args=[name, tenant, keys.FUNCTIONS_CHANGED],
             )
         return bool(removed)
@@ -302,6 +308,11 @@ class Store:
         return await self._follow(keys.build(build), b"e", BuildEvent, after, wait_ms)
 
     # --- logs -----------------------------------------------------------------------------------------------
+
+    async def removed(self, tenant: str, name: str) -> int:
+        """The last revision number of a function of this name that was removed; 0: there was none."""
+        with translated():
+            return int(await self._redis.hget(keys.function(tenant, name), "removed") or 0)
 
     async def logs_since(self, tenant: str, name: str, start: str, count: int) -> list[tuple[str, LogEntry]]:
         """Up to `count` entries from stream id `start` on ("(ID": after it)."""

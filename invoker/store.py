@@ -131,6 +131,7 @@ class Store:
         values: list[str | bytes | int] = [
             *(keys.GROUP, limits.ANSWERS_KEEP_S, limits.LOG_ENTRIES_MAX),
             *(limits.DEAD_MAX, limits.DEAD_MAX_BYTES, limits.DEAD_KEEP_S * 1000, limits.RESULT_KEEP_S),
+            *(limits.LOG_KEEP_S, limits.LOG_MAX_BYTES),
         ]
         for c in batch:
             names += (c.answers_key, c.logs_key, c.record_key)

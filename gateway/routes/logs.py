@@ -44,9 +44,10 @@ class _Question(NamedTuple):
     invocation: str  # "" for all; else the id that is wanted, or its end
     start_ms: int | None
     stamped: bool
+    removed: int = 0  # what revisions up to this number wrote is another function's, which had this name
 
     def wants(self, entry: LogEntry) -> bool:
-        return entry.invocation.endswith(self.invocation)
+        return entry.revision > self.removed and entry.invocation.endswith(self.invocation)
 
     def write(self, entry: LogEntry) -> bytes:
         if not self.text:
@@ -81,6 +82,7 @@ class Logs:
         name = known_name(request.path_params["name"])
         await self._catalog.find(TENANT, name)
         question = _question(request.query_params, self._store.now_ms())
+        question = question._replace(removed=await self._store.removed(TENANT, name))
         if question.follow:
             self._following.admit()
         past = self._past(name, question)

@@ -26,6 +26,7 @@
 -- ARGV[3]  about how many entries a function's log keeps
 -- ARGV[4]  how many dead letters a tenant may have, [5] the bytes of their calls, [6] ms that they are kept
 -- ARGV[7]  seconds that the records of synchronous calls are kept
+-- ARGV[8]  seconds that a function's log is kept after its last entry, [9] the bytes that it may take
 -- then per item:
 --   id       the entry's id in the calls stream
 --   note     "1": the attempt still runs; only its log entries and its record are written, if it is still ours
@@ -51,9 +52,9 @@
 local calls, usage_key, later, later_calls = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 local group, answers_keep, log_length = ARGV[1], ARGV[2], ARGV[3]
 local dead_max, dead_max_bytes, dead_keep = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local sync_keep = ARGV[7]
-local k, a, written, metered = 8, 8, 0, 0
-local touched = {}
+local sync_keep, log_keep, log_max_bytes = ARGV[7], ARGV[8], tonumber(ARGV[9])
+local k, a, written, metered = 8, 10, 0, 0
+local touched, printed = {}, {}
 
 local function still_ours(id)
     return #redis.call('XPENDING', calls, group, id, id, 1) == 1
@@ -100,6 +101,30 @@ local function follow(k, a, state)
     end
 end
 
+-- A log of short entries is bounded by their number. Of longer ones the bytes are counted, and never counted down:
+-- when they are too many, it is time to look how much there really is, and to let the older half go.
+local LONG = 1024
+local function bytes_of(logs)
+    local bytes = redis.pcall('MEMORY', 'USAGE', logs, 'SAMPLES', 0)
+    return type(bytes) == 'number' and bytes or log_max_bytes -- where nobody may ask, halving is a good guess
+end
+
+local function bound(logs, bytes)
+    redis.call('EXPIRE', logs, log_keep)
+    if bytes < LONG then return end
+    local size = logs .. ':size'
+    if redis.call('INCRBY', size, bytes) > log_max_bytes then
+        local really = bytes_of(logs)
+        if really > log_max_bytes / 2 then
+            local keep = math.floor(redis.call('XLEN', logs) * log_max_bytes / 2 / really)
+            redis.call('XTRIM', logs, 'MAXLEN', keep)
+            really = math.min(bytes_of(logs), log_max_bytes / 2)
+        end
+        redis.call('SET', size, math.floor(really))
+    end
+    redis.call('EXPIRE', size, log_keep)
+end
+
 while a <= #ARGV do
     local answers, logs, record_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
     local id, note = ARGV[a], ARGV[a + 1] == '1'
@@ -122,6 +147,7 @@ while a <= #ARGV do
         end
         for i = a + 7, more - 1 do
             redis.call('XADD', logs, 'MAXLEN', '~', log_length, '*', 'l', ARGV[i])
+            printed[logs] = (printed[logs] or 0) + #ARGV[i]
         end
         if state ~= '' then
             follow(k + 3, more, state)
@@ -139,4 +165,5 @@ while a <= #ARGV do
 end
 if metered > 0 then redis.call('INCRBY', KEYS[3], metered) end
 for answers in pairs(touched) do redis.call('EXPIRE', answers, answers_keep) end
+for logs, bytes in pairs(printed) do bound(logs, bytes) end
 return written

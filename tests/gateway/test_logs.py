@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
@@ -102,6 +103,23 @@ async def test_one_invocation_only_and_text_that_forges_our_lines(redis_url: str
     assert document["invocation"] == mine
     assert document["text"].startswith("END RequestId")
     assert document["report"]["billed_ms"] == 100
+
+
+@pytest.mark.redis
+async def test_what_a_removed_function_still_prints_is_not_its_successors(
+    redis_url: str, served: Served, write: Write
+) -> None:
+    await publish(redis_url, number=3)
+    await write(entry(b"of the first\n"))
+    assert (await served.http.delete("/v1/functions/hello")).status_code == 204
+    await write(entry(b"a call that still ran\n"))
+    await publish(redis_url, number=4)
+    await write(entry(b"of the second\n", revision=4))
+    async with asyncio.timeout(10):
+        while (answer := await served.http.get("/v1/functions/hello/logs")).status_code == 404:
+            await asyncio.sleep(0.01)
+    printed = [line for line in answer.text.splitlines() if "of the" in line or "still" in line]
+    assert printed == ["of the second"]
 
 
 @pytest.mark.redis

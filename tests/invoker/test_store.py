@@ -159,6 +159,22 @@ async def test_the_oldest_dead_letters_make_way(store: Store, redis: Redis) -> N
     assert int(tally[b"dead_bytes"]) == limits.DEAD_MAX_BYTES // 2 + 30
 
 
+async def test_a_chatty_functions_log_is_bounded_in_bytes(store: Store, redis: Redis) -> None:
+    logs = keys.logs("t", "f")
+    entries = 3 * limits.LOG_MAX_BYTES // limits.LOG_CHUNK_MAX_BYTES
+    at_once = 64
+    for n in range(0, entries, at_once):
+        [(entry, _)] = await delivered(store, redis, b"call")
+        printed = tuple(b"%6d" % (n + i) + bytes(limits.LOG_CHUNK_MAX_BYTES) for i in range(at_once))
+        await store.complete([completion(entry, logs=printed)])
+        assert await redis.memory_usage(logs, samples=0) < limits.LOG_MAX_BYTES * 1.25
+    [(_, last)] = await redis.xrevrange(logs, count=1)
+    assert last[b"l"].startswith(b"%6d" % (entries - 1)), "the newest are kept"
+    assert await redis.memory_usage(logs, samples=0) > limits.LOG_MAX_BYTES / 4
+    assert 0 < await redis.ttl(logs) <= limits.LOG_KEEP_S
+    assert 0 < await redis.ttl(keys.logs_size("t", "f")) <= limits.LOG_KEEP_S
+
+
 async def test_notes_are_written_while_the_call_is_ours(store: Store, redis: Redis) -> None:
     [(entry, _)] = await delivered(store, redis, b"a")
     await redis.set(keys.invocation("i"), b"queued", ex=1000)

@@ -88,7 +88,10 @@ TENANTS = f"{P}tenants"  # set of tenants that have functions
 
 
 def function(tenant: str, name: str) -> str:
-    """hash: "live" → revision number; "latest" → highest number given; "rev:N" → Revision."""
+    """hash: "live" → revision number; "latest" → highest number given; "rev:N" → Revision.
+
+    "removed" → what "latest" was when a function of this name was removed.
+    """
     return f"{P}function:{tenant}:{name}"
 
 
@@ -98,8 +101,13 @@ def revision_field(number: int) -> str:
 
 
 def logs(tenant: str, name: str) -> str:
-    """stream {l: LogEntry}, about limits.LOG_ENTRIES_MAX long."""
+    """stream {l: LogEntry}: at most about limits.LOG_ENTRIES_MAX, LOG_MAX_BYTES; expires after limits.LOG_KEEP_S."""
     return f"{P}logs:{tenant}:{name}"
+
+
+def logs_size(tenant: str, name: str) -> str:
+    """string: about how many bytes are in `logs`, or more; scripts/complete.lua makes it of that key."""
+    return f"{logs(tenant, name)}:size"
 
 
 # --- triggers -----------------------------------------------------------------------------------------------
