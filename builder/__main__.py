@@ -1,7 +1,7 @@
 """The builder's process: ``python -m builder --redis URL --data DIR [--name ID]``.
 
-``python -m builder export NAME[:REVISION] FILE --data DIR`` writes an image for `docker load` instead: it needs no
-Redis and no running platform. Everything is wired here by hand; the story is in build.py.
+``python -m builder make`` and ``export`` work without Redis and without a platform: offline.py. Everything is wired
+here by hand; the story is in build.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import image
+from builder import offline
 from builder.build import Builder
 from builder.identity import alone, builder_id
 from builder.processes import Processes
@@ -23,7 +23,6 @@ from builder.runtimes.python import interpreter
 from builder.store import Store
 from builder.worker import Worker
 from jiffy.contract.errors import JiffyError
-from jiffy.contract.spec import check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,8 @@ class Config:
 
 def main(argv: list[str]) -> int:
     try:
-        if argv[:1] == ["export"]:
-            return _export(argv[1:])
+        if argv and argv[0] in offline.COMMANDS:
+            return offline.COMMANDS[argv[0]](argv[1:])
         config = _config(argv)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s builder %(message)s")
         name = builder_id(config.data, config.name)
@@ -72,23 +71,6 @@ async def _run(config: Config, name: str) -> None:
     processes = Processes()
     builder = Builder(config.data, interpreters, os.environ, processes)
     await Worker(Store(config.redis, name), builder, processes, interpreters).run(stop)
-
-
-def _export(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="builder export", description="Writes an image for `docker load`.")
-    parser.add_argument("image", metavar="NAME[:REVISION]", help="the function, and which revision (the newest)")
-    parser.add_argument("file", type=Path, metavar="FILE", help="the archive to write")
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
-    parser.add_argument("--tenant", default="default", help=argparse.SUPPRESS)
-    known = parser.parse_args(argv)
-    name, _, number = known.image.partition(":")
-    if number and not number.isdecimal():
-        parser.error(f"{number!r} is no revision number")
-    found, digest = image.find(known.data, check_name(known.tenant, "tenant"), check_name(name), int(number or 0))
-    tag = f"jiffy/{name}:{found}"
-    size = image.export(known.data, digest, known.file, tag)
-    print(f"{known.file}: {tag}, {size / 1e6:.1f} MB; docker load -i {known.file}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import Any
 
 from builder.layers import LayerStore, StoredLayer
 from jiffy.contract import layout
-from jiffy.contract.errors import NotFound
+from jiffy.contract.errors import Conflict, NotFound
 
 PORT = 8080
 EPOCH = "1970-01-01T00:00:00Z"  # a date of making would make every build another image
@@ -30,6 +31,12 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+_COMMENTS = {
+    "base": "interpreter, standard library, shared libraries, Jiffy's agent",
+    "deps": "the packages that the function depends on",
+    "code": "the function's own files",
+}
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _REF = "org.opencontainers.image.ref.name"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -53,12 +60,12 @@ def write(store: LayerStore, image: Image, layers: tuple[StoredLayer, ...]) -> s
         "mediaType": _MANIFEST,
         "config": {"mediaType": _CONFIG, **config},
         "layers": [{"mediaType": _LAYER, "digest": s.blob, "size": s.blob_bytes} for s in layers],
+        "annotations": _annotations(image),
     }
     return str(_blob(store, _encode(manifest))["digest"])
 
 
 def _configuration(image: Image, layers: tuple[StoredLayer, ...]) -> dict[str, Any]:
-    labels = {"org.opencontainers.image.title": image.title, "org.opencontainers.image.description": image.description}
     return {
         "created": EPOCH,
         "architecture": _MACHINES.get(platform.machine(), platform.machine()),
@@ -69,11 +76,20 @@ def _configuration(image: Image, layers: tuple[StoredLayer, ...]) -> dict[str, A
             "Env": [f"{name}={value}" for name, value in sorted(image.env.items())],
             "Entrypoint": list(image.entrypoint),
             "WorkingDir": layout.TASK_DIR,
-            "Labels": {name: text for name, text in sorted({**labels, **image.labels}.items()) if text},
+            "Labels": {**_annotations(image), **image.labels},
         },
         "rootfs": {"type": "layers", "diff_ids": [s.layer.digest for s in layers]},
-        "history": [{"created": EPOCH, "created_by": f"jiffy: {s.layer.kind}"} for s in layers],
+        "history": [
+            {"created": EPOCH, "created_by": f"jiffy: {s.layer.kind}", "comment": _COMMENTS[s.layer.kind]}
+            for s in layers
+        ],
     }
+
+
+def _annotations(image: Image) -> dict[str, str]:
+    """The predefined keys of the OCI image specification that we know something for."""
+    known = {"title": image.title, "description": image.description, "created": EPOCH, "vendor": "Jiffy"}
+    return {f"org.opencontainers.image.{name}": text for name, text in known.items() if text}
 
 
 def _encode(document: object) -> bytes:
@@ -111,7 +127,7 @@ def name(data: Path, ref: str, digest: str) -> None:
     with _locked(folder):
         others = [m for m in _index(data) if m.get("annotations", {}).get(_REF) != ref]
         index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [*others, entry]}
-        _replace(folder / "oci-layout", _encode({"imageLayoutVersion": "1.0.0"}))
+        _replace(folder / "oci-layout", _LAYOUT)
         _replace(folder / "index.json", _encode(index))
 
 
@@ -165,9 +181,10 @@ def export(data: Path, digest: str, path: Path, tag: str) -> int:
 
     Raises NotFound when a part of the image is not in the data folder.
     """
+    path = path.absolute()
     draft = path.with_name(f".{path.name}.part")
     try:
-        manifest = json.loads(_blob_path(data, digest).read_bytes())
+        manifest = document(data, digest)
         with tarfile.open(draft, "w", format=tarfile.PAX_FORMAT) as tar:
             _export(data, digest, manifest, tag, tar)
         draft.replace(path)
@@ -181,15 +198,9 @@ def export(data: Path, digest: str, path: Path, tag: str) -> int:
 def _export(data: Path, digest: str, manifest: dict[str, Any], tag: str, tar: tarfile.TarFile) -> None:
     parts = [manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
     at = {part: f"blobs/sha256/{part.removeprefix('sha256:')}" for part in (*parts, digest)}
-    entry = {
-        "mediaType": _MANIFEST,
-        "digest": digest,
-        "size": _blob_path(data, digest).stat().st_size,
-        "annotations": {_REF: tag.rpartition(":")[2], "io.containerd.image.name": f"docker.io/{tag}"},
-    }
     docker = [{"Config": at[parts[0]], "RepoTags": [tag], "Layers": [at[part] for part in parts[1:]]}]
-    _add(tar, "oci-layout", _encode({"imageLayoutVersion": "1.0.0"}))
-    _add(tar, "index.json", _encode({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [entry]}))
+    _add(tar, "oci-layout", _LAYOUT)
+    _add(tar, "index.json", _one_image(data, digest, tag))
     _add(tar, "manifest.json", _encode(docker))
     for part, inside in sorted(at.items()):
         source = _blob_path(data, part)
@@ -197,6 +208,46 @@ def _export(data: Path, digest: str, manifest: dict[str, Any], tag: str, tar: ta
         info.size, info.mode = source.stat().st_size, 0o644
         with source.open("rb") as file:
             tar.addfile(info, file)
+
+
+def _one_image(data: Path, digest: str, tag: str) -> bytes:
+    """The index.json of a layout that holds one image."""
+    entry = {
+        "mediaType": _MANIFEST,
+        "digest": digest,
+        "size": _blob_path(data, digest).stat().st_size,
+        "annotations": {_REF: tag.rpartition(":")[2], "io.containerd.image.name": f"docker.io/{tag}"},
+    }
+    return _encode({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [entry]})
+
+
+def export_folder(data: Path, digest: str, folder: Path, tag: str) -> int:
+    """Write the image as an OCI image layout into the new or empty `folder`. Returns its bytes.
+
+    Raises NotFound when a part of the image is not in the data folder, Conflict when the folder holds something.
+    """
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    if any(blobs.iterdir()):
+        raise Conflict(f"{folder} holds an image already; choose a new folder")
+    manifest = document(data, digest)
+    parts = [digest, manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
+    try:
+        for part in parts:
+            shutil.copyfile(_blob_path(data, part), blobs / part.removeprefix("sha256:"))
+    except FileNotFoundError as exc:
+        raise NotFound(f"can't export {tag}: there is no {exc.filename}") from exc
+    (folder / "oci-layout").write_bytes(_LAYOUT)
+    (folder / "index.json").write_bytes(_one_image(data, digest, tag))
+    return sum(path.stat().st_size for path in blobs.iterdir())
+
+
+def document(data: Path, digest: str) -> dict[str, Any]:
+    """A manifest or configuration in the data folder. Raises NotFound."""
+    try:
+        return dict(json.loads(_blob_path(data, digest).read_bytes()))
+    except FileNotFoundError as exc:
+        raise NotFound(f"{data} has no image {digest}") from exc
 
 
 def _add(tar: tarfile.TarFile, inside: str, data: bytes) -> None:

@@ -1,0 +1,81 @@
+"""What the builder does without Redis and without a platform: makes an image of a folder, writes one to a file.
+
+``python -m builder make`` is the far end of `jiffy build`: a request as JSON on stdin, events as JSON lines on stdout,
+the last one "done" or "failed". ``export`` writes a revision's image for `docker load`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from builder import image
+from builder.build import Builder, Step
+from builder.processes import Processes
+from builder.runtimes.python import interpreter
+from jiffy.contract.errors import JiffyError
+from jiffy.contract.messages import BuildRequest, Revision
+from jiffy.contract.spec import check_name
+
+
+def make(argv: list[str]) -> int:
+    """Reads ``{"function", "spec", "source", "archive"}``: as in a BuildRequest, and the archive's path."""
+    parser = argparse.ArgumentParser(prog="builder make", description="Makes the image of a packed folder.")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="where layers are kept")
+    parser.add_argument("--output", required=True, type=Path, metavar="PATH", help="an archive, or DIR/ for a layout")
+    parser.add_argument("--folder", action="store_true", help="the output is a folder: an OCI image layout")
+    known = parser.parse_args(argv)
+    os.umask(0o022)  # sandboxes' users read the layers
+    asked = json.load(sys.stdin)
+    try:
+        revision = _make(asked, known.data.absolute())
+        tag = f"{revision.function}:latest"
+        write = image.export_folder if known.folder else image.export
+        size = write(known.data, revision.image, known.output, tag)
+    except JiffyError as exc:
+        _say(kind="failed", error_code=exc.code, text=exc.message)
+        return 1
+    layers = [layer._asdict() for layer in revision.layers]
+    _say(kind="done", image=revision.image, tag=tag, path=str(known.output), bytes=size, layers=layers)
+    return 0
+
+
+def _make(asked: Mapping[str, Any], data: Path) -> Revision:
+    builder = Builder(data, interpreter.find_all(), os.environ, Processes())
+    request = BuildRequest("offline", "local", asked["function"], dict(asked["spec"]), asked["source"], 0)
+    return builder.make(request, Path(asked["archive"]).read_bytes(), _tell)
+
+
+def _tell(step: Step) -> None:
+    said = asdict(step)
+    _say(kind="step", step=said.pop("name"), **said)
+
+
+def _say(**event: object) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def export(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="builder export", description="Writes an image for `docker load`.")
+    parser.add_argument("image", metavar="NAME[:REVISION]", help="the function, and which revision (the newest)")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the archive to write")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
+    parser.add_argument("--tenant", default="default", help=argparse.SUPPRESS)
+    known = parser.parse_args(argv)
+    name, _, number = known.image.partition(":")
+    if number and not number.isdecimal():
+        parser.error(f"{number!r} is no revision number")
+    found, digest = image.find(known.data, check_name(known.tenant, "tenant"), check_name(name), int(number or 0))
+    tag = f"jiffy/{name}:{found}"
+    size = image.export(known.data, digest, known.file, tag)
+    print(f"{known.file}: {tag}, {size / 1e6:.1f} MB; docker load -i {known.file}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"make": make, "export": export}
