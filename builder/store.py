@@ -97,7 +97,7 @@ class Store:
         with _translated():
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.time()
-                pipe.hset(keys.BUILDERS, self.builder, wire.pack(beat._replace(at_ms=self.now_ms())))
+                pipe.eval(outage.BEAT, 1, keys.BUILDERS, self.builder, wire.pack(beat._replace(at_ms=self.now_ms())))
                 held: list[Any] = list(entries)
                 if held:
                     pipe.xclaim(keys.BUILDS, keys.BUILD_GROUP, self.builder, 0, held, justid=True)

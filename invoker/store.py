@@ -157,7 +157,7 @@ class Store:
         try:
             await self._ask_the_time()
             pipe = self._redis.pipeline(transaction=False)
-            pipe.hset(keys.INVOKERS, self.invoker, pack(heartbeat))
+            pipe.eval(outage.BEAT, 1, keys.INVOKERS, self.invoker, pack(heartbeat))
             pipe.sismember(keys.DRAINS, self.invoker)
             return bool((await pipe.execute())[1])
         except (RedisError, OSError, JiffyError) as exc:

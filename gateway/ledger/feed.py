@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import redis
 
-from jiffy.contract import keys
+from jiffy.contract import keys, outage
 from jiffy.contract.errors import Unavailable
 
 REPLY_ENTRIES = 128  # parsing one reply holds the interpreter, so the event loop too: 0.2 ms
@@ -27,7 +27,7 @@ return gone + redis.call('XDEL', KEYS[1], ARGV[1])
 """
 
 # KEYS[1] string: who settles; ARGV[1] who asks, ARGV[2] for how many ms.
-LEASE = """
+LEASE = f"""{outage.EVEN_WHEN_FULL}
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])

@@ -1,8 +1,10 @@
+#!lua flags=allow-oom
 -- Complete a batch of attempts: each one is answered, acknowledged, metered, logged and, if it is asynchronous, given
 -- its result, its next attempt or its place among the dead letters, all together or not at all.
 --
 -- Fenced: only the attempt whose XACK removes its entry from the group's pending list is written. One that was
--- completed before (a resend after a lost connection) or by somebody else changes nothing.
+-- completed before (a resend after a lost connection) or by somebody else changes nothing. Run even when the queue is
+-- full: what it takes away makes room.
 --
 -- KEYS[1]  calls:{invoker}   stream {c: Call}     where the attempts came from
 -- KEYS[2]  usage             stream {u: Usage}

@@ -1,7 +1,7 @@
 """The platform's queue as the supervisor sees it: the embedded Valkey's command line, and whether a server answers.
 
 What is said to it is each room's `store.py`; here only PING. Persistence is on: every write is in the append-only
-file, on disk within a second.
+file, on disk within a second. Its memory is bounded: a full queue refuses calls (503), it never forgets any.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .contract.errors import Unavailable
 SOCKET = "valkey.sock"
 SOCKET_PATH_MAX_BYTES = 107  # sun_path of sockaddr_un, less its NUL
 CONNECT_S = 5.0
+MEMORY_SHARE = 0.25  # of the host's: the rest is for functions, and for the copy while it rewrites its file
 
 
 def command(folder: Path) -> list[str]:
@@ -38,11 +39,16 @@ def command(folder: Path) -> list[str]:
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "",
-        "maxmemory-policy": "noeviction",  # a full queue refuses, it never forgets
+        "maxmemory": str(int(_host_bytes() * MEMORY_SHARE)),
+        "maxmemory-policy": "noeviction",
         "loglevel": "warning",
         "daemonize": "no",
     }
     return [str(program), *(word for key, value in options.items() for word in (f"--{key}", value))]
+
+
+def _host_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def socket_url(run: Path, run_fd: int) -> str:

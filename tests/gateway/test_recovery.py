@@ -121,3 +121,20 @@ async def test_scripts_that_the_queue_forgot_are_sent_again(own_server: servers.
         client.script_flush()
     assert (await frail.http.get("/function/hello")).status_code == 200
     assert (await frail.http.post(INVOKE, params={"mode": "async"})).status_code == 202
+
+
+async def test_a_full_queue_is_503_for_new_calls_and_well_when_it_has_room(
+    own_server: servers.RedisServer, frail: Served
+) -> None:
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("maxmemory", "1")
+        answers = [
+            await frail.http.get("/function/hello"),
+            await frail.http.post(INVOKE, json={}),
+            await frail.http.post(f"{INVOKE}?mode=async", json={}),
+        ]
+        client.config_set("maxmemory", "0")
+    for answer in answers:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
+    await until_well(frail)

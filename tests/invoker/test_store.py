@@ -195,14 +195,18 @@ async def test_a_server_that_lost_its_scripts_is_given_them_again(store: Store, 
     assert await redis.xlen(keys.USAGE) == 2
 
 
-async def test_a_full_server_still_takes_completions(store: Store, redis: Redis) -> None:
-    [(entry, _)] = await delivered(store, redis, b"a")
+async def test_a_full_server_still_hears_what_has_ended_and_who_lives(store: Store, redis: Redis) -> None:
+    [(first, _), (second, _)] = await delivered(store, redis, b"a", b"b")
+    note = completion(second, note=True, logs=(b"it says something",))
     await redis.config_set("maxmemory", "1")
     try:
-        await store.complete([completion(entry)])
+        await store.complete([note, completion(first)])
+        await store.beat(beat())
+        assert await store.pending() == [(second, b"b")]
     finally:
         await redis.config_set("maxmemory", "0")
     assert await redis.xlen(keys.USAGE) == 1 and await redis.llen(keys.answers("gw")) == 1
+    assert await redis.hexists(keys.INVOKERS, "inv-1")
 
 
 async def test_a_stream_that_was_lost_is_made_again(store: Store, redis: Redis) -> None:

@@ -116,3 +116,18 @@ def test_a_server_that_is_gone_is_unavailable_and_comes_back() -> None:
         server.start()
         assert reader.read(1) == []
         reader.close()
+
+
+def test_a_full_queue_can_be_settled_and_so_becomes_emptier(redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        last: Any = client.xadd(keys.USAGE, {"u": b"record"})
+        feed = RedisFeed(redis_url)
+        client.config_set("maxmemory", "1")
+        try:
+            assert feed.lease("gw-1", 1000)
+            assert len(feed.read(10)) == 1
+            feed.forget(last.decode())
+        finally:
+            client.config_set("maxmemory", "0")
+            feed.close()
+        assert client.xlen(keys.USAGE) == 0

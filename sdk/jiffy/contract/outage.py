@@ -25,6 +25,13 @@ TEMPORARY = frozenset(
         "BUSY",  # a script takes too long
     }
 )
+# What must be said even while the queue is full, or it could not become emptier: who lives, and what has ended.
+# (Scripts may write beyond maxmemory where they say so: Redis 7, "Script flags".)
+EVEN_WHEN_FULL = "#!lua flags=allow-oom\n"
+BEAT = f"""{EVEN_WHEN_FULL}
+-- One heartbeat. KEYS[1]: invokers, or builders (hash)   ARGV: id, Heartbeat or BuilderBeat
+return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+"""
 _WITHIN = "caused error: "  # redis-py says ``Command # 1 (…) of pipeline caused error: ('MISCONF …',)``
 
 
