@@ -241,7 +241,7 @@ USAGE = Endpoint(
         "month": "what stands on the bill of a month such as 2026-11, in place of since and until",
         "limit": "rows of a page",
         "after": "`next` of the page before",
-        "format": "json (the default) or csv",
+        "format": "json (the default), or all rows, streamed: csv, jsonl",
     },
     errors=("400", "503"),
 )

@@ -34,6 +34,7 @@ DOORS = {
     "starlette": {"gateway.app", "gateway.openapi", "gateway.routes.*", "gateway.__main__"},
     "uvicorn": {"gateway.__main__", "gateway.protocol"},
     "sqlalchemy": {"gateway.ledger.*"},
+    "pyarrow": {"jiffy.parquet"},
     "alembic": {"gateway.ledger.migrations.*"},
     "httpx": {"gateway.durable.callbacks", "jiffy.client"},
     "click": {"jiffy.cli.*"},

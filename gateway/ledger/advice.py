@@ -6,11 +6,11 @@ less of it may take longer; the advice is about memory alone and says what was s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from jiffy.contract import limits
 
@@ -81,14 +81,21 @@ def of(connection: Connection, question: Question, books: Mapping[int, PriceBook
     """Advice for the functions that match, the largest saving first."""
     part = sums.matching(question, books)
     keys = {name: part.c[name] for name in ("function", "revision", "memory_mb", "book", "variant")}
-    rows = connection.execute(sums.added_up(part, keys)).all()
-    names = sums.Names(connection)
+    return of_rows(connection.execute(sums.added_up(part, keys)).all(), books, sums.Names(connection))
+
+
+def of_rows(rows: Sequence[Row[Any]], books: Mapping[int, PriceBook], names: sums.Names) -> list[Advice]:
+    """The same, from rows that tell function, revision, memory_mb, book and variant."""
     newest: dict[int, tuple[int, int]] = {}
     for row in rows:
         newest[row.function] = max(newest.get(row.function, (0, 0)), (row.revision, row.memory_mb))
+    owned: dict[int, list[Row[Any]]] = {}
+    for row in rows:
+        if newest[row.function] == (row.revision, row.memory_mb):
+            owned.setdefault(row.function, []).append(row)
     found = []
-    for function, (revision, memory_mb) in newest.items():
-        own = [row for row in rows if (row.function, row.revision, row.memory_mb) == (function, revision, memory_mb)]
+    for function, own in owned.items():
+        revision, memory_mb = newest[function]
         largest, calls = max(int(row.max_memory_bytes) for row in own), sum(int(row.charged) for row in own)
         wanted = suggested_mb(largest)
         if calls < CALLS_MIN or not largest or wanted > memory_mb * WORTH:

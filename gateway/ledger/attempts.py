@@ -7,12 +7,11 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, Select, alias, or_, select, tuple_
+from sqlalchemy import Connection, Row, Select, alias, and_, select, tuple_
 
-from . import months, tables
+from . import months, sums, tables
 from .lines import Attempt
 from .prices import PriceBook
-from .sums import on_the_bill_of
 
 if TYPE_CHECKING:
     from .questions import Question
@@ -25,7 +24,7 @@ _OUTCOMES = {number: outcome.value for outcome, number in tables.OUTCOMES.items(
 def newest(connection: Connection, question: Question, books: Mapping[int, PriceBook]) -> list[Attempt]:
     """Newest first; one more than the page holds, where there are more."""
     order = (_USAGE.started_ms, _USAGE.invocation, _USAGE.attempt)
-    query = matching(_select(), question)
+    query = matching(_select(), question, connection)
     if question.after is not None:
         started, invocation_hex, attempt = question.after.split(".")
         query = query.where(tuple_(*order) < tuple_(int(started), bytes.fromhex(invocation_hex), int(attempt)))
@@ -38,14 +37,14 @@ def dearest(connection: Connection, question: Question, books: Mapping[int, Pric
 
     Among attempts that were priced alike, the price follows memory × billed time, so SQL finds those of each kind.
     """
-    kinds = matching(select(_USAGE.book, _USAGE.variant).join(tables.functions, _OF_FUNCTION), question).distinct()
     found: list[Attempt] = []
-    for book, variant in connection.execute(kinds).all():
-        query = matching(_select(), question).where(
-            _USAGE.book == book, _USAGE.variant == variant, _USAGE.billed_ms > 0
-        )
-        size = _USAGE.memory_mb * _USAGE.billed_ms
-        query = query.order_by(size.desc(), _USAGE.started_ms.desc()).limit(question.limit)
+    size = _USAGE.memory_mb * _USAGE.billed_ms
+    for kind in connection.execute(select(tables.days.c.book, tables.days.c.variant).distinct()).all():
+        keys = matching(select(_USAGE.invocation, _USAGE.attempt), question, connection)
+        keys = keys.where(_USAGE.book == kind.book, _USAGE.variant == kind.variant, _USAGE.billed_ms > 0)
+        keys = keys.order_by(size.desc(), _USAGE.started_ms.desc()).limit(question.limit)
+        one = keys.subquery("dearest")  # only now are names looked up, for these few
+        query = _select().join(one, and_(_USAGE.invocation == one.c.invocation, _USAGE.attempt == one.c.attempt))
         found += [_attempt(row, books) for row in connection.execute(query)]
     return heapq.nlargest(question.limit, found, key=lambda one: (one.price, one.started_ms, one.invocation))
 
@@ -62,9 +61,6 @@ def of_invocation(
     return [_attempt(row, books) for row in connection.execute(query.order_by(_USAGE.attempt))]
 
 
-_OF_FUNCTION = _USAGE.function == tables.functions.c.id
-
-
 def _select() -> Select[Any]:
     return (
         select(
@@ -75,19 +71,22 @@ def _select() -> Select[Any]:
             tables.variants.c.runtime,
             tables.variants.c.tags,
         )
-        .join(tables.functions, _OF_FUNCTION)
-        .join(_TRIGGERS, _USAGE.trigger == _TRIGGERS.c.id)
-        .join(tables.variants, _USAGE.variant == tables.variants.c.id)
+        # Outer, though all are there: SQLite then begins with `usage`, in the order of its index.
+        .outerjoin(tables.functions, _USAGE.function == tables.functions.c.id)
+        .outerjoin(_TRIGGERS, _USAGE.trigger == _TRIGGERS.c.id)
+        .outerjoin(tables.variants, _USAGE.variant == tables.variants.c.id)
     )
 
 
-def matching(query: Select[Any], question: Question) -> Select[Any]:
-    if question.tenant is not None:
-        query = query.where(tables.functions.c.tenant == question.tenant)
-    if question.function is not None:
-        query = query.where(tables.functions.c.name == question.function)
+def matching(query: Select[Any], question: Question, connection: Connection) -> Select[Any]:
+    """Only what the question is about. One function is found by its index, all of a tenant's in the order of time."""
+    ids = sums.functions_of(question)
+    if ids is not None:
+        known = connection.scalars(ids).all()
+        alone = question.function is not None and len(known) == 1
+        query = query.where(_USAGE.function == known[0] if alone else (_USAGE.function + 0).in_(known))
     if question.month is not None:
-        query = query.where(or_(*on_the_bill_of(question.month, _USAGE.started_ms, _USAGE.late, 1)))
+        query = query.where(sums.on_the_bill_of(question.month, _USAGE.started_ms, _USAGE.late, 1))
     if question.since_ms is not None:
         query = query.where(_USAGE.started_ms >= question.since_ms)
     if question.until_ms is not None:

@@ -74,13 +74,13 @@ def compare(engine: Engine, question: Question, other: PriceBook) -> Comparison:
         func.sum(_USAGE.memory_mb * _USAGE.billed_ms).label("mb_ms"),
         func.sum(cast(_USAGE.memory_mb, BigInteger) * billed).label("other_mb_ms"),
     )
-    query = query.join(tables.functions, _USAGE.function == tables.functions.c.id)
-    query = query.join(tables.variants, _USAGE.variant == tables.variants.c.id)
-    query = attempts.matching(query, question).group_by(
-        _USAGE.function, tables.functions.c.name, tables.variants.c.runtime, _USAGE.book
-    )
+    query = query.outerjoin(tables.functions, _USAGE.function == tables.functions.c.id)
+    query = query.outerjoin(tables.variants, _USAGE.variant == tables.variants.c.id)
     with reading(engine) as connection:
         books = read_books(connection)
+        query = attempts.matching(query, question, connection).group_by(
+            _USAGE.function, tables.functions.c.name, tables.variants.c.runtime, _USAGE.book
+        )
         found = connection.execute(query).all()
     rows: dict[str, Row] = {}
     uses, other_uses = [], []

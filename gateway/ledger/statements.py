@@ -7,11 +7,11 @@ comes after it stands on the bill of the next month that is open, marked `late`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, Row, func, insert, select
 
 from jiffy.contract.errors import Conflict
 
@@ -80,12 +80,11 @@ def _write(connection: Connection, tenant: str, of: int, now_ms: int) -> dict[st
     books = read_books(connection)
     question = Question(tenant, By.TOTAL, month=of)
     since_ms, until_ms = months.bounds_ms(of)
-    uses, lines = _uses(connection, question, books)
+    names, rows = sums.Names(connection), sums.at_once(connection, question, books)
+    uses, lines = _uses(rows, tenant, books, names)
     due = month.due(tenant, uses)
-    breakdowns = {
-        by: sums.by_key(connection, replace(question, by=by), books) for by in (By.FUNCTION, By.DAY, By.TRIGGER)
-    }
-    late = sums.by_key(connection, question, books, late_only=True)
+    parts = {by: sums.fold(rows, replace(question, by=by), books, names) for by in (By.FUNCTION, By.DAY, By.TRIGGER)}
+    late = sums.fold([row for row in rows if row.late], question, books, names)
     return {
         "number": None,
         "closed": None,
@@ -96,30 +95,31 @@ def _write(connection: Connection, tenant: str, of: int, now_ms: int) -> dict[st
         "as_of": moment_text(now_ms),
         "currency": next(iter(books.values())).currency,
         "lines": lines,
-        "sum": nothing().plus_all(breakdowns[By.FUNCTION]).to_dict(),
+        "sum": nothing().plus_all(parts[By.FUNCTION]).to_dict(),
         "list_price": prices.text(due.list_price),
         "adjustments": _adjustments(due),
         "total": prices.text(due.total),
-        "functions": [row.to_dict() for row in sorted(breakdowns[By.FUNCTION], key=lambda one: (-one.price, one.name))],
-        "days": [row.to_dict() for row in sorted(breakdowns[By.DAY], key=lambda one: one.name)],
-        "triggers": [row.to_dict() for row in sorted(breakdowns[By.TRIGGER], key=lambda one: (-one.price, one.name))],
+        "functions": [row.to_dict() for row in sorted(parts[By.FUNCTION], key=lambda one: (-one.price, one.name))],
+        "days": [row.to_dict() for row in sorted(parts[By.DAY], key=lambda one: one.name)],
+        "triggers": [row.to_dict() for row in sorted(parts[By.TRIGGER], key=lambda one: (-one.price, one.name))],
         "late": nothing().plus_all(late).to_dict(),
-        "advice": [one.to_dict() for one in advice.of(connection, question, books)],
+        "advice": [one.to_dict() for one in advice.of_rows(rows, books, names)],
     }
 
 
 def _uses(
-    connection: Connection, question: Question, books: Mapping[int, PriceBook]
+    rows: Iterable[Row[Any]], tenant: str, books: Mapping[int, PriceBook], names: sums.Names
 ) -> tuple[list[month.Use], list[dict[str, Any]]]:
     """The month's use per book and runtime, and the same as lines of the statement."""
-    assert question.tenant is not None
     groups: dict[tuple[int, str], Sum] = {}
-    for version, runtime, one in sums.by_rate(connection, question, books):
-        groups[version, runtime] = groups.get((version, runtime), nothing()).plus(one)
+    for row in rows:
+        runtime = names.variants[row.variant][0]
+        one = sums.priced(row, books[row.book], tenant, runtime)
+        groups[row.book, runtime] = groups.get((row.book, runtime), nothing()).plus(one)
     uses, lines = [], []
     for (version, runtime), one in sorted(groups.items()):
         book = books[version]
-        rates = book.rates_for(question.tenant, runtime)
+        rates = book.rates_for(tenant, runtime)
         uses.append(month.Use(book, runtime, one.charged, one.mb_ms))
         lines.append(
             {

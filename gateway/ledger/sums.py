@@ -1,22 +1,36 @@
-"""Sums of attempts under one key, as SQL: whole hours from `hours`, what a span cuts off at its ends from `usage`.
+"""Sums of attempts under one key, as SQL: whole days from `days`, hours from `hours`, what a
+span cuts off at its ends from `usage`.
 
 SQL adds up per key, price book, runtime and tags; names are looked up and prices multiplied here, in whole numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Connection, Row, Select, and_, case, func, literal_column, or_, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Row,
+    Select,
+    Table,
+    and_,
+    case,
+    func,
+    literal_column,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Subquery
 
 from . import months, tables
-from .hours import HOUR_MS
+from .hours import DAY_HOURS, HOUR_MS
 from .lines import Sum, day_text, hour_text, nothing
 from .prices import PriceBook
-from .tables import HOUR_KEYS, HOUR_SUMS
+from .tables import SUM_KEYS, SUMS
 
 if TYPE_CHECKING:
     from .questions import Question
@@ -24,7 +38,6 @@ if TYPE_CHECKING:
 NEWEST_FIRST = ("hour", "day", "month")
 NONE = "(none)"  # calls without the tag, or by no route
 ROUTE = "route "  # what the trigger of a call by a route begins with
-DAY_HOURS = 24
 _KEYS = {  # what is asked by → the columns that tell its name
     "call": (),
     "total": (),
@@ -40,34 +53,31 @@ _KEYS = {  # what is asked by → the columns that tell its name
 }
 
 
-def by_key(
-    connection: Connection, question: Question, books: Mapping[int, PriceBook], late_only: bool = False
-) -> list[Sum]:
+def by_key(connection: Connection, question: Question, books: Mapping[int, PriceBook]) -> list[Sum]:
     """One sum for every name that occurs, in no order; "" for a total."""
-    part = matching(question, books, late_only)
-    keys = {name: _key(part, name) for name in _KEYS[question.by]}
-    keys |= {name: part.c[name] for name in ("book", "variant")}
+    part = matching(question, books)
+    keys = {name: _key(part, name) for name in (*_KEYS[question.by], "book", "variant")}
     if question.tenant is None:
         keys["function"] = part.c.function
-    names = Names(connection)
+    return fold(connection.execute(added_up(part, keys)), question, books, Names(connection))
+
+
+def at_once(connection: Connection, question: Question, books: Mapping[int, PriceBook]) -> list[Row[Any]]:
+    """Rows that can be folded by anything but the hour: one reading for many breakdowns."""
+    part = matching(question, books)
+    names = ("function", "revision", "variant", "trigger", "memory_mb", "book", "late", "day")
+    return list(connection.execute(added_up(part, {name: _key(part, name) for name in names})))
+
+
+def fold(rows: Iterable[Row[Any]], question: Question, books: Mapping[int, PriceBook], names: Names) -> list[Sum]:
+    """Rows of `added_up` under the names that the question asks for."""
     groups: dict[str, Sum] = {}
-    for row in connection.execute(added_up(part, keys)):
+    for row in rows:
         name = names.of(row, question)
         tenant = question.tenant if question.tenant is not None else names.functions[row.function][0]
         one = priced(row, books[row.book], tenant, names.variants[row.variant][0])
         groups[name] = (groups.get(name) or nothing(heading(question), name)).plus(one)
     return list(groups.values())
-
-
-def by_rate(
-    connection: Connection, question: Question, books: Mapping[int, PriceBook]
-) -> Iterator[tuple[int, str, Sum]]:
-    """(version of the book, runtime, sum), for one tenant."""
-    assert question.tenant is not None
-    part, names = matching(question, books), Names(connection)
-    for row in connection.execute(added_up(part, {name: part.c[name] for name in ("book", "variant")})):
-        runtime = names.variants[row.variant][0]
-        yield row.book, runtime, priced(row, books[row.book], question.tenant, runtime)
 
 
 def heading(question: Question) -> str:
@@ -125,10 +135,10 @@ def tag_name(tags: str, key: str | None) -> str:
 
 
 def added_up(part: Subquery, keys: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
-    """One row for each distinct `keys`, with HOUR_SUMS, mb_ms and max_memory_bytes."""
+    """One row for each distinct `keys`, with SUMS, mb_ms and max_memory_bytes."""
     return select(
         *(column.label(name) for name, column in keys.items()),
-        *(func.sum(part.c[name]).label(name) for name in HOUR_SUMS),
+        *(func.sum(part.c[name]).label(name) for name in SUMS),
         func.sum(part.c.memory_mb * part.c.billed_ms).label("mb_ms"),
         func.max(part.c.max_memory_bytes).label("max_memory_bytes"),
     ).group_by(*keys.values())
@@ -155,37 +165,72 @@ def priced(row: Row[Any], book: PriceBook, tenant: str, runtime: str) -> Sum:
     )
 
 
-def matching(question: Question, books: Mapping[int, PriceBook], late_only: bool = False) -> Subquery:
-    """All sums of hours that match, and every attempt in an hour that only partly does."""
-    since, until = question.since_ms, question.until_ms
-    first = None if since is None else -(-since // HOUR_MS)  # whole hours: from here on …
-    beyond = None if until is None else until // HOUR_MS  # … to before here
-    hours = tables.hours.c
-    query = _of(select(*(hours[name] for name in (*HOUR_KEYS, *HOUR_SUMS, "max_memory_bytes"))), question, hours)
+def matching(question: Question, books: Mapping[int, PriceBook]) -> Subquery:
+    """Everything that matches, as rows of the form of `hours`, each part of a span from the largest sums that fit it.
+
+    Whole days, then whole hours, then single attempts. By the hour, days are no help.
+    """
+    parts: list[Select[Any]]
     if question.month is not None:
-        own, late = on_the_bill_of(question.month, hours.hour, hours.late, HOUR_MS)
-        return query.where(late if late_only else or_(own, late)).subquery("part")
-    if first is not None:
-        query = query.where(hours.hour >= first)
-    if beyond is not None:
-        query = query.where(hours.hour < beyond)
-    parts = [query]
-    if first is not None and beyond is not None and beyond < first:  # within one hour
-        parts = [_single(question, books, since, until)]
+        table = tables.hours if question.by == "hour" else tables.days
+        unit_ms = HOUR_MS if question.by == "hour" else HOUR_MS * DAY_HOURS
+        query = _summed(table, question)
+        moment = table.c.hour if question.by == "hour" else table.c.day
+        parts = [query.where(on_the_bill_of(question.month, moment, table.c.late, unit_ms))]
     else:
-        if first is not None and since != first * HOUR_MS:
-            parts.append(_single(question, books, since, first * HOUR_MS))
-        if beyond is not None and until != beyond * HOUR_MS:
-            parts.append(_single(question, books, beyond * HOUR_MS, until))
+        parts = []
+        for unit_ms, begins, ends in spans(question.since_ms, question.until_ms, days=question.by != "hour"):
+            if unit_ms == 1:
+                parts.append(_single(question, books, begins, ends))
+                continue
+            table = tables.hours if unit_ms == HOUR_MS else tables.days
+            moment = table.c.hour if unit_ms == HOUR_MS else table.c.day
+            query = _summed(table, question)
+            query = query if begins is None else query.where(moment >= begins // unit_ms)
+            parts.append(query if ends is None else query.where(moment < ends // unit_ms))
     return (union_all(*parts) if len(parts) > 1 else parts[0]).subquery("part")
+
+
+def spans(since_ms: int | None, until_ms: int | None, *, days: bool) -> list[tuple[int, int | None, int | None]]:
+    """A span as (unit in ms, from, to) without gap or overlap: the largest units that fit, smaller ones at the ends."""
+
+    def cut(units: tuple[int, ...], begins: int | None, ends: int | None) -> list[tuple[int, int | None, int | None]]:
+        if begins is not None and begins == ends:
+            return []
+        unit, *smaller = units
+        first = None if begins is None else -(-begins // unit) * unit
+        beyond = None if ends is None else ends // unit * unit
+        if first is not None and beyond is not None and beyond <= first:
+            return cut(tuple(smaller), begins, ends) if smaller else [(unit, begins, ends)]
+        before = cut(tuple(smaller), begins, first) if smaller and begins is not None else []
+        after = cut(tuple(smaller), beyond, ends) if smaller and ends is not None else []
+        return [*before, (unit, first, beyond), *after]
+
+    units = (DAY_HOURS * HOUR_MS, HOUR_MS, 1) if days else (HOUR_MS, 1)
+    return cut(units, since_ms, until_ms) or [(1, since_ms, until_ms)]
+
+
+def functions_of(question: Question) -> Select[tuple[int]] | None:
+    """The ids of the functions that a question is about; None: all."""
+    if question.tenant is None and question.function is None:
+        return None
+    ids = select(tables.functions.c.id)
+    if question.tenant is not None:
+        ids = ids.where(tables.functions.c.tenant == question.tenant)
+    return ids if question.function is None else ids.where(tables.functions.c.name == question.function)
+
+
+def _summed(table: Table, question: Question) -> Select[Any]:
+    hour = table.c.hour if table is tables.hours else (table.c.day * DAY_HOURS).label("hour")
+    return _of(select(hour, *(table.c[name] for name in (*SUM_KEYS, *SUMS, "max_memory_bytes"))), question, table.c)
 
 
 def on_the_bill_of(
     month: int, moment: ColumnElement[int], late: ColumnElement[int], unit_ms: int
-) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+) -> ColumnElement[bool]:
     """What is billed in a month: its own (began in it, not billed later), and what came late from earlier ones."""
     begins_ms, ends_ms = months.bounds_ms(month)
-    return and_(late == 0, moment >= begins_ms // unit_ms, moment < ends_ms // unit_ms), late == month
+    return or_(and_(late == 0, moment >= begins_ms // unit_ms, moment < ends_ms // unit_ms), late == month)
 
 
 def _single(question: Question, books: Mapping[int, PriceBook], since: int | None, until: int | None) -> Select[Any]:
@@ -201,22 +246,17 @@ def _single(question: Question, books: Mapping[int, PriceBook], since: int | Non
         "failed": case((charged & (usage.outcome != 0), 1), else_=0),
         "charged_us": case((charged, used), else_=0),
     }
-    names = (*HOUR_KEYS, *HOUR_SUMS, "max_memory_bytes")
+    names = ("hour", *SUM_KEYS, *SUMS, "max_memory_bytes")
     labelled = [(values[name] if name in values else usage[name]).label(name) for name in names]
     query = _of(select(*labelled), question, usage)
-    return query.where(usage.started_ms >= since, usage.started_ms < until)
+    query = query if since is None else query.where(usage.started_ms >= since)
+    return query if until is None else query.where(usage.started_ms < until)
 
 
 def _of(query: Select[Any], question: Question, columns: Any) -> Select[Any]:
     """Only the tenant's, and the function's."""
-    wanted = select(tables.functions.c.id)
-    if question.tenant is None and question.function is None:
-        return query
-    if question.tenant is not None:
-        wanted = wanted.where(tables.functions.c.tenant == question.tenant)
-    if question.function is not None:
-        wanted = wanted.where(tables.functions.c.name == question.function)
-    return query.where(columns.function.in_(wanted))
+    ids = functions_of(question)
+    return query if ids is None else query.where(columns.function.in_(ids))
 
 
 def _key(part: Subquery, name: str) -> ColumnElement[Any]:

@@ -2,8 +2,8 @@
 reached, migrations/ for how older ones become these.
 
 Only whole numbers: µs, ms, bytes, MB. One attempt takes about 140 bytes on disk, indexes included: ids are 16 bytes,
-names that repeat stand once in `functions`, `labels` and `variants`. Sums come from `hours`, which is written in the
-same transaction as the attempts in it, so a month is added up from some thousand rows, however many calls it had.
+names that repeat stand once in `functions`, `labels` and `variants`. Sums come from `days` and `hours`, which are
+written in the same transaction as the attempts in them: a month is added up from some thousand rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from jiffy.contract.messages import Outcome
 
-SCHEMA = "3"  # the newest revision in migrations/
+SCHEMA = "4"  # the newest revision in migrations/
 
 # Stored as numbers to keep rows short. A number, once given, keeps its meaning for ever.
 OUTCOMES = {
@@ -115,34 +115,31 @@ usage = Table(
 Index("usage_by_time", usage.c.started_ms, usage.c.invocation, usage.c.attempt)
 Index("usage_by_function", usage.c.function, usage.c.started_ms)
 
-hours = Table(  # sums of `usage`, kept for ever
-    "hours",
-    metadata,
-    _key("hour"),  # since 1970, of started_ms
-    _key("function"),
-    _key("revision"),
-    _key("variant"),
-    _key("trigger"),
-    _key("memory_mb"),
-    _key("book"),
-    _key("late"),
-    _number("calls"),
-    _number("charged"),  # those that have billed time
-    _number("failed"),  # charged, and not ok
-    _number("cold"),
-    _number("duration_us"),
-    _number("charged_us"),  # time used by the charged ones, cold starts included where the book bills them
-    _number("billed_ms"),
-    _number("init_us"),
-    _number("queue_us"),
-    _number("cpu_us"),
-    _number("bytes_in"),
-    _number("bytes_out"),
-    _number("max_memory_bytes"),  # the largest
-    sqlite_with_rowid=False,
-)
-HOUR_KEYS = tuple(column.name for column in hours.primary_key)
-HOUR_SUMS = tuple(c.name for c in hours.columns if not c.primary_key and c.name != "max_memory_bytes")
+
+def _sums(name: str, unit: str) -> Table:
+    """Sums of `usage` by a unit of time (numbered since 1970, of started_ms), kept for ever."""
+    return Table(
+        name,
+        metadata,
+        *(_key(column) for column in (unit, *SUM_KEYS)),
+        *(_number(column) for column in (*SUMS, "max_memory_bytes")),
+        sqlite_with_rowid=False,
+    )
+
+
+SUM_KEYS = ("function", "revision", "variant", "trigger", "memory_mb", "book", "late")
+SUMS = (
+    "calls",
+    "charged",  # those that have billed time
+    "failed",  # charged, and not ok
+    "cold",
+    "duration_us",
+    "charged_us",  # time used by the charged ones, cold starts included where the book bills them
+    "billed_ms",
+    *("init_us", "queue_us", "cpu_us", "bytes_in", "bytes_out"),
+)  # and the largest max_memory_bytes
+hours = _sums("hours", "hour")
+days = _sums("days", "day")
 
 rejected = Table(  # records that could not be read: put aside, for a person to look at
     "rejected",

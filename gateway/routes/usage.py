@@ -1,32 +1,29 @@
-"""GET /v1/usage: what calls cost, one by one or added up by function, tag, day …, as JSON or CSV.
+"""GET /v1/usage: what calls cost, one by one or added up by function, tag, day …, as JSON, or streamed (export.py).
 
 Reads and checks the parameters; the ledger answers. docs/billing.md explains every field.
 """
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import difflib
-import io
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.admission import TENANT
 from gateway.ledger import Ledger, months
-from gateway.ledger.lines import Attempt, moment_text, nothing
+from gateway.ledger.lines import moment_text
 from gateway.ledger.questions import By, Question
+from gateway.routes.export import FORMATS, stream
 from jiffy.contract.errors import InvalidRequest, SpecError
 from jiffy.contract.spec import check_name
 
 LIMIT_DEFAULT, LIMIT_MAX = 100, 10_000  # rows of one page; 10,000 calls are 5 MB of JSON
-CSV_PAGE_ROWS = 1000  # rows in memory at a time
 
 _MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _AGO = re.compile(r"(\d{1,6})([smhdw])")
@@ -54,8 +51,8 @@ def routes(ledger: Ledger) -> list[BaseRoute]:
 async def _usage(ledger: Ledger, request: Request) -> Response:
     question, form = parse(request.query_params, TENANT, ledger.now_ms())
     waiting = await ledger.settle_now()
-    if form == "csv":
-        return await _csv(ledger, question, "limit" in request.query_params)
+    if form in FORMATS:
+        return await stream(ledger, question, form, "limit" in request.query_params)
     found = await ledger.ask(question)
     return JSONResponse(
         {
@@ -70,50 +67,6 @@ async def _usage(ledger: Ledger, request: Request) -> Response:
             "unsettled": waiting,
         }
     )
-
-
-async def _csv(ledger: Ledger, question: Question, limited: bool) -> Response:
-    """All rows, or as many as were asked for, without holding more than one page."""
-    left = question.limit if limited else None
-    size = question.limit if question.dearest else min(CSV_PAGE_ROWS, left or CSV_PAGE_ROWS)
-    pages = ledger.pages(replace(question, limit=size))
-    first = await anext(pages)  # what fails, fails before the answer has begun
-
-    async def body() -> AsyncIterator[bytes]:
-        nonlocal left
-        yield _lines([list(_columns(question.by))])
-        page = first
-        while True:
-            if left is not None:
-                page = page[:left]
-                left -= len(page)
-            yield _lines([[_cell(value) for value in row.to_dict().values()] for row in page])
-            if left == 0:
-                return
-            try:
-                page = await anext(pages)
-            except StopAsyncIteration:
-                return
-
-    return StreamingResponse(body(), media_type="text/csv; charset=utf-8")
-
-
-def _columns(by: By) -> list[str]:
-    if by is not By.CALL:
-        return list(nothing("" if by is By.TOTAL else by.value).to_dict())
-    return list(Attempt.COLUMNS)
-
-
-def _lines(rows: list[list[object]]) -> bytes:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\r\n").writerows(rows)  # RFC 4180
-    return out.getvalue().encode()
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def parse(query: Mapping[str, str], tenant: str, now_ms: int) -> tuple[Question, str]:
@@ -172,8 +125,8 @@ def _order(text: str, by: By) -> bool:
 
 
 def _format(text: str) -> str:
-    if text not in ("json", "csv"):
-        raise ValueError("json, csv")
+    if text not in ("json", *FORMATS):
+        raise ValueError(", ".join(("json", *FORMATS)))
     return text
 
 

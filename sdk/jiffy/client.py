@@ -223,7 +223,15 @@ class Client:
 
     def usage_csv(self, **params: str | int | None) -> Iterator[str]:
         """The same rows as lines of CSV, a header first; all of them unless there is a limit."""
-        return self._lines("/v1/usage", {**params, "format": "csv"})
+        return (line.rstrip("\r") for line in self._lines("/v1/usage", {**params, "format": "csv"}))
+
+    def usage_lines(self, **params: str | int | None) -> Iterator[str]:
+        """The same rows as lines of JSON."""
+        return self._lines("/v1/usage", {**params, "format": "jsonl"})
+
+    def usage_rows(self, **params: str | int | None) -> Iterator[dict[str, Any]]:
+        """The same rows as objects, as they come."""
+        return self.stream("/v1/usage", {**params, "format": "jsonl"})
 
     # --- triggers -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.app import control
 from gateway.ledger import Ledger
-from gateway.routes import usage
+from gateway.routes import export, usage
 from jiffy.contract.messages import Outcome
 from tests.ledger.records import NOON_MS, meter_into, record
 
@@ -135,7 +135,7 @@ async def test_a_plus_that_was_not_escaped_is_understood(http: httpx.AsyncClient
         ({"by": "day:x"}, "by = 'day:x'; allowed: call"),
         ({"by": "day", "order": "price"}, "order = 'price'; allowed: time"),
         ({"by": "revision", "after": "hello"}, "after = 'hello'; allowed"),
-        ({"format": "xml"}, "format = 'xml'; allowed: json, csv"),
+        ({"format": "xml"}, "format = 'xml'; allowed: json, csv, jsonl"),
         ({"limit": "0"}, "limit = '0'; allowed: a whole number from 1 to 10000"),
         ({"limit": "10001"}, "limit = '10001'; allowed"),
         ({"limit": "²"}, "limit = '²'; allowed"),
@@ -160,7 +160,7 @@ async def test_a_wrong_parameter_is_named(http: httpx.AsyncClient, params: dict[
 
 
 async def test_csv_has_every_row_and_the_keys_of_json(http: httpx.AsyncClient, redis_url: str) -> None:
-    count = usage.CSV_PAGE_ROWS + 3
+    count = export.PAGE_ROWS + 3
     meter_into(redis_url, *(record(started_ms=NOON_MS - n) for n in range(count)))
     answer = await http.get("/v1/usage", params={"format": "csv"})
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"

@@ -18,6 +18,7 @@ from jiffy.contract.errors import InvalidRequest
 from jiffy.costs import Costs
 
 from . import statement
+from .export import export
 from .grid import EXACT_DIGITS, Grid, fitting
 from .screen import json_option, show_json
 
@@ -92,7 +93,7 @@ def bill(
         with Client() as client:
             if form == "csv":
                 for line in client.usage_csv(**params, limit=limit):
-                    click.echo(line.rstrip("\r"))
+                    click.echo(line)
                 return
             document = _fetch(client, params, limit)
             advice = Costs(client).advice(**span) if form == "table" and by == "function" else []
@@ -104,7 +105,7 @@ def bill(
         click.echo("\n".join([_page(document, wide), *statement.advice_lines(advice, document["currency"])]))
 
 
-for command in statement.COMMANDS:
+for command in (*statement.COMMANDS, export):
     bill.add_command(command)
 
 
