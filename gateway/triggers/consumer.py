@@ -14,11 +14,11 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from gateway.triggers.sources.base import Message, Source, SourceError
-from jiffy.contract import events, limits, patterns
+from jiffy.contract import limits, patterns
 from jiffy.contract.errors import JiffyError
 from jiffy.contract.messages import Answer
 
@@ -28,13 +28,29 @@ PAUSE_MAX_S = 300.0
 PLATFORM_PAUSE_S = 1.0  # when the platform could not run a call: no try of the message's
 PAYLOAD_ROOM_BYTES = 4096  # what an event has around its messages
 
-Call = Callable[[bytes], Awaitable[Answer]]
+
+class Held(NamedTuple):
+    """A message that is out, and how many tries it has had, this one included."""
+
+    message: Message
+    tries: int
+
+
+class Shape(Protocol):
+    """What messages look like to patterns and to the function; shapes.py has them."""
+
+    def seen(self, message: Message) -> Mapping[str, Any]: ...
+
+    def event(self, batch: Sequence[Held], now_ms: int) -> bytes: ...
+
+
+Call = Callable[[bytes, Sequence[Held]], Awaitable[Answer]]  # an event, and what it was made of
 
 
 class Settings(NamedTuple):
-    """A queue trigger's options, as contract.triggers.QUEUE has them."""
+    """A trigger's options, as contract.triggers has them."""
 
-    queue: str
+    shape: Shape
     batch_size: int
     batch_window_s: float
     pattern: dict[str, Any]
@@ -51,13 +67,6 @@ class Notes(Protocol):
     def note(self, kind: str, invocation: str, text: str, count: int) -> None: ...
 
 
-class _Held(NamedTuple):
-    """A message that is out, and how many tries it has had, this one included."""
-
-    message: Message
-    tries: int
-
-
 class Consumer:
     """Serves one trigger until it is stopped. `call` runs the function with an event."""
 
@@ -68,7 +77,7 @@ class Consumer:
         self._notes = notes
         self._most = settings.max_concurrency * settings.batch_size
         self._out = 0  # messages taken and not settled
-        self._ready: list[_Held] = []  # taken, or due again
+        self._ready: list[Held] = []  # taken, or due again
         self._since = 0.0  # when the first of _ready came
         self._done: list[Message] = []
         self._calls: set[asyncio.Task[None]] = set()
@@ -120,12 +129,12 @@ class Consumer:
             wait_s = self._window_left() if self._ready else WAIT_S
             for message in await self._source.take(min(room, TAKE_MAX), max(0.001, wait_s)):
                 self._out += 1
-                if settings.pattern and not patterns.matches(settings.pattern, _seen(message)):
+                if settings.pattern and not patterns.matches(settings.pattern, settings.shape.seen(message)):
                     self._acknowledge([message])
                 else:  # whoever was killed while it ran tried too; yet nothing is given up without a last try
-                    self._enqueue(_Held(message, min(message.tries, settings.tries)))
+                    self._enqueue(Held(message, min(message.tries, settings.tries)))
 
-    def _enqueue(self, held: _Held) -> None:
+    def _enqueue(self, held: Held) -> None:
         if not self._ready:
             self._since = time.monotonic()
         self._ready.append(held)
@@ -152,9 +161,9 @@ class Consumer:
             self._calls.add(task)
             task.add_done_callback(self._ended)
 
-    def _fitting(self) -> list[_Held]:
+    def _fitting(self) -> list[Held]:
         """The next batch: no more than an event can hold."""
-        batch: list[_Held] = []
+        batch: list[Held] = []
         size = PAYLOAD_ROOM_BYTES
         while self._ready and len(batch) < self._settings.batch_size:
             size += 2 * len(self._ready[0].message.body) + 1024
@@ -175,16 +184,11 @@ class Consumer:
             self._broken = self._broken or error
             self._turn.set()
 
-    async def _serve(self, batch: list[_Held]) -> None:
+    async def _serve(self, batch: list[Held]) -> None:
         messages = [held.message for held in batch]
-        now_ms = int(time.time() * 1000)
-        event = events.sqs(
-            queue=self._settings.queue,
-            messages=[(h.message.id, h.message.body, h.tries, h.message.sent_ms, h.message.attributes) for h in batch],
-            now_ms=now_ms,
-        )
+        event = self._settings.shape.event(batch, int(time.time() * 1000))
         try:
-            answer = await self._call(events.encode(event))
+            answer = await self._call(event, batch)
         except JiffyError as exc:
             self._later(batch, exc.message)
             return
@@ -199,7 +203,7 @@ class Consumer:
             self._notes.note("failed", answer.invocation, why, len(failed))
             await self._failed([held for held in batch if held.message.id in failed], why)
 
-    async def _failed(self, batch: list[_Held], why: str) -> None:
+    async def _failed(self, batch: list[Held], why: str) -> None:
         """Those with tries left come again, together; the others are buried."""
         again = [held._replace(tries=held.tries + 1) for held in batch if held.tries < self._settings.tries]
         if again:
@@ -209,12 +213,12 @@ class Consumer:
             if held.tries >= self._settings.tries:
                 await self._bury(held, why)
 
-    def _later(self, batch: list[_Held], why: str) -> None:
+    def _later(self, batch: list[Held], why: str) -> None:
         """The platform could not run it: no fault of the messages."""
         self._notes.note("failed", "", f"not run, tried again: {why}", 0)
         self._again(batch, PLATFORM_PAUSE_S)
 
-    def _again(self, batch: list[_Held], pause_s: float) -> None:
+    def _again(self, batch: list[Held], pause_s: float) -> None:
         def due() -> None:
             for held in batch:
                 self._enqueue(held)
@@ -225,7 +229,7 @@ class Consumer:
 
     # --- settling -------------------------------------------------------------------------------------------
 
-    async def _bury(self, held: _Held, why: str) -> None:
+    async def _bury(self, held: Held, why: str) -> None:
         await self._source.bury(held.message, self._settings.dead_letter, why)
         self._out -= 1
         self._turn.set()
@@ -246,14 +250,6 @@ class Consumer:
             done, self._done = self._done, []
             if done:
                 await self._source.done(done)
-
-
-def _seen(message: Message) -> dict[str, Any]:
-    """What a pattern looks at: `body`, parsed where it is JSON, and `attributes`."""
-    body: Any = message.body
-    with contextlib.suppress(ValueError, RecursionError):
-        body = json.loads(message.body)
-    return {"body": body, "attributes": dict(message.attributes)}
 
 
 def _failures(answer: Answer, messages: Sequence[Message]) -> set[str]:

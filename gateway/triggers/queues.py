@@ -1,4 +1,5 @@
-"""Which gateway serves which queue: leases taken and renewed in Redis; a consumer runs for each that is ours.
+"""Which gateway serves which queue, or subscription to a topic: leases taken and renewed in Redis; a consumer runs for
+each that is ours.
 
 An edited or removed trigger's consumer takes no more messages at once, and its successor begins when the calls that
 run have ended: a message is never with both. A gateway that dies loses its leases after LEASE_S, and the messages it
@@ -9,21 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from uuid_utils import uuid7
 
 from gateway.catalog import Catalog, Function
 from gateway.loops import CANCEL_AGAIN_S
-from gateway.triggers.consumer import Consumer, Settings
+from gateway.triggers.consumer import Call, Consumer, Held, Settings, Shape
 from gateway.triggers.metrics import TriggerMetrics
 from gateway.triggers.notes import Notes
+from gateway.triggers.shapes import QueueShape, TopicShape, cloudevent
 from gateway.triggers.sources import doors
 from gateway.triggers.sources.base import Source, SourceError
+from gateway.triggers.sources.topic import group_of
 from gateway.triggers.store import LEASED, TriggerStore, fingerprint
+from gateway.triggers.topics import Topics
 from gateway.triggers.trigger import Trigger, TriggerId, declared
-from jiffy.contract import endings, queues
+from jiffy.contract import endings, queues, topics
 from jiffy.contract.errors import JiffyError
 from jiffy.contract.messages import Answer
 
@@ -31,6 +36,8 @@ RENEW_S = 0.5  # also how soon a pause is noticed
 LEASE_S = 4.0
 LAG_S = 2.0  # how often a queue is asked for its length
 RETRY_MIN_S, RETRY_MAX_S = 0.5, 15.0  # before a queue that is not there is tried again
+
+SERVED = ("queue", "topic")
 
 log = logging.getLogger("jiffy.gateway")
 
@@ -47,6 +54,13 @@ class _Served:
     task: asyncio.Task[None] = field(init=False)
 
 
+class Where(NamedTuple):
+    """Which gateway this is, and where the platform's own topics are."""
+
+    gateway: str
+    redis_url: str
+
+
 class Queues:
     """All queue triggers, as this gateway sees them."""
 
@@ -55,15 +69,17 @@ class Queues:
         catalog: Catalog,
         store: TriggerStore,
         invoke: Invoke,
+        own_topics: Topics,
         metrics: TriggerMetrics,
-        gateway: str,
+        where: Where,
         now_ms: Callable[[], int],
     ) -> None:
         self._catalog = catalog
         self._store = store
         self._invoke = invoke
         self._metrics = metrics
-        self._gateway = gateway
+        self._topics = own_topics
+        self._gateway, self._url = where
         self._now_ms = now_ms
         self._wanted: dict[TriggerId, Trigger] = {}
         self._served: dict[TriggerId, _Served] = {}
@@ -72,7 +88,7 @@ class Queues:
 
     def changed(self, tenant: str, function: str) -> None:
         """A function has another live revision, or none. For Catalog.on_change."""
-        found = {t.id: t for t in declared(self._catalog.get(tenant, function)) if t.type == "queue"}
+        found = {t.id: t for t in declared(self._catalog.get(tenant, function)) if t.type in SERVED}
         gone = {key for key in self._wanted if key[:2] == (tenant, function)} - set(found)
         for key in gone:
             del self._wanted[key]
@@ -117,6 +133,7 @@ class Queues:
                 served.task = asyncio.create_task(self._serve(served), name=f"queue {key}")
         for key in [key for key in self._gone if key not in self._served]:
             self._gone.discard(key)
+            await self._topics.leave(key.tenant, group_of(key.function, key.name))
             await self._store.release(key, self._gateway)
             await self._store.forget(key)
 
@@ -152,8 +169,9 @@ class Queues:
         writing = asyncio.create_task(self._write(notes))
         try:
             while not served.stopping:
-                source = doors.source(trigger)
-                served.consumer = Consumer(settings(trigger), source, self._caller(trigger), notes)
+                (state,) = await self._store.states([trigger.id])
+                source = doors.source(trigger, self._url, state.since_ms)
+                served.consumer = Consumer(settings(trigger), source, self._caller(trigger, notes), notes)
                 watching = asyncio.create_task(self._watch_lag(trigger, source, notes))
                 began = asyncio.get_running_loop().time()
                 try:
@@ -175,12 +193,19 @@ class Queues:
             writing.cancel()
             await self._write_once(notes)
 
-    def _caller(self, trigger: Trigger) -> Callable[[bytes], Awaitable[Answer]]:
+    def _caller(self, trigger: Trigger, notes: Notes) -> Call:
         tenant, name, _ = trigger.id
+        topic = trigger.options["publish_to"]
 
-        async def call(event: bytes) -> Answer:
+        async def call(event: bytes, batch: Sequence[Held]) -> Answer:
             function = await self._catalog.find(tenant, name)  # whichever revision is live by now
-            return await self._invoke(function, str(uuid7()), trigger.label, event, self._now_ms())
+            answer = await self._invoke(function, str(uuid7()), trigger.label, event, self._now_ms())
+            if topic and answer.outcome == "ok":
+                causes = [cloudevent(held.message) for held in batch] if trigger.type == "topic" else []
+                why = await self._topics.publish_result(tenant, topic, name, answer.invocation, answer.payload, causes)
+                if why:
+                    notes.note("failed", answer.invocation, why, 1)
+            return answer
 
         return call
 
@@ -208,8 +233,13 @@ class Queues:
 
 def settings(trigger: Trigger) -> Settings:
     options = trigger.options
+    if trigger.type == "topic":
+        shape: Shape = TopicShape(options["topic"], options["shape"], options["batch_size"])
+        dead_letter = f"{topics.DEAD}{trigger.id.function}.{trigger.id.name}"
+    else:
+        shape, dead_letter = QueueShape(queues.parse(options["source"]).name), options["dead_letter"]
     return Settings(
-        queue=queues.parse(options["source"]).name,
+        shape=shape,
         batch_size=options["batch_size"],
         batch_window_s=options["batch_window_s"],
         pattern=dict(options["filter"]),
@@ -217,5 +247,5 @@ def settings(trigger: Trigger) -> Settings:
         ordered=options["ordered"],
         tries=options["tries"],
         retry_delay_s=options["retry_delay_s"],
-        dead_letter=options["dead_letter"],
+        dead_letter=dead_letter,
     )

@@ -20,8 +20,9 @@ from redis.asyncio import Redis
 
 from gateway.triggers.sources import doors
 from gateway.triggers.sources.base import Source
+from gateway.triggers.topic_store import TopicStore
 from gateway.triggers.trigger import Trigger, TriggerId
-from jiffy.contract import triggers
+from jiffy.contract import keys, triggers
 from tests import servers
 
 
@@ -31,13 +32,18 @@ class Queue(NamedTuple):
     source: str
     put: Callable[..., Awaitable[None]]
     dead: Callable[[], Awaitable[list[str]]]
+    topic: str = ""  # then `source` is where the platform's topics are
 
     def trigger(self, **options: Any) -> Trigger:
-        (table,) = triggers.check([{"type": "queue", "name": "q", "source": self.source} | options])
-        return Trigger(TriggerId("default", "f", "q"), "queue", table)
+        place = {"type": "topic", "topic": self.topic} if self.topic else {"type": "queue", "source": self.source}
+        (table,) = triggers.check([{"name": "q"} | place | options])
+        return Trigger(TriggerId("default", "f", "q"), table["type"], table)
 
-    async def opened(self, most: int = 100, **options: Any) -> Source:
-        source = doors.source(self.trigger(**options))
+    def adapter(self, **options: Any) -> Source:
+        return doors.source(self.trigger(**options), own_url=self.source)
+
+    async def opened(self, most: int = 100) -> Source:
+        source = self.adapter()
         await source.open(most)
         return source
 
@@ -75,6 +81,21 @@ async def redis_queue(kind: str, server: servers.RedisServer) -> AsyncIterator[Q
             return list(await redis.lrange("in:dead", 0, -1))
 
         yield Queue(f"{kind}://127.0.0.1:{await tcp(server)}/0/in", put, dead)
+
+
+@contextlib.asynccontextmanager
+async def topic_queue(server: servers.RedisServer) -> AsyncIterator[Queue]:
+    """A topic of the platform's own."""
+    async with Redis.from_url(server.url, protocol=2) as redis:
+        port, name = await tcp(server), "orders.in"
+
+        async def put(*bodies: str) -> None:
+            await TopicStore(redis).publish("default", name, [body.encode() for body in bodies], 0)
+
+        async def dead() -> list[str]:
+            return [fields[b"e"].decode() for _, fields in await redis.xrange(keys.topic("default", "dead.f.q"))]
+
+        yield Queue(f"redis://127.0.0.1:{port}/0", put, dead, topic="orders.*")
 
 
 @contextlib.asynccontextmanager

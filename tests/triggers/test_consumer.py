@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
-from gateway.triggers.consumer import Consumer
+from gateway.triggers.consumer import Consumer, Held
 from gateway.triggers.queues import settings
 from gateway.triggers.sources import doors
 from jiffy.contract.errors import Unavailable
@@ -42,7 +42,7 @@ class Function:
         self._work = work
         self._called = asyncio.Event()
 
-    async def __call__(self, event: bytes) -> Answer:
+    async def __call__(self, event: bytes, batch: Sequence[Held]) -> Answer:
         document = json.loads(event)
         self.events.append(document)
         bodies = [record["body"] for record in document["Records"]]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from gateway.triggers.sources import doors
+from gateway.triggers.queues import settings
 from gateway.triggers.sources.base import Message, Source, SourceError
 from tests import servers
 from tests.conftest import need
@@ -21,6 +21,7 @@ from tests.triggers.brokers import (
     rabbit_queue,
     rabbit_server,
     redis_queue,
+    topic_queue,
 )
 
 
@@ -38,12 +39,14 @@ def rabbit_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["redis+stream", "redis+list", "nats", "amqp"])
+@pytest.fixture(params=["redis+stream", "redis+list", "topic", "nats", "amqp"])
 async def queue(
     request: pytest.FixtureRequest, redis_server: servers.RedisServer, redis_url: str
 ) -> AsyncIterator[Queue]:
     if request.param == "nats":
         made = nats_queue(request.getfixturevalue("nats_url"))
+    elif request.param == "topic":
+        made = topic_queue(redis_server)
     elif request.param == "amqp":
         made = rabbit_queue(request.getfixturevalue("rabbit_url"))
     else:
@@ -106,7 +109,7 @@ async def test_what_is_done_is_gone_and_the_rest_comes_again_to_the_next(queue: 
 
 
 async def test_a_buried_message_is_on_the_other_queue_and_nowhere_else(queue: Queue) -> None:
-    dead_letter = queue.trigger().options["dead_letter"]
+    dead_letter = settings(queue.trigger()).dead_letter
     source = await queue.opened()
     await queue.put("bad", "good")
     bad, good = await take(source, 2)
@@ -135,7 +138,7 @@ async def test_a_server_that_is_not_there_is_said_so(queue: Queue) -> None:
     where, _, path = rest.partition("/")
     user = f"{where.rpartition('@')[0]}@" if "@" in where else ""
     gone = queue._replace(source=f"{scheme}://{user}127.0.0.1:{free_port()}/{path}")
-    source = doors.source(gone.trigger())
+    source = gone.adapter()
     with pytest.raises(SourceError):
         await source.open(10)
     await source.close()

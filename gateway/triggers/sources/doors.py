@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from gateway.triggers.sources.base import Source
 from gateway.triggers.sources.redis_queues import RedisList, RedisStream
+from gateway.triggers.sources.topic import TopicSource, group_of
 from gateway.triggers.trigger import Trigger
 from jiffy.contract import queues
 
@@ -29,9 +30,12 @@ def missing(tables: Iterable[Mapping[str, Any]], installed: Callable[[str], bool
     return ""
 
 
-def source(trigger: Trigger) -> Source:
-    """The adapter for a queue trigger, not open yet."""
+def source(trigger: Trigger, own_url: str = "", since_ms: int = 0) -> Source:
+    """The adapter for a trigger, not open yet. `own_url` is where the platform's own topics are."""
     options = trigger.options
+    if trigger.type == "topic":
+        tenant, function, name = trigger.id
+        return TopicSource(own_url, tenant, options["topic"], group_of(function, name), since_ms)
     address = queues.parse(options["source"])
     group = f"jiffy-{trigger.id.function}-{trigger.id.name}"
     if address.scheme.endswith("+stream"):

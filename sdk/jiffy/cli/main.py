@@ -42,6 +42,7 @@ COMMANDS = {
     "prices": Entry("prices", "Show and publish what calls cost."),
     "drain": Entry("drain", "Have a host take no further calls."),
     "status": Entry("status", "Show how the platform is doing."),
+    "topics": Entry("topics", "Publish events, and see what topics hold."),
     "triggers": Entry("triggers", "What calls functions besides requests."),
     "remove": Entry("functions", "Remove a function."),
 }

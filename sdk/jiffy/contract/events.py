@@ -15,7 +15,7 @@ from typing import Any
 ACCOUNT, REGION = "000000000000", "local"
 
 
-def encode(event: dict[str, Any]) -> bytes:
+def encode(event: dict[str, Any] | list[dict[str, Any]]) -> bytes:
     return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -59,5 +59,52 @@ def sqs(*, queue: str, messages: Iterable[tuple[str, str, int, int, Mapping[str,
                 "awsRegion": REGION,
             }
             for message, body, tries, sent_ms, attributes in messages
+        ]
+    }
+
+
+def eventbridge(event: Mapping[str, Any]) -> dict[str, Any]:
+    """A CloudEvent as EventBridge has events."""
+    return {
+        "version": "0",
+        "id": event["id"],
+        "detail-type": event["type"],
+        "source": event["source"],
+        "account": ACCOUNT,
+        "time": event.get("time", ""),
+        "region": REGION,
+        "resources": [event["subject"]] if "subject" in event else [],
+        "detail": event.get("data"),
+    }
+
+
+def sns(topic: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """CloudEvents, each with the id that the topic gave it, as SNS has messages: the data is the message's text."""
+    arn = f"arn:aws:sns:{REGION}:{ACCOUNT}:{topic}"
+    return {
+        "Records": [
+            {
+                "EventSource": "aws:sns",
+                "EventVersion": "1.0",
+                "EventSubscriptionArn": f"{arn}:subscription",
+                "Sns": {
+                    "Type": "Notification",
+                    "MessageId": message,
+                    "TopicArn": arn,
+                    "Subject": event["type"],
+                    "Message": data if isinstance(data := event.get("data"), str) else json.dumps(data),
+                    "Timestamp": event.get("time", ""),
+                    "SignatureVersion": "1",
+                    "Signature": "",
+                    "SigningCertUrl": "",
+                    "UnsubscribeUrl": "",
+                    "MessageAttributes": {
+                        name: {"Type": "String", "Value": str(value)}
+                        for name, value in event.items()
+                        if name not in ("data", "data_base64")
+                    },
+                },
+            }
+            for message, event in events
         ]
     }

@@ -126,6 +126,16 @@ def trigger_log(tenant: str, function: str, name: str) -> str:
     return f"{P}trigger-log:{tenant}:{function}:{name}"
 
 
+def topics(tenant: str) -> str:
+    """hash topic → its settings, as JSON."""
+    return f"{P}topics:{tenant}"
+
+
+def topic(tenant: str, name: str) -> str:
+    """stream {e: a CloudEvent, as JSON}; a consumer group per subscription."""
+    return f"{P}topic:{tenant}:{name}"
+
+
 # --- builds -------------------------------------------------------------------------------------------------
 BUILDS = f"{P}builds"  # stream {b: BuildRequest}; read by group BUILD_GROUP
 BUILD_GROUP = "builders"

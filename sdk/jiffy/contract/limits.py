@@ -34,6 +34,10 @@ LOG_MAX_BYTES = 32 * MIB  # the same in bytes, of functions that print much; the
 LOG_KEEP_S = 14 * 86400  # after the last entry; what a removed function's last calls printed goes that way, too
 
 # --- triggers -----------------------------------------------------------------------------------------------
+TOPIC_EVENTS_MAX = 100_000  # that one topic keeps, approximate
+TOPIC_KEEP_DEFAULT_S, TOPIC_KEEP_MAX_S = 24 * 3600, 30 * 24 * 3600  # how long a topic keeps its events
+TOPICS_MAX = 1000  # per tenant: who publishes to a name makes a topic
+TOPIC_HOPS_MAX = 16  # functions that one event may go through by results that are published
 TRIGGER_LOG_MAX = 1000  # entries per trigger, approximate
 
 # --- source and build ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from . import checks, limits, patterns, queues, schedules
+from . import checks, limits, patterns, queues, schedules, topics
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
@@ -122,13 +122,39 @@ QUEUE = Kind(
             "",
             "The queue, on the same server, for messages that failed. Default: the source's name and dead.",
         ),
+        "publish_to": Option(topics.check_name, "", "A topic that gets the function's results."),
         "start": Option(_one_of("oldest", "newest"), "oldest", "Where a new trigger begins to read a stream."),
         "end": Option(_one_of("left", "right"), "left", "The end of a Redis list that is read; the oldest is there."),
     },
     _one_queue,
 )
 
-KINDS: dict[str, Kind] = {"schedule": SCHEDULE, "queue": QUEUE}
+
+def _one_topic(table: dict[str, Any]) -> None:
+    if not table["topic"]:
+        raise ValueError("topic is missing; add the name of a topic")
+    if table["shape"] == "eventbridge" and table["batch_size"] > 1:
+        raise ValueError("EventBridge's shape holds one event; leave batch_size out")
+    if table["ordered"]:
+        table["max_concurrency"] = 1
+
+
+_OF_QUEUES = ("batch_window_s", "filter", "max_concurrency", "ordered", "tries", "retry_delay_s")
+
+TOPIC = Kind(
+    "Calls the function with the events of a topic.",
+    {
+        "topic": Option(topics.check_pattern, "", "The topic, or a pattern of topics."),
+        "shape": Option(_one_of("cloudevents", "sns", "eventbridge"), "cloudevents", "How the function gets events."),
+        "batch_size": Option(checks.integer(1, 1000), 1, "Most events of one call; above 1 it gets a list."),
+        **{name: QUEUE.options[name] for name in _OF_QUEUES},
+        "filter": Option(patterns.check, {}, "A pattern of the event; those that do not match are left out."),
+        "publish_to": Option(topics.check_name, "", "A topic that gets the function's results."),
+    },
+    _one_topic,
+)
+
+KINDS: dict[str, Kind] = {"schedule": SCHEDULE, "queue": QUEUE, "topic": TOPIC}
 
 
 def check(value: Any) -> tuple[dict[str, Any], ...]:

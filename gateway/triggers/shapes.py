@@ -1,0 +1,54 @@
+"""What messages look like: to a pattern, and to the function. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.triggers.consumer import Held
+from gateway.triggers.sources.base import Message
+from jiffy.contract import events
+
+
+class QueueShape:
+    """A queue's messages: SQS's batch. Patterns see `body`, parsed where it is JSON, and `attributes`."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+
+    def seen(self, message: Message) -> Mapping[str, Any]:
+        body: Any = message.body
+        with contextlib.suppress(ValueError, RecursionError):
+            body = json.loads(message.body)
+        return {"body": body, "attributes": dict(message.attributes)}
+
+    def event(self, batch: Sequence[Held], now_ms: int) -> bytes:
+        messages = [(h.message.id, h.message.body, h.tries, h.message.sent_ms, h.message.attributes) for h in batch]
+        return events.encode(events.sqs(queue=self._queue, messages=messages, now_ms=now_ms))
+
+
+class TopicShape:
+    """A topic's events: CloudEvents, or what SNS or EventBridge make of them. Patterns see the CloudEvent."""
+
+    def __init__(self, topic: str, shape: str, batch_size: int) -> None:
+        self._topic = topic
+        self._shape = shape
+        self._single = batch_size == 1
+
+    def seen(self, message: Message) -> Mapping[str, Any]:
+        return cloudevent(message)
+
+    def event(self, batch: Sequence[Held], now_ms: int) -> bytes:
+        found = [(held.message.id, cloudevent(held.message)) for held in batch]
+        if self._shape == "sns":
+            return events.encode(events.sns(self._topic, found))
+        if self._shape == "eventbridge":
+            return events.encode(events.eventbridge(found[0][1]))
+        return batch[0].message.body.encode() if self._single else events.encode([event for _, event in found])
+
+
+def cloudevent(message: Message) -> dict[str, Any]:
+    """The event in a topic's message."""
+    return dict(json.loads(message.body))
