@@ -26,7 +26,12 @@ def connect(url: str) -> Engine:
     """The database at `url` (``sqlite:////folder/ledger.sqlite3``, ``postgresql+psycopg://…``), tables up to date."""
     try:
         engine = create_engine(url)
-    except (SQLAlchemyError, ImportError) as exc:
+    except ImportError as exc:
+        raise Unavailable(
+            f"the ledger's URL needs a driver that is not here ({exc.name}): pip install 'jiffy[postgresql]' and write "
+            "postgresql+psycopg://…"
+        ) from exc
+    except SQLAlchemyError as exc:
         raise Unavailable(f"the ledger's URL is not usable: {exc}") from exc
     if engine.dialect.name == "sqlite":
         _prepare_sqlite(engine)

@@ -202,6 +202,8 @@ class Supervisor:
             if stop.is_set():
                 for child in self._running.values():
                     child.kill()
+            else:
+                self._say("stopping: calls that run may end first; once more ends all at once")
             stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from jiffy.contract import endings
 
 REST_S = 2.0  # at least so much is left for what has no budget of its own: connections, files, the driver
@@ -16,3 +19,9 @@ def test_no_process_is_killed_while_it_keeps_its_own_budget() -> None:
     assert parts("INVOKER") + REST_S <= endings.WORKER_S
     assert parts("BUILDER") + REST_S <= endings.WORKER_S
     assert max(endings.GATEWAY_S, endings.WORKER_S, endings.QUEUE_S) < endings.ORPHANS_S
+
+
+def test_systemd_waits_as_long_as_we_do() -> None:
+    unit = (Path(__file__).parents[2] / "deploy/jiffy.service").read_text()
+    [waits_s] = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert int(waits_s) >= endings.GATEWAY_S + endings.WORKER_S + endings.QUEUE_S + REST_S

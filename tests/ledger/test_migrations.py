@@ -63,3 +63,8 @@ def test_what_a_newer_release_wrote_is_left_alone(database_url: str) -> None:
     engine.dispose()
     with pytest.raises(Unavailable, match="newer release"):
         database.connect(database_url)
+
+
+def test_a_driver_that_is_not_installed_is_named() -> None:
+    with pytest.raises(Unavailable, match=r"psycopg2.*pip install 'jiffy\[postgresql\]'"):
+        database.connect("postgresql://nowhere/ledger")

@@ -96,7 +96,7 @@ def handler(value: Any) -> str:
 
 def runtime(value: Any) -> str:
     if not isinstance(value, str) or not _RUNTIME.fullmatch(value):
-        raise ValueError('"python3" (the newest there is) or one version, such as "python3.11"')
+        raise ValueError('"python3" (the one that Jiffy itself runs on) or one version, such as "python3.11"')
     return value
 
 
