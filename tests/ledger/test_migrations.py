@@ -66,5 +66,5 @@ def test_what_a_newer_release_wrote_is_left_alone(database_url: str) -> None:
 
 
 def test_a_driver_that_is_not_installed_is_named() -> None:
-    with pytest.raises(Unavailable, match=r"psycopg2.*pip install 'jiffy\[postgresql\]'"):
-        database.connect("postgresql://nowhere/ledger")
+    with pytest.raises(Unavailable, match=r"pg8000.*pip install 'jiffy\[postgresql\]'"):
+        database.connect("postgresql+pg8000://nowhere/ledger")
