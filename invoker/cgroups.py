@@ -16,11 +16,14 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from jiffy.contract import limits
+
 from .hierarchy import CONTROLLERS, V2, Hierarchy, Names, hierarchy
 
 log = logging.getLogger(__name__)
 
 FORK_BYTES = 4 * 1024 * 1024  # page tables and kernel stacks of a fork are charged to the zygote: allow for them
+LEFT_BYTES = limits.SCRATCH_MAX_BYTES + limits.SHM_MAX_BYTES + 64 * limits.MIB  # files, and the inodes of as many
 SHARES_PER_CPU, MB_PER_CPU = 1024, 1769  # AWS Lambda's share of a CPU for memory
 
 
@@ -91,6 +94,7 @@ class Group:
         self._dying: list[Path] = []
         self._alarm_fd = -1
         self._alarms = 0
+        self._held = 0  # how many instances the limit of the whole has room for
         self.memory_mb = 0
         self.shared_bytes = 0  # what every instance shares with the zygote
         self._zygote.mkdir(exist_ok=True)
@@ -110,11 +114,19 @@ class Group:
         """The limits of the function that this sandbox is about to load."""
         self.memory_mb = memory_mb
         self._limit(self._zygote, memory_mb * 1024 * 1024)
+        self._hold(1)
         shares = max(2, memory_mb * SHARES_PER_CPU // MB_PER_CPU)
         if self._v2:
             _write(self._folders["cpu"] / "cpu.weight", str(min(10_000, max(1, shares * 100 // SHARES_PER_CPU))))
         else:
             _write(self._folders["cpu"] / "cpu.shares", str(shares))
+
+    def _hold(self, instances: int) -> None:
+        """Bound the sandbox as a whole. What an ended instance left, files above all, is charged to that alone."""
+        if instances > self._held:
+            self._held = max(instances, 2 * self._held)  # so that few forks have to write it
+            each = self.memory_mb * limits.MIB + FORK_BYTES
+            self._limit(self._folders["memory"], (self._held + 1) * each + LEFT_BYTES)
 
     def loaded(self) -> None:
         """The import is over: what the zygote holds now is what its instances share."""
@@ -134,6 +146,7 @@ class Group:
     def cell(self, n: int, instances: int) -> Cell:
         """The group of instance `n`, one of `instances`."""
         self._bury()
+        self._hold(instances)
         self._limit(self._zygote, self.memory_mb * 1024 * 1024 + (instances + 1) * FORK_BYTES)
         memory = self._folders["memory"] / f"i-{n}"
         cpu = self._folders["cpuacct"] / f"i-{n}"
@@ -152,6 +165,10 @@ class Group:
 
     def memory_bytes(self) -> int:
         return int(_read(self._folders["memory"] / self._names.usage) or 0)
+
+    def bound_bytes(self) -> int:
+        """What all of it may use."""
+        return int(_read(self._folders["memory"] / self._names.limit[0]))
 
     def oom_kills(self) -> int:
         """Of the zygote. Where an engine removed the group before anybody could ask, the alarm knows."""

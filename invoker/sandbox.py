@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import socket
 from collections.abc import Callable
 from enum import Enum
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FREEZE_STEP_S, FREEZE_STEP_MAX_S = 0.001, 0.05
 FREEZE_MAX_S = 2.0  # a process deep in the kernel stops late; one that never does is there to run unpaid
+MEMORY_FOLDERS = (layout.SCRATCH_DIR, "/dev/shm")  # noqa: S108 - the sandbox's own
 FOLDERS = {"deps": "deps", "code": "task"}  # a layer's kind → which folder of the sandbox it fills
 
 
@@ -118,10 +120,21 @@ class Sandbox:
             instance, status = self.instances.get(_integer(meta, "n")), _integer(meta, "status")
             if instance is not None and 0 <= status <= 0xFFFF:
                 instance.exited(status)
+                self._look_for_files()
         elif kind in ("stem", "loaded", "failed") and not self._awaited.done():
             self._awaited.set_result((meta, payload))
         else:
             self._lost("garbage")
+
+    def _look_for_files(self) -> None:
+        """What instances leave is files, and a driver may be unable to bound how many: then the sandbox ends."""
+        for folder in MEMORY_FOLDERS:
+            with contextlib.suppress(OSError):  # it may be ending
+                found = os.statvfs(f"/proc/{self._jail.pid}/root{folder}")
+                if self._jail.pid and found.f_files - found.f_ffree > limits.SCRATCH_INODES_MAX:
+                    log.warning("sandbox %s holds more than %d files", self.id, limits.SCRATCH_INODES_MAX)
+                    self._close_soon()
+                    return
 
     def _lost(self, _: str) -> None:
         """The zygote is gone, or no longer to be trusted: the whole sandbox ends."""

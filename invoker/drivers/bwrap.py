@@ -3,8 +3,9 @@
 new user, pid, network (an empty one), ipc, uts, cgroup and mount namespaces; the base layer as read-only root; a small
 /dev, a masked /proc, one writable tmpfs; no capabilities, no new privileges, seccomp.py's filter; cgroups or rlimits.
 Run by root, each sandbox is started as a user of its own that is nobody on the host. It gives no network at all: a
-network that reaches no loopback of the host needs an engine. tmpfs inodes can't be counted by it; they are memory,
-and charged to the instance's. Every process dies with the thread that started it, kill -9 included.
+network that reaches no loopback of the host needs an engine. tmpfs inodes can't be bounded by it; they are memory,
+charged to the instance and later to the sandbox, and sandbox.py counts them. Every process dies with the thread that
+started it, kill -9 included.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from .base import START_MAX_S, DriverConfig, Folder, Jail, Uids
 MASKED_FILES = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats")
 MASKED_FOLDERS = ("/proc/acpi", "/proc/scsi", "/proc/fs", "/proc/driver")
 SHM = "/dev/shm"  # noqa: S108 - the sandbox's own
-SHM_BYTES = 64 * limits.MIB  # as Docker gives
 ERRORS_SHOWN = 2000  # characters of what a failed start printed
 
 
@@ -201,7 +201,7 @@ class Bwrap:
         words = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
         words += ["--uid", str(layout.UID), "--gid", str(layout.GID), "--hostname", "function"]
         words += ["--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev"]
-        words += ["--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]
+        words += ["--size", str(limits.SHM_MAX_BYTES), "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]
         words += ["--size", str(self.config.scratch_bytes), "--perms", "1777", "--tmpfs", layout.SCRATCH_DIR]
         words += [
             "--ro-bind",

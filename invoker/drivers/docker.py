@@ -34,8 +34,6 @@ LABEL = "jiffy.invoker"
 REPOSITORY = "jiffy-base"
 PING_MAX_S = 5  # an engine that is there answers in milliseconds
 REQUEST_MAX_S = 30
-SCRATCH_INODES = 65_536
-SHM_BYTES = 64 * limits.MIB
 FOREIGN_KERNELS = ("runsc", "kata")  # their processes are none of this host's: no group can hold one of them
 POLL_S = 0.002  # until the agent has bound its socket; it takes about 20 ms
 _ENGINE_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
@@ -229,10 +227,10 @@ class Docker:
             "pids_limit": self.config.pids_max,
             "read_only": True,
             "security_opt": ["no-new-privileges:true"],
-            "shm_size": SHM_BYTES,
+            "shm_size": limits.SHM_MAX_BYTES,
             "tmpfs": {
                 layout.SCRATCH_DIR: f"rw,exec,nosuid,nodev,mode=1777,"
-                f"size={self.config.scratch_bytes},nr_inodes={SCRATCH_INODES}"
+                f"size={self.config.scratch_bytes},nr_inodes={limits.SCRATCH_INODES_MAX}"
             },
             "ulimits": [
                 Ulimit(name="nofile", soft=limits.OPEN_FILES_MAX, hard=limits.OPEN_FILES_MAX),

@@ -4,7 +4,13 @@ is test_walls.py's; here each test is an attack that once worked, or that its au
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
+from invoker.cgroups import LEFT_BYTES
 from invoker.sandbox import State
+from jiffy.contract.limits import MIB
 
 from .lab import Lab, call, result
 
@@ -58,3 +64,47 @@ def handler(event, context):
     assert sandbox.state in (State.FROZEN, State.CLOSED)
     if sandbox.state is State.FROZEN:
         assert sandbox._jail.group is not None and sandbox._jail.group.freeze(), "all of it has stopped"
+
+
+FILL = """
+import os
+def handler(event, context):
+    made = 0
+    try:
+        while made < 80_000:
+            os.close(os.open(f"{event}/{os.getpid()}-{made}", os.O_CREAT))
+            made += 1
+    except OSError as exc:
+        return exc.strerror
+    return made
+"""
+
+
+@pytest.mark.parametrize("lab", ["docker"], indirect=True)
+@pytest.mark.docker
+async def test_files_are_bounded_by_docker(lab: Lab) -> None:
+    assert await result(await lab.instance(FILL, memory_mb=512), "/tmp") == "No space left on device"
+
+
+@pytest.mark.parametrize("lab", ["bwrap"], indirect=True)
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+async def test_files_that_outlive_an_instance_end_its_sandbox(lab: Lab, folder: str) -> None:
+    """Empty ones: they take no space of the folder's, only the kernel's memory."""
+    sandbox = await lab.sandbox(FILL, memory_mb=512)
+    closed = asyncio.get_running_loop().create_future()
+    sandbox.on_closed = closed.set_result
+    instance = await sandbox.fork()
+    assert await result(instance, folder) == 80_000
+    await instance.close()
+    async with asyncio.timeout(10):
+        await closed
+
+
+@pytest.mark.root
+async def test_what_dead_instances_leave_in_memory_is_bounded(lab: Lab) -> None:
+    sandbox = await lab.sandbox("def handler(event, context):\n    return 1\n", memory_mb=64)
+    for n in range(1, 6):
+        await result(await sandbox.fork())
+        assert sandbox._jail.group is not None
+        bound = sandbox._jail.group.bound_bytes()
+        assert (n + 1) * 64 * MIB < bound < 2 * (n + 2) * 70 * MIB + LEFT_BYTES

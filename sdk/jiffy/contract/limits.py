@@ -15,6 +15,8 @@ INIT_MAX_S = 10.0  # importing a function's module; Lambda's bound
 INSTANCES_DEFAULT, INSTANCES_MAX = 100, 10_000
 REQUESTS_MAX = 1_000_000_000  # max_requests: more is the same as never
 SCRATCH_MAX_BYTES = 512 * MIB  # /tmp of one sandbox; Lambda's smallest
+SCRATCH_INODES_MAX = 65_536  # files and folders there; each is about 1 KB of the kernel's memory
+SHM_MAX_BYTES = 64 * MIB  # /dev/shm, as Docker gives
 PIDS_MAX = 1024  # processes and threads of one sandbox: above any honest use, below the host's worry
 OPEN_FILES_MAX = 1024
 
