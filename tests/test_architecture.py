@@ -79,7 +79,7 @@ READ_FIRST = {
     "jiffy/cli": "main.py",
 }
 AGENTS = "builder/runtimes"  # files in <language>/ that run inside sandboxes
-IN_SANDBOX = ("agent.py", "jiffy_function.py", "jiffy_library.py", "jiffy_log.py", "serve.py")
+IN_SANDBOX = ("agent.py", "jiffy_function.py", "jiffy_library.py", "jiffy_log.py", "jiffy_process.py", "serve.py")
 
 
 class Import(NamedTuple):

@@ -51,7 +51,7 @@ class Jail(Protocol):
         """A new non-blocking connection to the agent. Raises OSError."""
 
     def seal(self) -> None:
-        """The agent listens: from now on nobody in the sandbox can put another listener in its place."""
+        """The agent listens: from now on nobody in the sandbox can connect to it, or put another in its place."""
 
     async def fill(self, folder: str, tree: Path) -> None:
         """Make the files of `tree` appear, read-only, as `folder` ("task" or "deps"). Raises SandboxFailed."""

@@ -58,7 +58,7 @@ class DockerJail:
     def seal(self) -> None:
         with contextlib.suppress(OSError):  # not root: the folder is ours already
             os.chown(self._folder.sock, os.geteuid(), os.getegid())
-        self._folder.sock.chmod(0o755)
+        self._folder.sock.chmod(0o700)  # nor connect: an instance that could would fork others, in no group
 
     async def fill(self, folder: str, tree: Path) -> None:
         await self._driver.stage.fill(self._id, folder, tree)

@@ -214,7 +214,7 @@ async def test_an_event_that_is_no_json_is_an_error(lab: Lab) -> None:
 
 async def test_modules_of_the_user_shadow_none_of_ours(lab: Lab) -> None:
     poison = "raise RuntimeError('shadowed')\n"
-    names = ("sdk", "agent", "traceback", "select", "signal", "struct", "jiffy_function", "linecache")
+    names = ("sdk", "agent", "traceback", "select", "signal", "struct", "jiffy_function", "jiffy_process", "linecache")
     code = "import json\ndef handler(event, context):\n    return json.mine if event else 1 / 0\n"
     files = {f"{name}.py": poison for name in names} | {"app.py": code, "json/__init__.py": "mine = 1"}
     sandbox = await lab.stem()

@@ -108,3 +108,56 @@ async def test_what_dead_instances_leave_in_memory_is_bounded(lab: Lab) -> None:
         assert sandbox._jail.group is not None
         bound = sandbox._jail.group.bound_bytes()
         assert (n + 1) * 64 * MIB < bound < 2 * (n + 2) * 70 * MIB + LEFT_BYTES
+
+
+async def test_no_process_reaches_into_anothers_memory(lab: Lab) -> None:
+    code = """
+import ctypes, os, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+class Span(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+def refused(work):
+    try:
+        return not work()
+    except PermissionError:
+        return True
+def reaches(pid):
+    there = ctypes.create_string_buffer(8)
+    spans = [Span(ctypes.addressof(there), 8), Span(id(Span), 8)]
+    return libc.process_vm_readv(pid, ctypes.byref(spans[0]), 1, ctypes.byref(spans[1]), 1, 0) > 0
+def handler(event, context):
+    if event == 'pid':
+        return os.getpid()
+    kid = f"import os; os.close(os.open('/proc/{event}/mem', os.O_RDWR)); print('in')"
+    return {
+        "mem": refused(lambda: open(f"/proc/{event}/mem", "r+b")),
+        "environ": refused(lambda: open(f"/proc/{event}/environ").read()),
+        "fds": refused(lambda: os.listdir(f"/proc/{event}/fd")),
+        "readv": refused(lambda: reaches(event)),
+        "ptrace": libc.ptrace(16, event, 0, 0) < 0,
+        "child": b"in" not in subprocess.run([sys.executable, "-c", kid], capture_output=True).stdout,
+    }
+"""
+    sandbox = await lab.sandbox(code)
+    one, two = await sandbox.fork(), await sandbox.fork()
+    for victim in (1, await result(two, "pid")):
+        assert set((await result(one, victim)).values()) == {True}, victim
+    assert await result(two, "pid") > 1, "it lives"
+
+
+@pytest.mark.parametrize("lab", ["docker"], indirect=True)
+@pytest.mark.docker
+async def test_the_agents_socket_is_closed_to_the_function(lab: Lab) -> None:
+    """Who could say "fork" to it would have an instance in no control group."""
+    code = """
+import socket
+def handler(event, context):
+    try:
+        socket.socket(socket.AF_UNIX).connect('/run/jiffy/agent.sock')
+        return 'connected'
+    except PermissionError:
+        return 'refused'
+"""
+    sandbox = await lab.sandbox(code)
+    assert await result(await sandbox.fork()) == "refused"
+    assert await result(await sandbox.fork()) == "refused", "we can still connect"

@@ -34,9 +34,11 @@ if TYPE_CHECKING:
         prepare,
         run,
     )
+    from builder.runtimes.python.jiffy_process import limit, refresh, remove_tree, seal_memory, subreaper
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # an isolated interpreter does not do it
     from jiffy_function import Context, Function, LoadError, exit_status, flush, load_handler, prepare, run
+    from jiffy_process import limit, refresh, remove_tree, seal_memory, subreaper
 
     del sys.path[0]
 
@@ -110,19 +112,6 @@ def serve(conn: socket.socket, handler: Callable[[Any, Any], Any], function: Fun
         ok, payload, spent = run(handler, event, Context(function, meta["id"], meta["timeout_ms"]))
         flush()
         send_frame(conn, b'{"t":"%s","us":%d}' % (b"ok" if ok else b"error", spent), payload)
-
-
-def remove_tree(path: str) -> None:
-    """Remove a scratch folder; what can't be removed stays."""
-    try:
-        for entry in os.scandir(path):
-            if entry.is_dir(follow_symlinks=False):
-                remove_tree(entry.path)
-            else:
-                os.unlink(entry.path)
-        os.rmdir(path)
-    except (OSError, RecursionError):
-        pass
 
 
 def redirect(log: socket.socket) -> None:
@@ -335,36 +324,6 @@ def _nothing(_signal: int, _frame: FrameType | None) -> None:
     """Having a handler is what makes the kernel's signal reach the wake-up pipe."""
 
 
-def refresh() -> None:
-    """After a fork: nothing random or temporary may be shared (random itself reseeds through os.register_at_fork)."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        try:
-            numpy_random.seed()
-        except Exception:
-            pass
-    tempfile = sys.modules.get("tempfile")
-    if tempfile is not None:
-        tempfile.__dict__.update(tempdir=None, _name_sequence=None)
-
-
-def limit(name: str, value: int) -> None:
-    """Lower a resource limit for good."""
-    import resource
-
-    which = getattr(resource, name)
-    hard = resource.getrlimit(which)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(which, (value, value))
-
-
-def subreaper() -> None:
-    """Orphans of this instance become its children, not the zygote's: so the zygote can tell whose they are."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-
-
 def listen() -> socket.socket:
     inherited = os.environ.pop("JIFFY_LISTEN_FD", None)
     if inherited is not None:
@@ -379,6 +338,7 @@ def listen() -> socket.socket:
 
 
 def main() -> None:
+    seal_memory()
     limit("RLIMIT_CORE", 0)
     limit("RLIMIT_NOFILE", OPEN_FILES_MAX)
     listener = listen()
