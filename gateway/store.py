@@ -42,6 +42,7 @@ REPLY_MAX_S = 5.0  # a healthy Redis answers within a millisecond; this long mea
 CONNECTIONS_MAX = 256  # logs and builds that are being followed hold one each
 FORGET_AFTER_MS = 60_000  # heartbeats older than this are removed
 BACK_OFF_S = 0.2
+ANSWERS_MAX_BYTES = 64 * limits.MIB  # of one reply with answers, about
 LOGS_PAGE = 100  # entries per look, at most 6 MB
 LOGS_MAX_BYTES = 16 * limits.MIB  # of the past that one request holds in memory
 
@@ -114,6 +115,7 @@ class Store:
         self._remove = self._redis.register_script(scripts.REMOVE)
         self._set_live = self._redis.register_script(scripts.SET_LIVE)
         self._clock = Clock()
+        self._largest = limits.PAYLOAD_MAX_BYTES  # answer of late; until some have come, the largest there may be
 
     @property
     def client(self) -> Any:
@@ -184,13 +186,21 @@ class Store:
                 await self._sending.ask(REPLY_MAX_S, "EVAL", scripts.SEND, len(names), *names, *values)
 
     async def receive(self, gateway: str, wait_s: float = 1.0) -> Sequence[bytes]:
-        """The packed answers that have come in; waits up to `wait_s` for the first."""
+        """The packed answers that have come in; waits up to `wait_s` for the first.
+
+        How many at once depends on the largest that came lately, so that ANSWERS_MAX_BYTES are rarely exceeded.
+        """
+        count = max(1, min(limits.STREAM_READ_MAX, ANSWERS_MAX_BYTES // self._largest))
         with translated():
             reply = await self._receiving.ask(
                 wait_s + REPLY_MAX_S,
-                *("BLMPOP", wait_s, 1, keys.answers(gateway), "LEFT", "COUNT", limits.STREAM_READ_MAX),
+                *("BLMPOP", wait_s, 1, keys.answers(gateway), "LEFT", "COUNT", count),
             )
-        return reply[1] if reply else ()
+        if not reply:
+            return ()
+        answers: list[bytes] = reply[1]
+        self._largest = max(self._largest // 2, *map(len, answers))
+        return answers
 
     async def invocation(self, invocation: str) -> InvocationRecord | None:
         with translated():

@@ -18,7 +18,7 @@ import logging
 from functools import partial
 from typing import Protocol
 
-from jiffy.contract import meter
+from jiffy.contract import limits, meter
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Call, Outcome
@@ -68,7 +68,7 @@ class Executor:
         self._stuck: set[bytes] = set()  # entries whose completion the queue refuses: they stay pending there
         self._running: dict[bytes, Attempt] = {}  # in the order in which they began
         self._revisions: dict[bytes, Known] = {}
-        self._mean_size = 1024.0
+        self._mean_size = float(limits.PAYLOAD_MAX_BYTES)  # until it is known better, the first read is a small one
         self._sweeping = False
         self._stopping = False
         self._leaving = False  # whatever is ordered: this process ends

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.dispatch import BATCH_MAX, Dispatcher
 from gateway.loops import Loops
-from gateway.store import Sent
-from jiffy.contract import keys, wire
+from gateway.store import ANSWERS_MAX_BYTES, Sent, Store
+from jiffy.contract import keys, limits, wire
 from jiffy.contract.errors import DeadlineExceeded, JiffyError, Unavailable
 from jiffy.contract.messages import Answer, Call
 from tests.gateway.fake_invoker import answer
@@ -174,3 +175,18 @@ async def test_stopping_answers_everyone() -> None:
         future = submit(dispatcher, call(1), 60)
     with pytest.raises(Unavailable, match="stopping"):
         await future
+
+
+@pytest.mark.redis
+async def test_large_answers_are_read_a_few_at_a_time_and_small_ones_many(redis_url: str) -> None:
+    store = Store(redis_url)
+    large, small = b"x" * limits.PAYLOAD_MAX_BYTES, b"x" * 100
+    few = ANSWERS_MAX_BYTES // limits.PAYLOAD_MAX_BYTES
+    async with Redis.from_url(redis_url) as redis:
+        for _ in range(few + 1):
+            await redis.rpush(keys.answers("gw"), large)
+        assert [len(await store.receive("gw")) for _ in range(2)] == [few, 1]
+        await redis.rpush(keys.answers("gw"), *[small] * 4 * BATCH_MAX)
+        counts = [len(await store.receive("gw")) for _ in range(7)]
+    assert counts[0] == few and counts[-1] == BATCH_MAX
+    await store.close()
