@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import tarfile
 import tempfile
@@ -51,6 +52,7 @@ class DockerJail:
         self._stopped: asyncio.Future[str] | None = None
         self.group: Group | None = None
         self.pid = 0
+        self._pidfd = -1
 
     def connect(self) -> socket.socket:
         return self._folder.connect()
@@ -67,13 +69,13 @@ class DockerJail:
         """Create and start the container, and wait until its agent listens. Raises SandboxFailed."""
         options = self._driver.walls(self._uid, self._folder.path, network=network)
         name = f"jiffy-{self._driver.config.invoker}-{self._id}"
-        container = await self._driver.ask(
-            self._driver.client.containers.create, image, list(command), name=name, **options
-        )
+        container = await self._driver.create(image, list(command), name=name, **options)
         self._container = container.id
         await self._driver.ask(container.start)
         await self._driver.ask(container.reload)
         self.pid = int(container.attrs["State"]["Pid"])
+        with contextlib.suppress(OSError):  # it ended already
+            self._pidfd = os.pidfd_open(self.pid)
         if not self._driver.config.docker_runtime.startswith(FOREIGN_KERNELS):
             self.group = self._driver.cgroups.adopt(self.pid)
         if self.group is not None:
@@ -101,6 +103,11 @@ class DockerJail:
     async def _stop(self) -> str:
         if self.group is not None:
             self.group.thaw()  # what is frozen can't die
+        if self._pidfd >= 0:  # by ourselves first: an engine that hangs removes it when it is back
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.close(self._pidfd)
+            self._pidfd = -1
         if self._container:
             with contextlib.suppress(PlatformError):
                 await asyncio.to_thread(self._driver.remove, self._container)
@@ -207,6 +214,15 @@ class Docker:
                 file.flush()
                 self.client.api.import_image_from_file(file.name, repository=REPOSITORY, tag=tag)
         return name
+
+    async def create(self, image: str, command: list[str], **options: Any) -> Any:
+        """A container. An image that is gone (an engine with a new data folder, a prune) is imported anew next time."""
+        try:
+            return await self.ask(self.client.containers.create, image, command, **options)
+        except SandboxFailed as exc:
+            if isinstance(exc.__cause__, docker.errors.ImageNotFound):
+                self._images.clear()
+            raise
 
     def walls(self, uid: int, folder: Path, *, network: bool) -> dict[str, Any]:
         """The options of a container."""

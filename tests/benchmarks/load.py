@@ -16,7 +16,7 @@ from typing import cast
 
 def request(method: str, path: str, body: bytes = b"", content_type: str = "application/json") -> bytes:
     """The bytes of one HTTP/1.1 request."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}"
+    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}"
     return f"{head}\r\n\r\n".encode() + body
 
 
