@@ -137,16 +137,6 @@ class RevisionPool:
         return False
 
     # --- refusing ---------------------------------------------------------------------------------------------
-    def refuse_all(self, refusal: Refusal, begun_us: int = 0) -> None:
-        """Tell every waiting call the same; `begun_us` is when the cold start began that they waited for."""
-        now_us = self._host.now()
-        first = True
-        while self.waiting:
-            caller = self.waiting.pop()
-            init_us = now_us - max(begun_us, caller.arrived_us) if begun_us else 0
-            caller.refuse(refusal.after(init_us, first=first))
-            first = False
-
     def _throttled(self, why: str) -> Refusal:
         usual_us = max(self.usual_us, self._host.now() - self._begun_us if self.running else 0)
         self._host.figures.decisions["throttle"] += 1
@@ -156,6 +146,8 @@ class RevisionPool:
     def _late(self) -> Refusal:
         if self._cold and (refusal := self._cold.late()):
             return refusal
+        if self._cold and not self.boxes:
+            return self._throttled("its sandbox did not start in time: the host is overloaded, or its engine hangs")
         return self._throttled(self._limit or f"none of its {self.instances} instances was free in time")
 
     # --- growing ----------------------------------------------------------------------------------------------
@@ -269,7 +261,8 @@ class RevisionPool:
             self._failures = self._fork_again_us = 0
             self._host.figures.opened(came.phases)
             if not self.boxes:
-                self._mark_cold(begun_us, came.log)
+                self.cold_calls += len(self.waiting)
+                self.waiting.mark_cold(self._host.now(), begun_us, came.log)
             self.boxes.append(came.box)
             self._joined(came.box, came.instance)
         else:
@@ -288,16 +281,7 @@ class RevisionPool:
             return
         self.calls += len(self.waiting)
         self.cold_calls += len(self.waiting)
-        self.refuse_all(refusal, begun_us)
-
-    def _mark_cold(self, begun_us: int, text: bytes) -> None:
-        now_us = self._host.now()
-        self.cold_calls += len(self.waiting)
-        for caller in self.waiting:
-            caller.cold = True
-            caller.init_us = now_us - max(begun_us, caller.arrived_us)
-        if self.waiting:
-            self.waiting.first.init_log = text
+        self.waiting.refuse_all(refusal, self._host.now(), begun_us)
 
     # --- sleeping, waking, ending -------------------------------------------------------------------------------
     @property
@@ -388,11 +372,11 @@ class RevisionPool:
     def drain(self) -> None:
         """Nothing new will be started: tell the calls that could only wait for that."""
         if not self.boxes and not self._cold:
-            self.refuse_all(platform(STOPPING))
+            self.waiting.refuse_all(platform(STOPPING), self._host.now())
 
     async def close(self) -> None:
         """End every sandbox, the one that is being opened included; refuse what waits."""
-        self.refuse_all(platform(STOPPING))
+        self.waiting.refuse_all(platform(STOPPING), self._host.now())
         if self._cold:
             await self._cold.cancel()
         for box in list(self.boxes):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from . import policy
 from .lease import Caller
+from .refusal import Refusal
 
 
 class Sum:
@@ -78,6 +79,23 @@ class Waiting:
             total.calls -= 1
             total.payload_bytes -= caller.size
         return caller
+
+    def mark_cold(self, now_us: int, begun_us: int, text: bytes) -> None:
+        """They all waited for a cold start that began then, and whose import printed `text`."""
+        for caller in self._callers:
+            caller.cold = True
+            caller.init_us = now_us - max(begun_us, caller.arrived_us)
+        if self._callers:
+            self.first.init_log = text
+
+    def refuse_all(self, refusal: Refusal, now_us: int, begun_us: int = 0) -> None:
+        """Tell every one the same; `begun_us` is when the cold start began that they waited for."""
+        first = True
+        while self._callers:
+            caller = self.pop()
+            init_us = now_us - max(begun_us, caller.arrived_us) if begun_us else 0
+            caller.refuse(refusal.after(init_us, first=first))
+            first = False
 
     def late(self, now_us: int) -> list[Caller]:
         """Take out those whose latest start is past."""

@@ -29,7 +29,9 @@ class Engine:
         places = ("--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", "-H", self.url)
         silent = ("--pidfile", f"{self.folder}/pid", "--bridge", "none", "--iptables=false", "--ip6tables=false")
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(["dockerd", *places, *silent], stdout=log, stderr=log)
+            # without a bridge it removes docker0: in a network of its own, or the host's engine would lose its
+            command = ["unshare", "--net", "dockerd", *places, *silent]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         give_up = time.monotonic() + START_S
         while True:
             with contextlib.suppress(docker.errors.DockerException, OSError):
@@ -82,4 +84,5 @@ def trouble() -> str:
     """Why there can be no engine of our own; "" when there can."""
     if os.geteuid() != 0:
         return "an engine of our own needs root"
-    return "" if shutil.which("dockerd") else "there is no dockerd to start"
+    missing = [name for name in ("dockerd", "unshare") if not shutil.which(name)]
+    return f"there is no {missing[0]} to start" if missing else ""
