@@ -1,4 +1,8 @@
-"""Every number that bounds something, in one place, each with its reason. Units stand in the names."""
+"""The bounds that users meet or that more than one room keeps, each with its reason. Units stand in the names.
+
+Numbers that tune one module alone (pauses, batch sizes, patience) stand at its top, with their reasons; how long
+processes get to end in is endings.py's.
+"""
 
 from __future__ import annotations
 
