@@ -15,6 +15,8 @@ engine_answers() {
 install_missing() {
     missing=
     command -v redis-server >/dev/null || missing="$missing redis-server"
+    command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+    command -v chromium >/dev/null || missing="$missing chromium fonts-dejavu-core" # to look at statements
     command -v dockerd >/dev/null || engine_answers || missing="$missing docker.io"
     command -v nats-server >/dev/null || missing="$missing nats-server"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"

@@ -19,10 +19,11 @@ from sqlalchemy import Connection, Engine
 from jiffy.contract.errors import JiffyError, Unavailable
 from jiffy.contract.meter import Tariff
 
-from . import advice, comparison, database, questions, shelf, statements
+from . import advice, comparison, database, questions, retention, shelf, statements
 from .advice import Advice
 from .comparison import Comparison
 from .feed import Feed, RedisFeed
+from .hours import HOUR_MS
 from .lines import Attempt, Sum
 from .prices import PriceBook, PriceList
 from .questions import Answer, By, Question
@@ -30,6 +31,7 @@ from .settle import STEP_ROWS, Settler
 
 TURN_S = 1.0  # how far the ledger lags behind the calls; each turn with records costs one flush to disk
 LEASE_MS = 3000  # a gateway that died is replaced after three turns
+FORGET_S, FORGET_PAUSE_S = 3600.0, 0.05  # old calls are removed once an hour, and never all at once
 ASK_BUDGET_S = 2.0  # a question waits for settling no longer than this, about 150,000 records
 
 T = TypeVar("T")
@@ -42,12 +44,17 @@ def wall_ms() -> int:
 
 
 async def open_ledger(
-    url: str, redis_url: str, now_ms: Callable[[], int] = wall_ms, price_list: PriceList | None = None
+    url: str,
+    redis_url: str,
+    now_ms: Callable[[], int] = wall_ms,
+    price_list: PriceList | None = None,
+    keep_days: int = 0,
 ) -> Ledger:
     """The ledger in the database at `url`, fed by the Redis at `redis_url`. Settles nothing until `start()`.
 
     `now_ms` is called from threads; it says the epoch on the Redis server's clock. The books of `price_list` are
-    published; without one, a new ledger gets those that are shipped. Raises Unavailable, and Conflict when a price
+    published; without one, a new ledger gets those that are shipped. Single calls are removed after `keep_days` (0:
+    never). Raises Unavailable, and Conflict when a price
     book that has been in force was edited.
     """
     feed = RedisFeed(redis_url)
@@ -61,18 +68,21 @@ async def open_ledger(
     except JiffyError:
         feed.close()
         raise
-    return Ledger(engine, feed, known, now_ms)
+    return Ledger(engine, feed, known, now_ms, keep_days)
 
 
 class Ledger:
     """Settles usage records and answers questions about them. Made by `open_ledger`."""
 
-    def __init__(self, engine: Engine, feed: Feed, price_list: PriceList, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, engine: Engine, feed: Feed, price_list: PriceList, now_ms: Callable[[], int], keep_days: int = 0
+    ) -> None:
         self.now_ms = now_ms
         self.price_list = price_list
         self._engine = engine
         self._feed = feed
         self._settler = Settler(engine, feed, price_list, now_ms)
+        self._keep_days = keep_days
         self._turn = asyncio.Lock()  # one settling step at a time in this process
         self._name = uuid.uuid4().hex
         self._closing = asyncio.Event()
@@ -81,7 +91,7 @@ class Ledger:
 
     async def start(self) -> None:
         """Settle in the background, and hear of new price books, from now on."""
-        for work in (self._settle_for_ever(), self._follow_books()):
+        for work in (self._settle_for_ever(), self._follow_books(), self._forget_old_calls()):
             self._tasks.append(asyncio.create_task(work, name="ledger"))
 
     async def close(self) -> None:
@@ -118,6 +128,41 @@ class Ledger:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), TURN_S)
 
+    # --- retention --------------------------------------------------------------------------------------------
+
+    async def forget_old_calls(self) -> int:
+        """Removes the single calls that are older than is kept; returns how many. Raises Unavailable."""
+        removed, before_ms = 0, retention.horizon_ms(self.now_ms(), self._keep_days)
+        while self._keep_days and not self._closing.is_set():
+            async with self._turn:
+                some = await asyncio.to_thread(retention.forget, self._engine, before_ms)
+            removed += some
+            if not some:
+                break
+            await asyncio.sleep(FORGET_PAUSE_S)
+        return removed
+
+    async def _forget_old_calls(self) -> None:
+        while self._keep_days and not self._closing.is_set():
+            with contextlib.suppress(JiffyError):  # the database is away: settling says so
+                await self.forget_old_calls()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), FORGET_S)
+
+    async def _where_kept(self, question: Question) -> Question:
+        """The same question where calls were removed: single ones since then only, sums of whole hours before it."""
+        kept_ms = await asyncio.to_thread(retention.kept_since, self._engine)
+        since, until = question.since_ms, question.until_ms
+        if question.by is By.CALL:
+            return (
+                question if question.month is not None else replace(question, since_ms=max(since or 0, kept_ms) or None)
+            )
+        if since is not None and since < kept_ms:
+            since = since // HOUR_MS * HOUR_MS
+        if until is not None and until < kept_ms:
+            until = -(-until // HOUR_MS) * HOUR_MS
+        return replace(question, since_ms=since, until_ms=until)
+
     # --- settling and asking ----------------------------------------------------------------------------------
 
     async def settle_now(self, budget_s: float = ASK_BUDGET_S) -> int:
@@ -130,6 +175,7 @@ class Ledger:
 
     async def ask(self, question: Question, with_total: bool = True) -> Answer:
         """One page of a bill with its total, of what is settled. Raises Unavailable."""
+        question = await self._where_kept(question)
         return await asyncio.to_thread(questions.answer, self._engine, question, with_total)
 
     async def pages(self, question: Question) -> AsyncIterator[tuple[Attempt, ...] | tuple[Sum, ...]]:

@@ -25,7 +25,7 @@ from jiffy.contract import wire
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Usage
 
-from . import hours, tables
+from . import hours, retention, tables
 from .database import insert_new, lock, put, writing
 from .feed import Entry, Feed
 from .prices import PriceBook, PriceList
@@ -92,10 +92,11 @@ class Settler:
         records, unreadable = self._decode(entries)
         with writing(self._engine) as connection:
             lock(connection)
+            records, removed = self._kept(connection, records)
             names = self._names(connection, records)
             new = self._write(connection, self._rows(records, names, closed_months(connection)))
             hours.add(connection, new, self.prices.by_version)
-            rejected = put(connection, tables.rejected, unreadable)
+            rejected = put(connection, tables.rejected, [*unreadable, *removed])
             _move(connection, entries[-1].id, len(new), len(records) - len(new), rejected, self._now_ms())
         self._functions, self._labels, self._variants = names  # only now are they sure to be in the tables
         self._feed.forget(entries[-1].id)
@@ -112,6 +113,16 @@ class Settler:
             if n % SLICE_ROWS == 0:
                 time.sleep(PAUSE_S)
         return records, unreadable
+
+    def _kept(self, connection: Connection, records: list[Usage]) -> tuple[list[Usage], list[dict[str, object]]]:
+        """Records that can still be told from repeated ones, and those of calls that are removed by now."""
+        since_ms = retention.read(connection)
+        old = [u for u in records if u.started_ms < since_ms]
+        if not old:
+            return records, []
+        reason = "the call began before those that are still kept: it may be settled already"
+        removed = [_reject(Entry(u.invocation, wire.pack(u)), reason, self._now_ms()) for u in old]
+        return [u for u in records if u.started_ms >= since_ms], removed
 
     def _names(self, connection: Connection, records: list[Usage]) -> Names:
         return Names(

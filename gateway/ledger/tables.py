@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from jiffy.contract.messages import Outcome
 
-SCHEMA = "4"  # the newest revision in migrations/
+SCHEMA = "5"  # the newest revision in migrations/
 
 # Stored as numbers to keep rows short. A number, once given, keeps its meaning for ever.
 OUTCOMES = {
@@ -160,6 +160,7 @@ settlement = Table(  # one row: how far the ledger is; locked by whoever settles
     _number("repeated"),  # records that were there already
     _number("rejected"),
     _number("at_ms"),
+    _later("kept_since_ms", BigInteger),  # rows of `usage` from before were removed: retention.py
 )
 
 statements = Table(  # of closed months: never changed

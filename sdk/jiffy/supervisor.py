@@ -55,6 +55,7 @@ class Plan:
     instances: int
     tenant_instances: int
     ledger: str | None  # None: an SQLite file in the data folder
+    keep_calls: int  # days; 0: for ever
     prices: Path | None  # None: those that the ledger has
     verbose: bool
     api_key: str | None
@@ -103,6 +104,7 @@ class Supervisor:
         where = ["--redis", redis_url, "--data", str(home.path)]
         secret = {"JIFFY_API_KEY": self._plan.api_key} if self._plan.api_key else {}
         book = ["--ledger", self._plan.ledger] if self._plan.ledger else []
+        book += ["--keep-calls", str(self._plan.keep_calls)] if self._plan.keep_calls else []
         book += ["--prices", str(self._plan.prices)] if self._plan.prices else []
         book += [word for name in self._plan.allow_hosts for word in ("--allow-host", name)]
         book += [word for network in self._plan.callbacks_to for word in ("--callbacks-to", network)]

@@ -113,13 +113,15 @@ def _fetch(client: Client, params: dict[str, str | None], limit: int | None) -> 
     """The whole answer, or its first `limit` rows, as one document."""
     rows: list[Line] = []
     after: str | None = None
+    again = params["by"] == "call" and limit is None
     while True:
         size = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - len(rows))
         document = client.usage(**params, limit=size, after=after)
         rows += document["rows"]
         after = document["next"]
-        if after is None and limit is None and params["by"] == "call" and len(rows) != document["total"]["calls"]:
-            rows = []  # earlier calls were settled while we read: read once more, so that the total is the rows' sum
+        if after is None and again and len(rows) != document["total"]["calls"]:
+            # Earlier calls were settled while we read: read once more, so that the total is the rows' sum.
+            rows, again = [], False
             continue
         if after is None or (limit is not None and len(rows) >= limit):
             return document | {"rows": rows}

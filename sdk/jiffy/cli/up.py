@@ -30,6 +30,12 @@ def _networks(ctx: click.Context, parameter: click.Parameter, given: tuple[str, 
 )
 @click.option("--ledger", metavar="URL", help="A database of your own for the bill instead of an SQLite file.")
 @click.option(
+    "--keep-calls",
+    metavar="DAYS",
+    type=click.IntRange(35, 36_500),  # a month's calls can still be looked at when it is closed
+    help="Remove single calls from the bill after so long; sums and statements stay.  [default: never]",
+)
+@click.option(
     "--prices",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -65,6 +71,7 @@ def up(
     port: int,
     data: Path | None,
     ledger: str | None,
+    keep_calls: int | None,
     prices: Path | None,
     redis: str | None,
     sandbox: str,
@@ -98,6 +105,7 @@ def up(
         instances=instances,
         tenant_instances=tenant_instances,
         ledger=ledger,
+        keep_calls=keep_calls or 0,
         prices=prices.absolute() if prices else None,
         verbose=verbose,
         allow_hosts=allow_host,
