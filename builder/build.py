@@ -39,6 +39,7 @@ class Step:
     elapsed_ms: int = 0
 
 
+WARNING = "warning"  # the step of what its author should know, though the build goes on
 Tell = Callable[[Step], None]
 
 
@@ -68,12 +69,13 @@ class Builder:
             with _step(tell, "unpack") as step:
                 step.bytes = source.unpack(archive, request.source, code)
                 wanted = deps.requirements(code)
-                check.check(code, spec.handler, python, self._processes)
+                imports = check.check(code, spec.handler, python, self._processes)
                 step.text = f"{spec.handler} found in {_size(step.bytes)} of source"
             layers = [self.base(python, tell)]
             needs = libraries.needs(libraries.native(code), layout.layer_tree(self._data, layers[0].layer.digest))
             if wanted or needs:
                 layers.append(self._dependencies(spec, wanted, needs, python, layers[0], folder, tell))
+            self._warn(spec, imports, code, layers[1:], tell)
             if spec.slim:
                 layers[0] = self._slim(spec, python, code, layers[1:], tell)
             _check_size(step.bytes, layers[1:])
@@ -98,6 +100,16 @@ class Builder:
             step.bytes = stored.layer.size_bytes
             step.text = f"{python.runtime} base layer, {_size(step.bytes)}"
         return stored
+
+    def _warn(
+        self, spec: FunctionSpec, imports: tuple[str, ...], code: Path, deps_layer: list[StoredLayer], tell: Tell
+    ) -> None:
+        """The build goes on: the import may be one that never happens."""
+        trees = [code, *(layout.layer_tree(self._data, stored.layer.digest) for stored in deps_layer)]
+        module = spec.handler.partition(":")[0]
+        nowhere = "neither in the standard library, nor your code, nor its dependencies"
+        for name in check.missing(imports, trees):
+            tell(Step(WARNING, f"{module} imports {name}, which is {nowhere}"))
 
     def _slim(
         self, spec: FunctionSpec, python: Interpreter, code: Path, deps_layer: list[StoredLayer], tell: Tell

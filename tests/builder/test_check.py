@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder.processes import Processes
-from builder.runtimes.python.check import check
+from builder.runtimes.python.check import check, missing
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract.errors import BuildFailed
 
@@ -41,6 +41,18 @@ GOOD = {
 def test_a_plausible_handler_passes(case: str, tmp_path: Path, python: Interpreter) -> None:
     files, handler = GOOD[case]
     check(write(tmp_path, files), handler, python, Processes())
+
+
+def test_imports_that_are_nowhere_are_told(tmp_path: Path, python: Interpreter) -> None:
+    head = "from __future__ import annotations\nimport os.path, requests.sessions\nfrom yaml import load\n"
+    head += "from . import sibling\nimport mine, own.part, native, installed\n"
+    maybe = "try:\n    import ujson\nexcept ImportError: ...\nif 0:\n    import never\ndef f():\n    import later\n"
+    code = write(tmp_path, {"m.py": head + maybe + OK, "mine.py": "", "own/part.py": ""})
+    (code / "native.cpython-311-x86_64-linux-gnu.so").write_bytes(b"")
+    deps = write(tmp_path / "deps", {"installed/__init__.py": ""})
+    imports = check(code, "m:handler", python, Processes())
+    assert imports == ("installed", "mine", "native", "own", "requests", "yaml")
+    assert missing(imports, [code, deps]) == ("requests", "yaml")
 
 
 BAD = {

@@ -136,6 +136,15 @@ async def test_unchanged_code_makes_no_revision_and_any_change_makes_the_next(pl
     assert [(e.revision, e.unchanged) for e in ends] == [(1, False), (1, True), (2, False), (3, False), (4, False)]
 
 
+async def test_an_import_that_is_nowhere_is_warned_of_and_deployed(platform: Platform) -> None:
+    platform.start()
+    event, steps = await platform.deploy("hello", {"app.py": f"import greeter\n{CODE}"})
+    assert event.kind == "done"
+    assert [step.text for step in steps if step.step == "warning"] == [
+        "app imports greeter, which is neither in the standard library, nor your code, nor its dependencies"
+    ]
+
+
 async def test_a_change_of_code_alone_asks_no_resolver(platform: Platform, wheels: Path) -> None:
     platform.start()
     wheel(wheels, "greeter", {"greeter.py": b""})

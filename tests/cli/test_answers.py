@@ -89,6 +89,14 @@ def test_many_functions_tell_no_steps_where_nobody_watches(
     assert all(f"{platform.url}/function/{name}" in out for name in names)
 
 
+def test_what_the_builder_warns_of_is_told_at_the_end(platform: Platform, tmp_path: Path) -> None:
+    warning = STEP | {"step": "warning", "text": "m imports requests, which is nowhere"}
+    deploy(platform, tmp_path, "a", events=(warning, STEP, done()))
+    out, err = (command := start(platform, str(tmp_path), "-q")).communicate(timeout=20)
+    assert command.returncode == 0 and out.startswith("a  revision 1")
+    assert err == "jiffy: warning: a: m imports requests, which is nowhere\n"
+
+
 @pytest.mark.parametrize(("network", "warned"), [("network = true\n", True), ("", False)])
 def test_a_network_that_no_host_can_give_is_a_warning(
     platform: Platform, tmp_path: Path, network: str, warned: bool

@@ -32,6 +32,7 @@ class Problem:
 class Compiled:
     problems: tuple[Problem, ...]
     names: tuple[str, ...] | None = None  # of the file that was asked about; None: it may have any
+    imports: tuple[str, ...] = ()  # top-level packages which that file needs, beside the standard library
 
 
 def compile_tree(
@@ -47,7 +48,7 @@ def compile_tree(
     """Compile every .py under `tree`; in tracebacks they are files under `seen_as`.
 
     `sourceless` puts x.pyc in the place of x.py, else it goes into __pycache__. `names_of` is a file whose top-level
-    names are wanted. A file that doesn't compile is reported and left alone.
+    names and imports are wanted. A file that doesn't compile is reported and left alone.
     """
     files = sorted(
         Path(folder, name).relative_to(tree).as_posix()
@@ -71,7 +72,8 @@ def compile_tree(
         answers = [answer for part in pool.map(run, chunks) for answer in part]
     problems = [Problem(**a["problem"]) for a in answers if "problem" in a]  # type: ignore[arg-type]
     names = next((_names(a["names"]) for a in answers if "names" in a), None)
-    return Compiled(tuple(sorted(problems, key=lambda p: p.file)), names)
+    imports = next((_names(a["imports"]) for a in answers if "imports" in a), None)
+    return Compiled(tuple(sorted(problems, key=lambda p: p.file)), names, imports or ())
 
 
 def _names(found: object) -> tuple[str, ...] | None:

@@ -7,6 +7,7 @@ Compiling leaves __pycache__ folders behind, which are part of the code layer: t
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from builder.processes import Processes
@@ -17,8 +18,11 @@ from . import bytecode
 from .interpreter import Interpreter
 
 
-def check(code: Path, handler: str, python: Interpreter, processes: Processes) -> None:
-    """Raises BuildFailed with file, line and message when `handler` ("module:attribute") can't work."""
+def check(code: Path, handler: str, python: Interpreter, processes: Processes) -> tuple[str, ...]:
+    """The top-level packages that the handler's module imports, beside the standard library.
+
+    Raises BuildFailed with file, line and message when `handler` ("module:attribute") can't work.
+    """
     module, _, attribute = handler.partition(":")
     name = _find(code, module)
     done = bytecode.compile_tree(processes, python.executable, code, layout.TASK_DIR, names_of=name)
@@ -30,6 +34,18 @@ def check(code: Path, handler: str, python: Interpreter, processes: Processes) -
         close = difflib.get_close_matches(attribute, done.names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise BuildFailed(f"{name} has no {attribute!r}, which handler = {handler!r} asks for{hint}")
+    return done.imports
+
+
+def missing(imports: tuple[str, ...], trees: Iterable[Path]) -> tuple[str, ...]:
+    """Those of `imports` that are in none of these folders."""
+    folders = tuple(trees)
+    return tuple(name for name in imports if not any(_holds(folder, name) for folder in folders))
+
+
+def _holds(folder: Path, name: str) -> bool:
+    place = folder / name
+    return place.is_dir() or place.with_suffix(".py").is_file() or any(folder.glob(f"{name}.*so"))
 
 
 def _find(code: Path, module: str) -> str:

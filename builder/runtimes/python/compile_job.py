@@ -31,7 +31,9 @@ def main() -> None:
         if problem is not None:
             print(json.dumps({"problem": {"file": name, "line": problem[0], "message": problem[1]}}))
     if job["names_of"]:
-        print(json.dumps({"names": _top_level(os.path.join(job["root"], job["names_of"]))}))
+        path = os.path.join(job["root"], job["names_of"])
+        print(json.dumps({"names": _top_level(path)}))
+        print(json.dumps({"imports": _imports(path)}))
 
 
 def _compile(job: dict[str, object], name: str) -> tuple[int, str] | None:
@@ -99,6 +101,22 @@ def _top_level(path: str) -> list[str] | None:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("globals", "vars"):
             return None
     return None if "__getattr__" in names else sorted(names)
+
+
+def _imports(path: str) -> list[str]:
+    """Top-level packages that the module at `path` can't do without, those of the standard library left out."""
+    try:
+        with open(path, "rb") as file:
+            body = ast.parse(file.read()).body  # not what stands in an `if`, a `try` or a function
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    names: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return sorted(names - sys.stdlib_module_names)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def deploy(folder: Path, only: tuple[str, ...], quiet: bool, as_json: bool) -> N
     """
     specs = declared(folder, only)
     going: list[str] = []  # are being built
+    warnings: list[str] = []
     done: list[dict[str, Any]] = []
     with Client() as client:
         try:
@@ -49,12 +50,16 @@ def deploy(folder: Path, only: tuple[str, ...], quiet: bool, as_json: bool) -> N
                     if event["kind"] in LAST_EVENTS:
                         going.remove(event["function"])
                         done.append(_result(client, event))
+                    elif event["step"] == "warning":
+                        warnings.append(f"jiffy: warning: {event['function']}: {event['text']}")
                     else:
                         show(event["function"], _step(event))
         except (KeyboardInterrupt, Unavailable) as exc:
             _show(done, as_json)
             _interrupted(going, exc)
         _show(done, as_json)
+        for line in warnings:
+            click.echo(line, err=True)
         if any(one.network for one in specs):
             _warn_of_no_network(client, [one.name for one in specs if one.network])
     if any("error" in result for result in done):

@@ -300,7 +300,7 @@ class BuildEvent(NamedTuple):
 
     kind: str  # "step" | "done" | "failed"
     text: str  # one line for people
-    step: str  # "unpack" | "base" | "deps" | "code" | "image" | "publish"
+    step: str  # "warning" | "unpack" | "base" | "deps" | "code" | "image" | "publish"
     at_ms: int
     elapsed_ms: int  # of this step
     cached: bool
