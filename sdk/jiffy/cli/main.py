@@ -28,6 +28,7 @@ COMMANDS = {
     "init": Entry("init", "Write a first function to start from."),
     "deploy": Entry("deploy", "Build a folder's functions and put them in service."),
     "build": Entry("build", "Make images of a folder's functions, without a platform."),
+    "image": Entry("image", "Show what is inside a function's image, and why."),
     "invoke": Entry("invoke", "Call a function and print its result."),
     "result": Entry("invocations", "Show what became of an asynchronous call."),
     "cancel": Entry("invocations", "Take back a queued call."),
