@@ -141,6 +141,13 @@ def test_headers_that_are_the_platforms_are_dropped() -> None:
     [
         ({"statusCode": 99}, "statusCode"),
         ({"statusCode": None}, "statusCode"),
+        ({"statusCode": float("inf")}, "statusCode"),  # as 1e999 arrives
+        ({"statusCode": "9" * 100_000}, "^.{,200}$"),
+        ({"statusCode": 200, "headers": {f"h{n}": "" for n in range(201)}}, "more than 200 headers and cookies"),
+        ({"statusCode": 200, "cookies": ["a"] * 400_000}, "more than 200 headers and cookies"),
+        ({"statusCode": 200, "multiValueHeaders": {"a": ["b"] * 400_000}}, "more than 200 headers and cookies"),
+        ({"statusCode": 200, "headers": {"a": "b" * 70_000}}, "more than 65536 bytes"),
+        ({"statusCode": 200, "headers": {"a b" * 10_000: "c"}}, "^.{,200}$"),
         ({"statusCode": 200, "headers": []}, None),
         ({"statusCode": 200, "headers": [1]}, "headers must be an object"),
         ({"statusCode": 200, "multiValueHeaders": {"a": "b"}}, "multiValueHeaders must be an object of arrays"),

@@ -37,6 +37,7 @@ _TEXT = (
 )
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _CONTROL = frozenset(map(chr, (*range(0x09), *range(0x0A, 0x20), 0x7F)))  # all but the tab
+_HEADERS_MAX, _HEADERS_MAX_BYTES = 200, 64 * 1024  # of a response: what a request may have; clients take no more
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -161,10 +162,10 @@ def response(result: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
 def _status(value: object) -> int:
     try:
         status = int(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: 1e999
         status = 0
     if not 200 <= status <= 599:
-        raise ValueError(f"statusCode must be an integer from 200 to 599, not {value!r}")
+        raise ValueError(f"statusCode must be an integer from 200 to 599, not {_shown(value)}")
     return int(status)
 
 
@@ -177,16 +178,21 @@ def _headers(document: dict[str, object]) -> list[tuple[str, str]]:
         raise ValueError(f"cookies must be an array, not {type(cookies).__name__}")
     pairs: list[tuple[str, str]] = []
     several = document.get("multiValueHeaders")
-    for name, value in _several(given, several) if several else given.items():
+    listed = _several(given, several) if several else [*given.items()]
+    if len(listed) + len(cookies) > _HEADERS_MAX:
+        raise ValueError(f"more than {_HEADERS_MAX} headers and cookies")
+    for name, value in listed:
         lower = str(name).lower()
         if lower in HOP_BY_HOP or lower.startswith("jiffy-"):
             continue  # the connection and the Jiffy-* names are the platform's
         if not lower or not _TOKEN.issuperset(lower):
-            raise ValueError(f"{name!r} is no header name")
+            raise ValueError(f"{_shown(name)} is no header name")
         pairs.append((lower, _header_value(name, value)))
     if not any(name == "content-type" for name, _ in pairs):
         pairs.append(("content-type", "application/json"))
     pairs.extend(("set-cookie", _header_value("cookies", cookie)) for cookie in cookies)
+    if sum(len(name) + len(value) for name, value in pairs) > _HEADERS_MAX_BYTES:
+        raise ValueError(f"headers and cookies of more than {_HEADERS_MAX_BYTES} bytes")
     return pairs
 
 
@@ -199,19 +205,25 @@ def _several(single: dict[str, object], several: object) -> list[tuple[str, obje
     return pairs + [(name, value) for name, values in several.items() for value in values]
 
 
+def _shown(value: object) -> str:
+    """For an error's text: a function may name things as large as its result."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
 def _header_value(name: object, value: object) -> str:
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, (str, int, float)):
         text = str(value)
     else:
-        raise ValueError(f"header {name!r} must be a string, not {type(value).__name__}")
+        raise ValueError(f"header {_shown(name)} must be a string, not {type(value).__name__}")
     if not _CONTROL.isdisjoint(text):
-        raise ValueError(f"header {name!r} has a control character in it, such as a line break")
+        raise ValueError(f"header {_shown(name)} has a control character in it, such as a line break")
     try:
         text.encode("latin-1")
     except UnicodeEncodeError:
-        raise ValueError(f"header {name!r} has characters outside latin-1; percent-encode them") from None
+        raise ValueError(f"header {_shown(name)} has characters outside latin-1; percent-encode them") from None
     return text
 
 
