@@ -37,6 +37,7 @@ _REVISION = re.compile(r"[a-z0-9-]{1,64}:\d{1,10}")
 _NAME_MAX_CHARS = 4096
 _LOST_PLUS = re.compile(r"(T[\d:.,]*) (\d\d:?\d\d)$")  # an unescaped + arrives as a space
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_LAST_MS = 253_402_214_400_000  # the last day that has a date: of times beyond, and before 1970, there are no calls
 
 T = TypeVar("T")
 
@@ -146,11 +147,11 @@ def _limit(text: str) -> int:
 def _moment(text: str, now_ms: int) -> int:
     ago = _AGO.fullmatch(text)
     if ago:
-        return now_ms - int(ago[1]) * _MS[ago[2]]
+        return max(0, now_ms - int(ago[1]) * _MS[ago[2]])
     try:
         moment = dt.datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", text))
         moment = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
-        return (moment - _EPOCH) // dt.timedelta(milliseconds=1)
+        return min(max(0, (moment - _EPOCH) // dt.timedelta(milliseconds=1)), _LAST_MS)
     except (ValueError, OverflowError):
         raise ValueError(
             "a day or time such as 2026-11-01 or 2026-11-01T08:30:00+01:00 (UTC unless it says so), "

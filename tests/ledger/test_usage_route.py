@@ -113,6 +113,9 @@ async def test_by_total_is_one_row(http: httpx.AsyncClient, redis_url: str) -> N
         ("24h", 2),
         ("7d", 3),
         ("2w", 3),
+        ("999999w", 3),
+        ("0001-01-01T00:00:00+23:59", 3),
+        ("9999-12-31T23:59:59-23:59", 0),
         ("", 3),
     ],
 )
@@ -120,6 +123,13 @@ async def test_since_in_all_its_forms(http: httpx.AsyncClient, redis_url: str, s
     """Now is noon of 2026-11-01, UTC."""
     meter_into(redis_url, *(record(started_ms=NOON_MS - ago) for ago in (0, HOUR_MS + 1, 36 * HOUR_MS)))
     assert (await _bill(http, since=since))["total"]["calls"] == calls
+
+
+@pytest.mark.parametrize("by", ["call", "function", "hour", "day", "month", "total"])
+async def test_the_ends_of_time_are_times(http: httpx.AsyncClient, redis_url: str, by: str) -> None:
+    meter_into(redis_url, record(started_ms=NOON_MS))
+    document = await _bill(http, by=by, since="0001-01-01", until="9999-12-31T23:59:59-23:59")
+    assert document["total"]["calls"] == 1
 
 
 async def test_a_plus_that_was_not_escaped_is_understood(http: httpx.AsyncClient) -> None:
