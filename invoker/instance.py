@@ -70,6 +70,7 @@ class Instance:
         self._log = log
         self._pidfd = -1
         self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._numbers = False
         self._future: asyncio.Future[Reply | Exit] | None = None
         self._began_ns = 0
         self._deadline = 0.0  # of the call that runs
@@ -115,22 +116,29 @@ class Instance:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_at(deadline, self._ring)
-        self._channel.send({"t": "call", "timeout_ms": int(timeout_s * 1000), **meta}, payload)
+        self._channel.send({"t": "call", "c": self.calls, "timeout_ms": int(timeout_s * 1000), **meta}, payload)
         return future
 
     def _frame(self, meta: dict[str, Any], payload: bytes) -> None:
         kind, future = meta.get("t"), self._future
         if future is not None and (kind == "ok" or kind == "error"):
             spent = meta.get("us")
-            if type(spent) is int and spent >= 0:
+            if self._numbers and meta.get("c") != self.calls:
+                if self._is_over(meta.get("c")):
+                    return  # said twice: it must not answer the call that came after
+            elif type(spent) is int and spent >= 0:
                 self._future = None
                 if not future.done():
                     future.set_result(Reply(kind == "ok", payload, spent))
                 return
         elif kind == "ready" and not self._ready.done():
+            self._numbers = meta.get("numbers") is True  # agents of older base layers don't say which call they answer
             self._introduce()
             return
         self._garbage()
+
+    def _is_over(self, number: object) -> bool:
+        return type(number) is int and 0 < number < self.calls
 
     def _introduce(self) -> None:
         """The kernel said who sent the first frame: that process is the instance."""

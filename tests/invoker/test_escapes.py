@@ -12,7 +12,7 @@ from invoker.cgroups import LEFT_BYTES
 from invoker.sandbox import State
 from jiffy.contract.limits import MIB
 
-from .lab import Lab, call, result
+from .lab import Lab, call, ended, result
 
 
 async def test_what_the_agent_needs_cannot_be_replaced_under_it(lab: Lab) -> None:
@@ -161,3 +161,33 @@ def handler(event, context):
     sandbox = await lab.sandbox(code)
     assert await result(await sandbox.fork()) == "refused"
     assert await result(await sandbox.fork()) == "refused", "we can still connect"
+
+
+async def test_an_answer_said_twice_does_not_answer_the_next_call(lab: Lab) -> None:
+    """A thread that a call left behind knows the socket, and the number of its own call."""
+    code = """
+import json, os, stat, threading, time
+def sockets():
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                yield fd
+        except OSError:
+            pass
+def say(number):
+    meta = b'{"t":"ok","c":%d,"us":1}' % number
+    for fd in sockets():
+        os.write(fd, len(meta).to_bytes(4, 'big') + (6).to_bytes(4, 'big') + meta + b'"fake"')
+def handler(event, context):
+    if event:
+        say(event)
+        time.sleep(0.3)
+    return "true"
+"""
+    instance = await lab.instance(code)
+    assert await result(instance) == "true"
+    assert await result(instance, 1) == "true"
+    assert await result(instance) == "true"
+    assert await result(instance, 4) == "fake", "of its own call it may say what it likes"
+    assert await result(instance) == "true", "what the handler then returned came too late"
+    assert (await ended(instance, 99)).reason == "closed", "an answer to a call that there never was"

@@ -111,7 +111,7 @@ def serve(conn: socket.socket, handler: Callable[[Any, Any], Any], function: Fun
         meta, event = call
         ok, payload, spent = run(handler, event, Context(function, meta["id"], meta["timeout_ms"]))
         flush()
-        send_frame(conn, b'{"t":"%s","us":%d}' % (b"ok" if ok else b"error", spent), payload)
+        send_frame(conn, b'{"t":"%s","c":%d,"us":%d}' % (b"ok" if ok else b"error", meta["c"], spent), payload)
 
 
 def redirect(log: socket.socket) -> None:
@@ -264,7 +264,7 @@ class Zygote:
             limit("RLIMIT_DATA", int(self.function.memory_mb) * 1024 * 1024)
             subreaper()
         assert self.handler is not None
-        send_frame(conn, b'{"t":"ready","pid":%d}' % os.getpid())
+        send_frame(conn, b'{"t":"ready","pid":%d,"numbers":true}' % os.getpid())
         try:
             serve(conn, self.handler, self.function)
         except SystemExit as exc:
