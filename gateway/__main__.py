@@ -31,6 +31,7 @@ from gateway.app import App, control
 from gateway.catalog import Catalog
 from gateway.dispatch import Dispatcher
 from gateway.durable.acceptance import Acceptance
+from gateway.durable.audit_store import AuditStore
 from gateway.durable.callbacks import HttpTarget, Network
 from gateway.durable.cancellation import Cancellation
 from gateway.durable.dead_letters import DeadLetters
@@ -48,6 +49,7 @@ from gateway.placement import Placement
 from gateway.protocol import GatewayHttp
 from gateway.pulse import Pulse
 from gateway.routes import invoke, usage
+from gateway.routes.audit import Audits
 from gateway.routes.builds import Builds
 from gateway.routes.costs import Costs
 from gateway.routes.dlq import Dlq
@@ -179,6 +181,7 @@ class Gateway:
             *Triggers(self.catalog, self.triggers, firing, store.now_ms).endpoints(),
             *Invocations(store, ledger, Cancellation(store, durable)).endpoints(),
             *Dlq(dead_letters, told_of).endpoints(),
+            *Audits(AuditStore(store.client), ledger).endpoints(),
             *Prices(ledger).endpoints(),
             *Hosts(store, self.pulse).endpoints(),
             *Statements(ledger).endpoints(),

@@ -22,6 +22,7 @@ from jiffy.contract.meter import Tariff
 from . import advice, comparison, database, questions, retention, shelf, statements
 from .advice import Advice
 from .comparison import Comparison
+from .count import Count, count
 from .feed import Feed, RedisFeed
 from .hours import HOUR_MS
 from .lines import Attempt, Sum
@@ -172,6 +173,10 @@ class Ledger:
             if time.monotonic() > give_up:
                 return await asyncio.to_thread(self._feed.waiting)
         return 0
+
+    async def count(self) -> Count:
+        """How many attempts it has. Raises Unavailable."""
+        return await asyncio.to_thread(count, self._engine)
 
     async def ask(self, question: Question, with_total: bool = True) -> Answer:
         """One page of a bill with its total, of what is settled. Raises Unavailable."""

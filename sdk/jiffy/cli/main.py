@@ -33,6 +33,7 @@ COMMANDS = {
     "result": Entry("invocations", "Show what became of an asynchronous call."),
     "cancel": Entry("invocations", "Take back a queued call."),
     "callback-secret": Entry("callbacks", "Show what callbacks are signed with."),
+    "audit": Entry("audit", "Count every total anew and say whether the books balance."),
     "dlq": Entry("dlq", "Look at calls that failed for good; replay or purge them."),
     "list": Entry("functions", "List your functions."),
     "show": Entry("functions", "Show one function: revisions, layers, routes."),

@@ -1,0 +1,104 @@
+"""What `audit` counts, read from Redis. Nothing is changed; long keys are read in pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+from gateway.durable.audit import Places, Sums
+from gateway.store import translated
+from jiffy.contract import keys, wire
+from jiffy.contract.errors import PlatformError
+from jiffy.contract.messages import Call, Revision
+
+PAGE = 256
+
+
+class AuditStore:
+    """`client` is gateway.store.Store's."""
+
+    def __init__(self, client: Any) -> None:
+        self._redis = client
+
+    async def sums(self) -> Sums:
+        """All of one moment. Raises Unavailable."""
+        with translated():
+            tenants = await self._names(keys.tally(""))
+            pipe = self._redis.pipeline(transaction=True)
+            for tenant in tenants:
+                pipe.hgetall(keys.tally(tenant))
+                pipe.hlen(keys.backlog(tenant))
+                pipe.zcard(keys.dead(tenant))
+                pipe.hlen(keys.dead_letters(tenant))
+                pipe.hlen(keys.dead_calls(tenant))
+            pipe.zcard(keys.LATER).hlen(keys.LATER_CALLS).zcard(keys.DELIVERIES).hlen(keys.DELIVERY_ITEMS)
+            pipe.get(keys.METERED).xlen(keys.USAGE)
+            *each, later, calls, deliveries, items, metered, unsettled = await pipe.execute()
+        of = {tenant: each[n * 5 : n * 5 + 5] for n, tenant in enumerate(tenants)}
+        return Sums(
+            tallies={t: {name.decode(): int(value) for name, value in found[0].items()} for t, found in of.items()},
+            backlogs={t: found[1] for t, found in of.items()},
+            dead={t: (found[2], found[3], found[4]) for t, found in of.items()},
+            later=(later, calls),
+            deliveries=(deliveries, items),
+            metered=int(metered or 0),
+            unsettled=unsettled,
+        )
+
+    async def places(self) -> dict[str, Places]:
+        """Where every asynchronous call is, held against the backlogs. Raises Unavailable."""
+        misplaced: Counter[str] = Counter()
+        seen: Counter[str] = Counter()
+        size: Counter[str] = Counter()
+        async for page in self._waiting():
+            found = [(where, call, *_owner(call)) for where, call in page]
+            for where, call, tenant, invocation in found:
+                known = await self._redis.hget(keys.backlog(tenant), invocation) if tenant else None
+                seen[tenant] += 1
+                misplaced[tenant] += known is None or known.decode() != where
+                size[tenant] += len(call.payload)
+        with translated():
+            tenants = await self._names(keys.tally(""))
+            backlogs = {tenant: int(await self._redis.hlen(keys.backlog(tenant))) for tenant in tenants}
+        return {
+            t: Places(misplaced[t], max(0, backlogs.get(t, 0) - seen[t] + misplaced[t]), size[t])
+            for t in {*backlogs, *seen}
+        }
+
+    async def _waiting(self) -> AsyncIterator[list[tuple[str, Call]]]:
+        """Pages of (where, Call): all asynchronous calls on streams and in `later`."""
+        with translated():
+            for invoker in await self._names(keys.calls("")):
+                stream, after = keys.calls(invoker), "-"
+                while entries := await self._redis.xrange(stream, after, count=PAGE):
+                    yield _asynchronous([(f"{stream} {e.decode()}", fields.get(b"c", b"")) for e, fields in entries])
+                    after = f"({entries[-1][0].decode()}"
+            cursor: Any = None
+            while cursor != 0:
+                cursor, found = await self._redis.hscan(keys.LATER_CALLS, cursor or 0, count=PAGE)
+                yield _asynchronous([("later", packed) for packed in found.values()])
+
+    async def _names(self, prefix: str) -> list[str]:
+        """What stands behind `prefix` in all keys that begin with it."""
+        found = [key.decode() async for key in self._redis.scan_iter(f"{prefix}*", count=1000)]
+        return sorted({key[len(prefix) :] for key in found})
+
+
+def _asynchronous(packed: list[tuple[str, bytes]]) -> list[tuple[str, Call]]:
+    calls = []
+    for where, data in packed:
+        try:
+            call = wire.unpack(Call, data)
+        except PlatformError:
+            continue  # it is no call; an invoker drops it
+        if call.mode == "async":
+            calls.append((where, call))
+    return calls
+
+
+def _owner(call: Call) -> tuple[str, str]:
+    try:
+        return wire.unpack(Revision, call.revision).tenant, call.invocation
+    except PlatformError:
+        return "", call.invocation

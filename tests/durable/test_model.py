@@ -1,0 +1,227 @@
+"""A model of claim, fence, completion, retry, cancelling and replay, walked at random against the real scripts.
+
+Gateways and invokers are the real stores over a real server; what a process remembers is the test's, so that it can
+crash, hang while another goes on, and say things twice or too late. After every step the books must balance, every
+invocation must be in the state that the model has, and no attempt may be metered twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from redis.asyncio import Redis
+
+from gateway.durable.audit import audit
+from gateway.durable.audit_store import AuditStore
+from gateway.durable.store import Accepted, Due, DurableStore, Replay
+from gateway.ledger.count import Count
+from invoker.attempt import Attempt, Known
+from invoker.completions import Completion
+from invoker.store import Store
+from jiffy.contract import keys, wire
+from jiffy.contract.clock import Clock
+from jiffy.contract.messages import Call, InvocationRecord, Outcome, State, Terms, Usage
+from tests.invoker.fakes import revision
+
+INVOKERS = ("inv-1", "inv-2")
+OUTCOMES = (Outcome.OK, Outcome.ERROR, Outcome.TIMEOUT, Outcome.PLATFORM)
+PACKED = wire.pack(revision())
+
+
+class Unsettled:
+    """A ledger that has settled nothing yet: all usage records are still in Redis."""
+
+    async def settle_now(self) -> int:
+        return 0
+
+    async def count(self) -> Count:
+        return Count(0, 0, 0, 0)
+
+
+@dataclass
+class Held:
+    """An entry as a process of an invoker remembers it, dead processes included."""
+
+    invoker: str
+    entry: bytes
+    call: Call
+    said: list[Completion] = field(default_factory=list)
+
+
+class Machine(RuleBasedStateMachine):
+    """`ends` is the model: what each invocation is, and which attempt is the next that may end."""
+
+    held: Bundle[Held] = Bundle("held")
+    peeked: Bundle[tuple[str, str]] = Bundle("peeked")  # (invocation, invoker): a gateway saw it due, and hesitates
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        self.runner = asyncio.Runner()
+
+    def run(self, work: Any) -> Any:
+        return self.runner.run(work)
+
+    @initialize()
+    def begin(self) -> None:
+        async def begin() -> None:
+            self.redis: Any = Redis.from_url(self.url, protocol=2)
+            await self.redis.flushall()
+            self.gateway = DurableStore(self.redis)
+            self.invokers = {name: Store(self.url, name, Clock()) for name in INVOKERS}
+            for store in self.invokers.values():
+                await store.open()
+
+        self.run(begin())
+        self.states: dict[str, State] = {}
+        self.attempts: dict[str, int] = {}  # that have ended
+        self.sent = 0
+
+    def teardown(self) -> None:
+        async def end() -> None:
+            for store in self.invokers.values():
+                await store.close()
+            await self.redis.aclose()
+
+        self.run(end())
+        self.runner.close()
+
+    # --- gateways -----------------------------------------------------------------------------------------------
+
+    @rule(invoker=st.sampled_from(INVOKERS), delayed=st.booleans(), retries=st.integers(0, 2))
+    def accept(self, invoker: str, delayed: bool, retries: int) -> None:
+        self.sent += 1
+        invocation = f"call-{self.sent}"
+        terms = Terms(retries, 2**52, backoff_ms=0)
+        call = Call(invocation, 1, "async", "", 1, 2**52, "invoke", PACKED, b"{}", terms)
+        record = InvocationRecord(invocation, "default", "hello", 1, State.QUEUED, 1, 0, None)
+        accepted = Accepted(invoker, "default", call, record, 3600, 1 if delayed else 0)
+        assert self.run(self.gateway.accept([accepted], 1000, 10**6)) == [1]
+        self.states[invocation], self.attempts[invocation] = State.QUEUED, 0
+
+    @rule(target=peeked, invoker=st.sampled_from(INVOKERS))
+    def look_for_what_is_due(self, invoker: str) -> Any:
+        return multiple(*((invocation, invoker) for invocation, _ in self.run(self.gateway.due(100, 0))))
+
+    @rule(one=peeked)
+    def move(self, one: tuple[str, str]) -> None:
+        """Maybe long after it was seen: cancelled, moved by another gateway, or waiting for a later attempt."""
+        invocation, invoker = one
+        record = InvocationRecord(invocation, "default", "hello", 1, State.QUEUED, 1, 0, None)
+        where = self.run(self.gateway.where("default", invocation))
+        assert self.run(self.gateway.move([Due(invoker, "default", record)])) == (where == "later")
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if not self.states:
+            return
+        invocation = data.draw(st.sampled_from(sorted(self.states)))
+        where = self.run(self.gateway.where("default", invocation))
+        if where is None:
+            assert State(self.states[invocation]).ended
+            return
+        record = InvocationRecord(invocation, "default", "hello", 1, State.CANCELLED, 1, 0, None)
+        if self.run(self.gateway.cancel("default", where, record, 2)) == 1:
+            assert self.states[invocation] is State.QUEUED
+            self.states[invocation] = State.CANCELLED
+
+    @rule(data=st.data(), twice=st.booleans(), purge=st.booleans())
+    def replay_or_purge(self, data: st.DataObject, twice: bool, purge: bool) -> None:
+        letters = self.run(self.gateway.letters("default", None, 100))
+        if not letters:
+            return
+        invocation = data.draw(st.sampled_from(sorted(letter.invocation for letter in letters)))
+        assert self.states[invocation] is State.DEAD
+        found = self.run(self.gateway.letter("default", invocation))
+        assert found is not None and isinstance(found[1], Call)
+        again = found[1]._replace(attempt=found[1].attempt + 1, terms=Terms(1, 2**52, backoff_ms=0))
+        record = InvocationRecord(invocation, "default", "hello", 1, State.QUEUED, 1, again.attempt - 1, None)
+        for n in range(1 + twice):
+            if purge:
+                assert self.run(self.gateway.purge("default", [invocation])) == (n == 0)
+            else:
+                one = Replay(again, record, 3600, 1)
+                assert self.run(self.gateway.replay("default", [one])) == (n == 0)
+                self.states[invocation] = State.QUEUED
+
+    # --- invokers -----------------------------------------------------------------------------------------------
+
+    @rule(target=held, invoker=st.sampled_from(INVOKERS), count=st.integers(1, 3))
+    def read(self, invoker: str, count: int) -> Any:
+        return multiple(*(self._hold(invoker, e) for e in self.run(self.invokers[invoker].read(count, 1))))
+
+    @rule(target=held, invoker=st.sampled_from(INVOKERS))
+    def crash_and_recover(self, invoker: str) -> Any:
+        """The new process is given what was pending; the old one may still be about to say something."""
+        return multiple(*(self._hold(invoker, e) for e in self.run(self.invokers[invoker].pending())))
+
+    @rule(one=held, outcome=st.sampled_from(OUTCOMES))
+    def complete(self, one: Held, outcome: Outcome) -> None:
+        store = self.invokers[one.invoker]
+        offset_us = 1_000_000
+        known = Known.unpack(one.call.revision)
+        attempt = Attempt(one.entry, one.call, known, 1, offset_us, None)  # type: ignore[arg-type]
+        attempt.started_us = 1
+        completion = attempt.completion(one.invoker, 2, outcome, b"{}", duration_us=1)
+        pending = {entry for entry, _ in self.run(store.pending())}
+        self.run(store.complete([completion]))
+        one.said.append(completion)
+        if one.entry in pending:  # it was still ours: this is the end of the attempt
+            invocation = one.call.invocation
+            assert one.call.attempt == self.attempts[invocation] + 1, "attempts end one by one"
+            assert completion.fate is not None
+            self.attempts[invocation], self.states[invocation] = one.call.attempt, State(completion.fate.state)
+
+    @rule(one=held)
+    def say_it_again(self, one: Held) -> None:
+        """A resend after a lost connection, or of a process that hung while another went on."""
+        if one.said:
+            self.run(self.invokers[one.invoker].complete(one.said))
+
+    def _hold(self, invoker: str, found: tuple[bytes, bytes]) -> Held:
+        entry, packed = found
+        return Held(invoker, entry, wire.unpack(Call, packed))
+
+    # --- always -------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        found = self.run(audit(AuditStore(self.redis), Unsettled()))
+        assert [check for check in found.checks if not check.balanced or check.found is None] == []
+
+    @invariant()
+    def every_call_is_in_one_state_and_metered_once_per_attempt(self) -> None:
+        usage = [wire.unpack(Usage, fields[b"u"]) for _, fields in self.run(self.redis.xrange(keys.USAGE))]
+        assert sorted((u.invocation, u.attempt) for u in usage) == sorted(
+            (invocation, n + 1) for invocation, ended in self.attempts.items() for n in range(ended)
+        )
+        for invocation, state in self.states.items():
+            record = wire.unpack(InvocationRecord, self.run(self.redis.get(keys.invocation(invocation))))
+            assert record.state == state
+            assert (self.run(self.gateway.where("default", invocation)) is None) == State(state).ended
+
+
+@pytest.mark.redis
+def test_no_order_of_events_loses_a_call_or_meters_one_twice(redis_url: str) -> None:
+    class Here(Machine):
+        def __init__(self) -> None:
+            super().__init__(redis_url)
+
+    checked = settings(
+        max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+    run_state_machine_as_test(Here, settings=checked)  # type: ignore[no-untyped-call]
