@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     initialize,
     invariant,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -118,7 +119,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(target=peeked, invoker=st.sampled_from(INVOKERS))
     def look_for_what_is_due(self, invoker: str) -> Any:
-        return multiple(*((invocation, invoker) for invocation, _ in self.run(self.gateway.due(100, 0))))
+        return multiple(*self.look_for_due(invoker))
+
+    def look_for_due(self, invoker: str) -> list[tuple[str, str]]:
+        return [(invocation, invoker) for invocation, _ in self.run(self.gateway.due(100, 0))]
 
     @rule(one=peeked)
     def move(self, one: tuple[str, str]) -> None:
@@ -128,11 +132,14 @@ class Machine(RuleBasedStateMachine):
         where = self.run(self.gateway.where("default", invocation))
         assert self.run(self.gateway.move([Due(invoker, "default", record)])) == (where == "later")
 
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        if not self.states:
-            return
-        invocation = data.draw(st.sampled_from(sorted(self.states)))
+    @precondition(lambda self: self.states)
+    @rule(data=st.data(), everything=st.booleans())
+    def cancel(self, data: st.DataObject, everything: bool) -> None:
+        known = sorted(self.states)
+        for invocation in known if everything else [data.draw(st.sampled_from(known))]:
+            self._cancel(invocation)
+
+    def _cancel(self, invocation: str) -> None:
         where = self.run(self.gateway.where("default", invocation))
         if where is None:
             assert State(self.states[invocation]).ended
@@ -142,6 +149,7 @@ class Machine(RuleBasedStateMachine):
             assert self.states[invocation] is State.QUEUED
             self.states[invocation] = State.CANCELLED
 
+    @precondition(lambda self: State.DEAD in self.states.values())
     @rule(data=st.data(), twice=st.booleans(), purge=st.booleans())
     def replay_or_purge(self, data: st.DataObject, twice: bool, purge: bool) -> None:
         letters = self.run(self.gateway.letters("default", None, 100))
@@ -189,6 +197,15 @@ class Machine(RuleBasedStateMachine):
             assert one.call.attempt == self.attempts[invocation] + 1, "attempts end one by one"
             assert completion.fate is not None
             self.attempts[invocation], self.states[invocation] = one.call.attempt, State(completion.fate.state)
+
+    @precondition(lambda self: State.QUEUED in self.states.values())
+    @rule(invoker=st.sampled_from(INVOKERS), outcome=st.sampled_from((Outcome.ERROR, Outcome.OK)))
+    def run_all(self, invoker: str, outcome: Outcome) -> None:
+        """What is due is moved here, and all that stands here ends alike."""
+        for one in self.look_for_due(invoker):
+            self.move(one)
+        for found in self.run(self.invokers[invoker].read(100, 1)):
+            self.complete(self._hold(invoker, found), outcome)
 
     @rule(one=held)
     def say_it_again(self, one: Held) -> None:
