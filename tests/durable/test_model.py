@@ -246,7 +246,7 @@ def test_no_order_of_events_loses_a_call_or_meters_one_twice(redis_url: str) -> 
             super().__init__(redis_url)
 
     checked = settings(
-        max_examples=15,
+        max_examples=8,
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=list(HealthCheck),
