@@ -42,6 +42,11 @@ class Platform:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.load(answer)
 
+    def post(self, path: str) -> Any:
+        """The JSON document that an empty POST to `path` is answered with."""
+        with urllib.request.urlopen(self.url + path, b"", timeout=30) as answer:
+            return json.load(answer)
+
     def deploy(self, name: str, functions: dict[str, str], files: dict[str, str]) -> float:
         """Deploy functions (name → the lines of its table) with `files` as source; seconds the command took."""
         folder = self.folder / name

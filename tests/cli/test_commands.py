@@ -47,7 +47,7 @@ def test_every_command_has_an_example_and_speaks_json(command: click.Command) ->
     assert "Example" in text and f"jiffy {command.name}" in text
     for leaf in command.commands.values() if isinstance(command, click.Group) else (command,):
         options = {option for parameter in leaf.params for option in parameter.opts}
-        assert "--json" in options or leaf.name in ("up", "init")
+        assert "--json" in options or "--format" in options or leaf.name in ("up", "init")
         assert all(p.help for p in leaf.params if isinstance(p, click.Option)), "an option without help"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from jiffy.client import Client, Invocation
+from jiffy.contract import samples
 
 from .screen import json_option, show_json
 
@@ -26,6 +27,7 @@ LOOK_FIRST_S, LOOK_MAX_S = 0.02, 1.0  # how often --wait asks
 @click.option("--delay", "delay_s", type=float, metavar="S", help="With --async: begin after so many seconds.")
 @click.option("--retries", type=int, metavar="N", help="With --async: in place of the function's own.")
 @click.option("--max-age", "max_age_s", type=float, metavar="S", help="With --async: in place of its max_age_s.")
+@click.option("--event", "kind", type=click.Choice(sorted(samples.KINDS)), help="Put DATA into a sample of this event.")
 @json_option
 def invoke(
     name: str,
@@ -36,6 +38,7 @@ def invoke(
     delay_s: float | None,
     retries: int | None,
     max_age_s: float | None,
+    kind: str | None,
     as_json: bool,
 ) -> None:
     """Call the function NAME with DATA, which is JSON, @FILE, or - for standard input.
@@ -48,12 +51,15 @@ def invoke(
       jiffy invoke hello @event.json
       echo '{}' | jiffy invoke hello -
       jiffy invoke hello --async --delay 60
+      jiffy invoke thumbs --event s3 '{"key": "cat.png"}'
     """
     if wait and not background:
         raise click.UsageError("--wait belongs to --async; without --async every call waits")
     if not background and (delay_s, retries, max_age_s) != (None, None, None):
         raise click.UsageError("--delay, --retries and --max-age belong to --async")
     event = read_event(data)
+    if kind:
+        event = samples.sample(kind, name, json.loads(event), int(time.time() * 1000))
     with Client() as client:
         if not background:
             _tell(client.invoke(name, raw=event, idempotency_key=key), as_json)

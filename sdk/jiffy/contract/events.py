@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import md5
 from typing import Any
+from urllib.parse import quote_plus
 
 ACCOUNT, REGION = "000000000000", "local"
 
@@ -96,8 +97,8 @@ def sns(topic: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str
                     "Timestamp": event.get("time", ""),
                     "SignatureVersion": "1",
                     "Signature": "",
-                    "SigningCertUrl": "",
-                    "UnsubscribeUrl": "",
+                    "SigningCertUrl": "http://localhost/",
+                    "UnsubscribeUrl": "http://localhost/",
                     "MessageAttributes": {
                         name: {"Type": "String", "Value": str(value)}
                         for name, value in event.items()
@@ -106,5 +107,39 @@ def sns(topic: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str
                 },
             }
             for message, event in events
+        ]
+    }
+
+
+def s3(*, bucket: str, key: str, size: int, etag: str, now_ms: int, created: bool = True) -> dict[str, Any]:
+    """S3's notification of one object; `key` is plain here and URL-encoded in the event, as S3 has it."""
+    at = datetime.fromtimestamp(now_ms / 1000, UTC)
+    return {
+        "Records": [
+            {
+                "eventVersion": "2.1",
+                "eventSource": "aws:s3",
+                "awsRegion": REGION,
+                "eventTime": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "eventName": "ObjectCreated:Put" if created else "ObjectRemoved:Delete",
+                "userIdentity": {"principalId": ACCOUNT},
+                "requestParameters": {"sourceIPAddress": "127.0.0.1"},
+                "responseElements": {"x-amz-request-id": f"{now_ms:016X}", "x-amz-id-2": ""},
+                "s3": {
+                    "s3SchemaVersion": "1.0",
+                    "configurationId": "jiffy",
+                    "bucket": {
+                        "name": bucket,
+                        "ownerIdentity": {"principalId": ACCOUNT},
+                        "arn": f"arn:aws:s3:::{bucket}",
+                    },
+                    "object": {
+                        "key": quote_plus(key, safe="/"),
+                        "size": size,
+                        "eTag": etag,
+                        "sequencer": f"{now_ms:016X}",
+                    },
+                },
+            }
         ]
     }
