@@ -29,6 +29,7 @@ from .drivers.base import Driver, DriverConfig
 from .execute import Executor
 from .handover import Handover
 from .heartbeat import Pulse
+from .keepalive import DEFAULT, POLICIES
 from .pool import Pool
 from .room import Room
 from .sandbox import Sandbox
@@ -50,6 +51,8 @@ class Config:
     id: str | None
     stems: int
     keep_alive_s: float
+    keep_alive: str
+    warm_mb: int
     instances: int
     tenant_instances: int
     runtime_option: str
@@ -64,6 +67,15 @@ def parse(argv: Sequence[str]) -> Config:
     parser.add_argument("--stems", type=int, default=2, metavar="N", help="stems kept ready; default: %(default)s")
     parser.add_argument(
         "--keep-alive-s", type=float, default=60.0, metavar="S", help="idle instances end after; default: %(default)g"
+    )
+    parser.add_argument(
+        "--keep-alive",
+        choices=tuple(POLICIES),
+        default=DEFAULT,
+        help="who of those asleep goes; default: %(default)s",
+    )
+    parser.add_argument(
+        "--warm-mb", type=int, default=0, metavar="MB", help="what sleeping sandboxes may take; default: a quarter"
     )
     parser.add_argument(
         "--instances", type=int, default=0, metavar="N", help="how many may run at a time; default: what files allow"
@@ -118,7 +130,8 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
     keep = policy.Keep(instance_us=int(config.keep_alive_s * 1e6))
     most = host.instances_max()
     room = Room(min(config.instances or most, most), config.tenant_instances)
-    pool = Pool(stems, clock.monotonic_us, host.memory, room, keep=keep)
+    kept = POLICIES[config.keep_alive]()
+    pool = Pool(stems, clock.monotonic_us, host.memory, room, keep=keep, keepalive=kept, warm_mb=config.warm_mb)
     executor = Executor(store.invoker, store, pool, clock, Handover(store, store.invoker, clock))
     who = store.invoker, host.name(), driver.name, driver.network
     pulse = Pulse(store, clock, pool, stems, who, executor.drain)

@@ -19,6 +19,7 @@ from .sandbox import Exit, Loaded, Reply
 
 if TYPE_CHECKING:
     from .figures import Figures
+    from .keepalive import KeepAlive
     from .revision_pool import RevisionPool
     from .room import Room
     from .waiting import Totals
@@ -75,6 +76,7 @@ class Host(Protocol):
     figures: Figures
     totals: Totals
     keep: policy.Keep
+    keepalive: KeepAlive
     room: Room
 
     def now(self) -> int: ...
@@ -94,6 +96,7 @@ class Box:
     instances: int = 0  # forks under way included
     busy: int = 0
     asleep: list[Slot] | None = None  # its idle instances while it is frozen; None: awake
+    size_mb: float = 0.0  # when it fell asleep
     changing: bool = False  # a freeze or a thaw is under way
     closed: bool = False
     failed_forks: int = 0  # in a row

@@ -29,6 +29,7 @@ WAITING_PER_FUNCTION = WAITING_MAX * 3 // 8  # less than a tenant may have: its 
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 30.0
 RATE_OVER_S = 10.0  # cold starts are counted over about so long
 STEMS_MAX = 32  # of a kind: 7 MB each
+EVICTIONS_AT_ONCE = 16  # a second, where what sleeps takes more than it may
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.25, 15.0  # between starts of a driver that fails
 
 
@@ -36,8 +37,7 @@ BACKOFF_MIN_S, BACKOFF_MAX_S = 0.25, 15.0  # between starts of a driver that fai
 class Keep:
     """How long idle things stay; settable on the command line."""
 
-    instance_us: int = 60 * SECOND_US
-    sandbox_us: int = 600 * SECOND_US
+    instance_us: int = 60 * SECOND_US  # the sandbox stays, and forks: how long is the keep-alive policy's to say
     freeze_after_us: int = SECOND_US // 5
 
 
@@ -100,11 +100,9 @@ def instance_expired(now_us: int, idle_since_us: int, live: bool, keep: Keep) ->
     return now_us - idle_since_us >= (keep.instance_us if live else min(STALE_KEEP_US, keep.instance_us))
 
 
-def sandbox_expired(now_us: int, last_used_us: int, instances: int, live: bool, keep: Keep) -> bool:
-    """Shall this sandbox go? Never while it has instances."""
-    return instances == 0 and now_us - last_used_us >= (
-        keep.sandbox_us if live else min(STALE_KEEP_US, keep.sandbox_us)
-    )
+def stale(now_us: int, last_used_us: int, instances: int) -> bool:
+    """Shall this sandbox go, which is of no use any more? Never while it has instances."""
+    return instances == 0 and now_us - last_used_us >= STALE_KEEP_US
 
 
 def freeze_due(now_us: int, last_used_us: int, busy: int, keep: Keep) -> bool:
@@ -124,6 +122,11 @@ def fits(free_mb: int, reserve_mb: int, memory_mb: int) -> bool:
 def reserve_mb(total_mb: int) -> int:
     """What an invoker leaves untouched of its host's memory."""
     return min(1024, total_mb // 10)
+
+
+def warm_budget_mb(total_mb: int) -> int:
+    """How much memory sandboxes that sleep may take, unless somebody says: the host is not ours alone."""
+    return total_mb // 4
 
 
 def read_count(waiting: int, waiting_bytes: int, mean_bytes: float) -> int:

@@ -16,6 +16,7 @@ from jiffy.contract.messages import FunctionStatus, Revision
 
 from . import policy
 from .figures import Figures
+from .keepalive import DEFAULT, POLICIES, KeepAlive
 from .lease import Caller, Sandbox
 from .revision_pool import RevisionPool
 from .room import Room, Scope
@@ -61,6 +62,8 @@ class Pool:
         room: Room,
         *,
         keep: policy.Keep = policy.Keep(),  # noqa: B008 - frozen
+        keepalive: KeepAlive | None = None,
+        warm_mb: int = 0,
     ) -> None:
         self.keep = keep
         self.room = room
@@ -69,6 +72,8 @@ class Pool:
         self.closing = False
         self.draining = False  # calls are handed to other hosts; what can't be is still served
         self.memory = memory()
+        self.keepalive = keepalive or POLICIES[DEFAULT]()
+        self.warm_mb = warm_mb or policy.warm_budget_mb(self.memory.total_mb)
         self.now = clock
         self._stems = stems
         self._read_memory = memory
@@ -208,12 +213,28 @@ class Pool:
         self.memory = self._read_memory()
         if slow:
             self._stems.tick()
+            self._shrink(now_us)
         for key, pool in list(self._pools.items()):
             if not (slow or pool.awake):
                 continue
             pool.tick(now_us)
             if slow and pool.empty:
                 self._drop(key, pool)
+
+    def _shrink(self, now_us: int) -> None:
+        """End what sleeps and is worth least, where all that sleeps takes more than it may, or the host is short."""
+        asleep = [(pool, box) for pool in self._pools.values() for box in pool.boxes if box.asleep is not None]
+        for pool, box in asleep:
+            pool.warmth.look(box.last_used_us, now_us)
+        short_mb = policy.reserve_mb(self.memory.total_mb) - self.memory.free_mb
+        over_mb = max(short_mb, sum(box.size_mb for _, box in asleep) - self.warm_mb)
+        if over_mb <= 0:
+            return
+        asleep.sort(key=lambda pair: (pair[0].warmth.value, pair[1].last_used_us))
+        for pool, box in asleep[: policy.EVICTIONS_AT_ONCE]:
+            if over_mb > 0 and pool.frozen() is not None:
+                over_mb -= box.size_mb
+                pool.evict(instances=0)
 
     def _drop(self, key: Key, pool: RevisionPool) -> None:
         del self._pools[key]
@@ -283,9 +304,9 @@ def _may_make_room(other: RevisionPool, pool: RevisionPool, scope: Scope) -> boo
 
 
 def _evict(pools: list[RevisionPool]) -> bool:
-    """End the least recently used idle instance of these pools; False when none is idle."""
-    idle = [(since, pool) for pool in pools if (since := pool.evictable_us()) is not None]
+    """End the least valuable idle instance of these pools, sleeping ones first; False when none is idle."""
+    idle = [(worth, n) for n, pool in enumerate(pools) if (worth := pool.worth()) is not None]
     if not idle:
         return False
-    min(idle, key=lambda pair: pair[0])[1].evict()
+    pools[min(idle)[1]].evict()
     return True

@@ -20,6 +20,7 @@ from .lease import Box, Caller, Host, Instance, Slot
 from .refusal import Refusal, function_limit, platform, throttled
 from .sleep import Sleep
 from .waiting import Waiting
+from .warmth import Warmth
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class RevisionPool:
         self._host = host
         self._calls_max = revision.calls_max
         self._last: Slot | None = None  # which began last
+        self.warmth = Warmth((revision.tenant, revision.function, revision.number), host.keepalive)
         self._begun_us = 0  # when a call began here last
         self._cold: ColdStart | None = None  # the one that is under way
         self._sleep = Sleep(host, self._woken)
@@ -260,6 +262,7 @@ class RevisionPool:
         if isinstance(came, Opened):
             self._failures = self._fork_again_us = 0
             self._host.figures.opened(came.phases)
+            self.warmth.init_us = sum(came.phases[1:])
             if not self.boxes:
                 self.cold_calls += len(self.waiting)
                 self.waiting.mark_cold(self._host.now(), begun_us, came.log)
@@ -291,14 +294,15 @@ class RevisionPool:
 
     @property
     def empty(self) -> bool:
-        return not (self.boxes or self.running or self.awake or self.floor)
+        return not (self.boxes or self.running or self.awake or self.floor or self.warmth.returning)
 
     def tick(self, now_us: int) -> None:
         """Do what time alone calls for."""
         for caller in self.waiting.late(now_us):
             caller.refuse(self._late())
         self.scale(now_us)
-        self.refill(now_us, self.floor)
+        self.warmth.hear(self.calls, self._begun_us)
+        self.refill(now_us, max(self.floor, self.warmth.returns(now_us)))
         keep = self._host.keep
         for box in list(self.boxes):
             slots = [slot for slot in (self.idle if box.asleep is None else box.asleep) if slot.box is box]
@@ -309,18 +313,23 @@ class RevisionPool:
             if spent:
                 self._host.figures.decisions["expire"] += len(spent)
             active = box.instances - len(slots)  # busy, or being forked
-            if policy.sandbox_expired(
-                now_us, box.last_used_us, box.instances - len(spent), self.live and not box.barren, keep
-            ):
+            if self._leaves(box, len(spent), now_us):
                 self._end(box)
             elif box.asleep is None:
                 for slot in spent:
                     self.discard(slot)
                 if policy.freeze_due(now_us, box.last_used_us, active, keep):
+                    self.warmth.asleep(box, now_us)
                     self.idle = [slot for slot in self.idle if slot.box is not box]
                     self._sleep.freeze(box, [slot for slot in slots if not slot.dead])
             elif spent:
                 self._sleep.thin(box, spent)
+
+    def _leaves(self, box: Box, spent: int, now_us: int) -> bool:
+        """Is it time for this sandbox to go? One that is of no use any more: soon; else the policy says."""
+        if not self.live or box.barren:
+            return policy.stale(now_us, box.last_used_us, box.instances - spent)
+        return box.asleep is not None and box.instances <= self._spare and self.warmth.leaves(now_us)
 
     def _woken(self, slots: list[Slot], now_us: int) -> None:
         for slot in slots:
@@ -333,22 +342,25 @@ class RevisionPool:
         """How many instances there are beyond those that are always kept."""
         return max(0, self.instances - self.floor)
 
-    def _evictable(self) -> list[Box]:
-        """Frozen sandboxes that may go."""
+    def frozen(self, instances: int = 0) -> Box | None:
+        """The sleeping sandbox that was used longest ago, of those that may go and have so many instances at least."""
         spare = self._spare
-        return [box for box in self.boxes if box.asleep and not box.changing and box.instances <= spare]
+        asleep = [box for box in self.boxes if box.asleep is not None and not box.changing]
+        may_go = [box for box in asleep if instances <= box.instances <= spare]
+        return min(may_go, key=lambda box: box.last_used_us, default=None)
 
-    def evictable_us(self) -> int | None:
-        """Since when the least recently used instance here is idle; None when none is, or may go."""
-        since = [self.idle[0].since_us] if self.idle and self._spare else []
-        since += [box.last_used_us for box in self._evictable()]
-        return min(since, default=None)
+    def worth(self) -> tuple[bool, float, int] | None:
+        """What its least valuable idle instance is worth, to be compared; None when it has none that may go."""
+        if box := self.frozen(instances=1):
+            return False, self.warmth.value, box.last_used_us
+        return (True, 0.0, self.idle[0].since_us) if self.idle and self._spare else None
 
-    def evict(self) -> None:
-        """Make room for somebody else: end the least recently used idle instance, or a whole frozen sandbox."""
+    def evict(self, instances: int = 1) -> None:
+        """Make room for somebody else: end a whole frozen sandbox, or the least recently used idle instance."""
         self._host.figures.decisions["evict"] += 1
-        if frozen := self._evictable():
-            self._end(min(frozen, key=lambda box: box.last_used_us))
+        if box := self.frozen(instances):
+            self.warmth.evicted(box.last_used_us)
+            self._end(box)
         elif self.idle and self._spare:
             self.discard(self.idle[0])
 

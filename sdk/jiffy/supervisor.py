@@ -54,6 +54,8 @@ class Plan:
     stems: int
     instances: int
     tenant_instances: int
+    keep_alive: str
+    warm_mb: int
     ledger: str | None  # None: an SQLite file in the data folder
     keep_calls: int  # days; 0: for ever
     prices: Path | None  # None: those that the ledger has
@@ -116,6 +118,7 @@ class Supervisor:
         self._keep(home, self._command(home, "builder", ["builder", *where]))
         keeping = ["--sandbox", self._plan.sandbox, "--stems", str(self._plan.stems)]
         keeping += ["--instances", str(self._plan.instances), "--tenant-instances", str(self._plan.tenant_instances)]
+        keeping += ["--keep-alive", self._plan.keep_alive, "--warm-mb", str(self._plan.warm_mb)]
         self._keep(home, self._command(home, "invoker", ["invoker", *where, *keeping]))
         address = listener.getsockname()
         sandbox = await self._watching(self._healthy(address))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from invoker.keepalive import FixedTime
 from invoker.pool import SLOW_TICKS, Memory, Pool
 from invoker.room import Room
 from invoker.stems import Stems
@@ -21,7 +22,7 @@ class House:
         self.start_s = 0.0  # what a stem takes
         self.memory = Memory(16_000, 8_000)
         self.stems = Stems(self._start, 2, self.clock, refill_after_s=0)
-        self.pool = Pool(self.stems, self.clock, lambda: self.memory, Room(50))
+        self.pool = Pool(self.stems, self.clock, lambda: self.memory, Room(50), keepalive=FixedTime())
 
     async def _start(self, runtime: str, base: Layer, network: bool) -> FakeSandbox:
         self.clock.pass_s(self.start_s)

@@ -99,12 +99,9 @@ def test_idle_instances_go(idle_s: int, live: bool, expected: bool) -> None:
     assert policy.instance_expired(idle_s * policy.SECOND_US, 0, live, policy.Keep()) is expected
 
 
-@pytest.mark.parametrize(
-    ("idle_s", "instances", "live", "expected"),
-    [(599, 0, True, False), (600, 0, True, True), (9999, 1, True, False), (2, 0, False, True), (1, 0, False, False)],
-)
-def test_idle_sandboxes_go(idle_s: int, instances: int, live: bool, expected: bool) -> None:
-    assert policy.sandbox_expired(idle_s * policy.SECOND_US, 0, instances, live, policy.Keep()) is expected
+@pytest.mark.parametrize(("idle_s", "instances", "expected"), [(1, 0, False), (2, 0, True), (9999, 1, False)])
+def test_sandboxes_of_no_use_go(idle_s: int, instances: int, expected: bool) -> None:
+    assert policy.stale(idle_s * policy.SECOND_US, 0, instances) is expected
 
 
 def test_only_idle_sandboxes_are_frozen() -> None:

@@ -65,6 +65,14 @@ def _networks(ctx: click.Context, parameter: click.Parameter, given: tuple[str, 
     callback=_networks,
     help="Let on_success and on_failure reach it though it is not public; 10.0.0.0/8, say.",
 )
+@click.option(
+    "--keep-alive",
+    type=click.Choice(["fixed", "lru", "greedy-dual", "hybrid-histogram", "hit-density"]),
+    default="hit-density",
+    show_default=True,
+    help="Which sleeping sandboxes go.",
+)
+@click.option("--warm-mb", default=0, type=click.IntRange(0), help="What they may take.  [default: a quarter]")
 @click.option("--verbose", is_flag=True, help="Print the logs of all parts here instead of into DATA/logs.")
 def up(
     host: str,
@@ -79,6 +87,8 @@ def up(
     stems: int,
     instances: int,
     tenant_instances: int,
+    keep_alive: str,
+    warm_mb: int,
     allow_host: tuple[str, ...],
     callbacks_to: tuple[str, ...],
     verbose: bool,
@@ -104,6 +114,8 @@ def up(
         stems=stems,
         instances=instances,
         tenant_instances=tenant_instances,
+        keep_alive=keep_alive,
+        warm_mb=warm_mb,
         ledger=ledger,
         keep_calls=keep_calls or 0,
         prices=prices.absolute() if prices else None,
