@@ -1,7 +1,7 @@
 """The builder's process: ``python -m builder --redis URL --data DIR [--name ID]``.
 
-``python -m builder make``, ``export`` and ``inspect`` work without Redis and without a platform: offline.py. Everything
-is wired here by hand; the story is in build.py.
+``python -m builder make``, ``export``, ``push`` and ``inspect`` work without Redis and without a platform: offline.py.
+Everything is wired here by hand; the story is in build.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from builder.store import Store
 from builder.worker import Worker
 from jiffy.contract.errors import JiffyError
 
-OFFLINE = ("make", "export", "inspect")
+OFFLINE = ("make", "export", "inspect", "push")
 
 
 @dataclass(frozen=True, slots=True)

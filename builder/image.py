@@ -121,7 +121,7 @@ def name(data: Path, ref: str, digest: str) -> None:
     entry = {
         "mediaType": _MANIFEST,
         "digest": digest,
-        "size": _blob_path(data, digest).stat().st_size,
+        "size": blob_path(data, digest).stat().st_size,
         "annotations": {_REF: ref},
     }
     with _locked(folder):
@@ -168,7 +168,8 @@ def _replace(path: Path, data: bytes) -> None:
     draft.replace(path)
 
 
-def _blob_path(data: Path, digest: str) -> Path:
+def blob_path(data: Path, digest: str) -> Path:
+    """Where a part of an image lies."""
     layout.layer(data, digest)  # checks that it is a digest and no path
     return data / layout.OCI / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
@@ -203,7 +204,7 @@ def _export(data: Path, digest: str, manifest: dict[str, Any], tag: str, tar: ta
     _add(tar, "index.json", _one_image(data, digest, tag))
     _add(tar, "manifest.json", _encode(docker))
     for part, inside in sorted(at.items()):
-        source = _blob_path(data, part)
+        source = blob_path(data, part)
         info = tarfile.TarInfo(inside)
         info.size, info.mode = source.stat().st_size, 0o644
         with source.open("rb") as file:
@@ -215,7 +216,7 @@ def _one_image(data: Path, digest: str, tag: str) -> bytes:
     entry = {
         "mediaType": _MANIFEST,
         "digest": digest,
-        "size": _blob_path(data, digest).stat().st_size,
+        "size": blob_path(data, digest).stat().st_size,
         "annotations": {_REF: tag.rpartition(":")[2], "io.containerd.image.name": f"docker.io/{tag}"},
     }
     return _encode({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [entry]})
@@ -234,7 +235,7 @@ def export_folder(data: Path, digest: str, folder: Path, tag: str) -> int:
     parts = [digest, manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
     try:
         for part in parts:
-            shutil.copyfile(_blob_path(data, part), blobs / part.removeprefix("sha256:"))
+            shutil.copyfile(blob_path(data, part), blobs / part.removeprefix("sha256:"))
     except FileNotFoundError as exc:
         raise NotFound(f"can't export {tag}: there is no {exc.filename}") from exc
     (folder / "oci-layout").write_bytes(_LAYOUT)
@@ -245,7 +246,7 @@ def export_folder(data: Path, digest: str, folder: Path, tag: str) -> int:
 def document(data: Path, digest: str) -> dict[str, Any]:
     """A manifest or configuration in the data folder. Raises NotFound."""
     try:
-        return dict(json.loads(_blob_path(data, digest).read_bytes()))
+        return dict(json.loads(blob_path(data, digest).read_bytes()))
     except FileNotFoundError as exc:
         raise NotFound(f"{data} has no image {digest}") from exc
 

@@ -1,8 +1,8 @@
 """What the builder does without Redis and without a platform: makes an image, writes one to a file, says what is in it.
 
 ``python -m builder make`` is the far end of `jiffy build`: a request as JSON on stdin, events as JSON lines on stdout,
-the last one "done" or "failed". ``export`` writes a revision's image for `docker load`; ``inspect`` is behind `jiffy
-image`.
+the last one "done" or "failed". ``export`` writes a revision's image for `docker load`; ``push`` sends it to a
+registry; ``inspect`` is behind `jiffy image`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from builder import image, inventory, sbom
+from builder import image, inventory, registry, sbom
 from builder.build import Builder, Step
 from builder.processes import Processes
 from builder.runtimes.python import interpreter
@@ -70,6 +70,18 @@ def export(argv: list[str]) -> int:
     tag = f"jiffy/{name}:{found}"
     size = image.export(known.data, digest, known.file, tag)
     print(f"{known.file}: {tag}, {size / 1e6:.1f} MB; docker load -i {known.file}")
+    return 0
+
+
+def push(argv: list[str]) -> int:
+    parser = _parser("push", "Pushes an image to a registry.")
+    parser.add_argument("reference", metavar="HOST/NAME[:TAG]", help="where to; the tag is `latest` if none is given")
+    known = parser.parse_args(argv)
+    _, _, digest = _find(known)
+    config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
+    to = registry.Reference.parse(known.reference)
+    registry.push(known.data, digest, to, config, lambda line: print(line, file=sys.stderr, flush=True))
+    print(json.dumps({"reference": f"{to.host}/{to.name}:{to.tag}", "image": digest}))
     return 0
 
 

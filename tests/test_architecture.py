@@ -38,7 +38,7 @@ DOORS = {
     "sqlalchemy": {"gateway.ledger.*"},
     "pyarrow": {"jiffy.parquet"},
     "alembic": {"gateway.ledger.migrations.*"},
-    "httpx": {"gateway.durable.callbacks", "jiffy.client"},
+    "httpx": {"builder.registry", "gateway.durable.callbacks", "jiffy.client"},
     "click": {"jiffy.cli.*"},
     "rich": {"jiffy.cli.*"},
     "elftools": {"builder.elf"},

@@ -1,0 +1,169 @@
+"""`jiffy push` into a real registry: what arrives is the image, bit for bit; refusals are one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from builder import image
+from builder.build import Builder
+from builder.processes import Processes
+from builder.registry import Reference
+from builder.runtimes.python.interpreter import Interpreter
+from jiffy.contract.errors import InvalidRequest
+from jiffy.contract.messages import BuildRequest
+from tests.builder.archives import digest, pack
+
+REGISTRY = shutil.which("docker-registry")
+CONFIG = """
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {folder}}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+{more}
+"""
+
+
+@pytest.fixture
+def made(warm_data: Path, interpreters: dict[str, Interpreter]) -> Path:
+    archive = pack({"app.py": "def handler(event, context): ...\n"})
+    request = BuildRequest("b", "default", "greet", {"handler": "app:handler"}, digest(archive), 0)
+    builder = Builder(warm_data, interpreters, {}, Processes())
+    builder.name("default/greet:1", builder.make(request, archive, lambda step: None).image)
+    return warm_data
+
+
+@contextmanager
+def registry(folder: Path, more: str = "") -> Iterator[str]:
+    """HOST:PORT of a registry that keeps what it is given in `folder`."""
+    if REGISTRY is None:
+        pytest.skip("docker-registry is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = folder / "config.yml"
+    config.write_text(CONFIG.format(folder=folder / "blobs", port=port, more=more))
+    process = subprocess.Popen([REGISTRY, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until_served(process, f"http://127.0.0.1:{port}/v2/")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def until_served(process: subprocess.Popen[bytes], url: str) -> None:
+    give_up = time.monotonic() + 30
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except urllib.error.HTTPError:
+            return  # it asks who we are
+        except OSError:
+            assert process.poll() is None and time.monotonic() < give_up, "the registry doesn't start"
+            time.sleep(0.05)
+
+
+def push(data: Path, name: str, where: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jiffy.cli.main", "push", name, where, "--data", str(data)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def test_what_arrives_is_the_image_and_a_second_push_sends_nothing(made: Path, tmp_path: Path) -> None:
+    with registry(tmp_path) as host:
+        done = push(made, "greet", f"{host}/team/greet:1")
+        assert done.returncode == 0, done.stderr
+        asked = urllib.request.Request(
+            f"http://{host}/v2/team/greet/manifests/1",
+            headers={"accept": "application/vnd.oci.image.manifest.v1+json"},
+        )
+        with urllib.request.urlopen(asked) as answer:
+            manifest = answer.read()
+        _, ours = image.find(made, "default", "greet")
+        assert digest(manifest) == ours
+        for part in json.loads(manifest)["layers"]:
+            with urllib.request.urlopen(f"http://{host}/v2/team/greet/blobs/{part['digest']}") as answer:
+                assert digest(answer.read()) == part["digest"]
+        again = push(made, "greet:1", f"{host}/team/greet:latest")
+        assert again.stderr.count("there already") == 3
+        assert again.stdout.split() == [f"{host}/team/greet:latest", ours]
+
+
+class Tokens(BaseHTTPRequestHandler):
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        body = b'{"token": "let-me-in"}'
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None: ...
+
+
+def test_a_registry_that_wants_a_token_gets_one(made: Path, tmp_path: Path) -> None:
+    tokens = ThreadingHTTPServer(("127.0.0.1", 0), Tokens)
+    tokens.asked = []  # type: ignore[attr-defined]
+    threading.Thread(target=tokens.serve_forever, daemon=True).start()
+    more = f"auth: {{silly: {{realm: 'http://127.0.0.1:{tokens.server_port}/token', service: test}}}}"
+    try:
+        with registry(tmp_path, more) as host:
+            done = push(made, "greet", f"{host}/greet")
+            assert done.returncode == 0, done.stderr
+    finally:
+        tokens.shutdown()
+        tokens.server_close()
+    assert len(tokens.asked) == 1  # type: ignore[attr-defined]
+    assert "scope=repository%3Agreet%3Apull%2Cpush" in tokens.asked[0]  # type: ignore[attr-defined]
+
+
+def test_what_can_t_be_pushed_is_one_line(made: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+        for words, told in {
+            ("greet", f"{nobody}/x"): "doesn't answer",
+            ("other", f"{nobody}/x"): "no image of function 'other'",
+            ("greet", "nothing"): "names no place in a registry",
+            ("greet", f"{nobody}/UPPER"): "names no place in a registry",
+        }.items():
+            done = push(made, *words)
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+            assert told in done.stderr
+
+
+def test_plain_http_is_for_this_machine_alone() -> None:
+    assert Reference.parse("127.0.0.1:5000/a/b:c") == Reference("127.0.0.1:5000", "a/b", "c")
+    schemes = {
+        host: Reference.parse(f"{host}/x").scheme for host in ("localhost:5000", "[::1]:5000", "registry.example")
+    }
+    assert schemes == {"localhost:5000": "http", "[::1]:5000": "http", "registry.example": "https"}
+    for text in (
+        "x",
+        "host/",
+        "host/A",
+        "host/a:",
+        "http://host/a",
+        "host/a@sha256:b",
+        "host/../a",
+        "127.0.0.1.evil.example",
+    ):
+        with pytest.raises(InvalidRequest):
+            Reference.parse(text)
+    assert Reference.parse("127.0.0.1.evil.example/a").scheme == "https"
