@@ -18,7 +18,8 @@ from .refusal import error_json
 from .sandbox import Exit, Reply
 
 # What scheduling and the socket may take from an honest call on a crowded host: five times the p99 of a whole call with
-# 64 callers on two cores. A function that forges its stamps hides no more than this.
+# 64 callers on two cores. A function that forges its stamps hides no more than this, and where the kernel can be asked
+# (witness.py) far less.
 UNEXPLAINED_US = 250_000
 _MEMORY_ERROR = b"MemoryError"
 _ERROR_PARSED_MAX_BYTES = 128 * 1024  # twice the agent's longest message; more is none of its errors

@@ -22,6 +22,7 @@ from jiffy.contract.errors import SandboxFailed
 
 from .cgroups import Cell
 from .channel import Channel, Log, encode
+from .witness import Witness
 
 FORK_MAX_S = 5.0  # a fork takes a millisecond; beyond this something is badly wrong
 STATUS_MAX_S = 0.5  # between the end of a connection and the zygote's word on how the process ended
@@ -69,6 +70,8 @@ class Instance:
         self._cell = cell
         self._log = log
         self._pidfd = -1
+        self._witness = Witness()
+        self.held = self._witness.held
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._numbers = False
         self._future: asyncio.Future[Reply | Exit] | None = None
@@ -146,6 +149,7 @@ class Instance:
             if self._channel.peer_pid > 0:
                 self._pidfd = os.pidfd_open(self._channel.peer_pid)
                 self.pid = self._channel.peer_pid
+                self._witness.watch(self.pid)
                 if self._cell is not None:
                     self._cell.admit(self.pid)
             self._ready.set_result(None)
@@ -242,6 +246,7 @@ class Instance:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+        self._witness.close()
 
     def abandon(self) -> None:
         """Its sandbox is gone, and it with it."""

@@ -96,6 +96,9 @@ class FakeInstance:
         text, self.printed = self.printed, b""
         return text
 
+    def held(self, claimed_us: int, measured_us: int, size: int) -> int:
+        return claimed_us
+
     def max_memory_bytes(self) -> int:
         return 1_000_000
 
