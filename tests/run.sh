@@ -2,8 +2,8 @@
 # Format check, lint, types and every test: `make test`. $1 is the Python of an environment with Jiffy and its dev tools.
 #
 # As root it installs what is missing (Redis, PostgreSQL, Chromium, Docker, RabbitMQ, NATS) through apt, and runs a Docker
-# engine for the tests where
-# none answers. Without root, tests that need a missing part skip and say so; with CI=true they fail instead.
+# engine for the tests where none answers. Without root, tests that need a missing part skip and say so; with CI=true
+# they fail instead.
 set -eu
 python=$1
 [ "$(id -u)" = 0 ] && root=yes || root=no

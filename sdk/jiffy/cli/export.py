@@ -14,6 +14,8 @@ from jiffy import parquet
 from jiffy.client import Client
 from jiffy.contract.errors import InvalidRequest, Unavailable
 
+from .screen import json_option, show_json
+
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 
@@ -24,8 +26,15 @@ FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "pa
 @click.option("--until", metavar="WHEN", help="Before then, written the same way.")
 @click.option("--month", metavar="MONTH", help="What stands on the bill of a month, such as 2026-11.")
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]), help="Default: by FILE's ending.")
+@json_option
 def export(
-    file: Path, function: str | None, since: str | None, until: str | None, month: str | None, form: str | None
+    file: Path,
+    function: str | None,
+    since: str | None,
+    until: str | None,
+    month: str | None,
+    form: str | None,
+    as_json: bool,
 ) -> None:
     """Write every call to FILE: .csv, .jsonl or .parquet, newest first.
 
@@ -44,7 +53,10 @@ def export(
                 count = _write(part, lines) - (form == "csv")
     except InvalidRequest as exc:
         raise click.UsageError(exc.message) from exc
-    click.echo(f"{count} calls written to {file}")
+    if as_json:
+        show_json({"file": str(file), "calls": count})
+    else:
+        click.echo(f"{count} calls written to {file}")
 
 
 @contextlib.contextmanager
