@@ -6,7 +6,7 @@ less of it may take longer; the advice is about memory alone and says what was s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +81,8 @@ def of(connection: Connection, question: Question, books: Mapping[int, PriceBook
     """Advice for the functions that match, the largest saving first."""
     part = sums.matching(question, books)
     keys = {name: part.c[name] for name in ("function", "revision", "memory_mb", "book", "variant")}
-    return of_rows(connection.execute(sums.added_up(part, keys)).all(), books, sums.Names(connection))
-
-
-def of_rows(rows: Sequence[Row[Any]], books: Mapping[int, PriceBook], names: sums.Names) -> list[Advice]:
-    """The same, from rows that tell function, revision, memory_mb, book and variant."""
+    rows = connection.execute(sums.added_up(part, keys)).all()
+    names = sums.Names(connection)
     newest: dict[int, tuple[int, int]] = {}
     for row in rows:
         newest[row.function] = max(newest.get(row.function, (0, 0)), (row.revision, row.memory_mb))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
 
-from .prices import Money, PriceBook, per_mb_ms, units
+from .prices import Money, PriceBook, per_mb_ms
 
 
 class Use(NamedTuple):
@@ -51,16 +51,16 @@ def due(tenant: str, uses: Iterable[Use]) -> Due:
         start, end = used_mb_ms, used_mb_ms + use.mb_ms
         free = max(0, min(end, allowed_mb_ms) - start)
         free_mb_ms += free
-        free_mb_ms_price += free * per_mb_ms(rates.per_gb_second)
+        free_mb_ms_price += free * rates.mb_ms_units
         start += free
         for tier, following in zip_longest(rates.tiers, rates.tiers[1:]):
             beyond = end if following is None else min(end, following.above_mb_ms)
             inside = max(0, beyond - max(start, tier.above_mb_ms))
             volume_mb_ms += inside
-            volume_price += inside * (per_mb_ms(rates.per_gb_second) - per_mb_ms(tier.per_gb_second))
+            volume_price += inside * (rates.mb_ms_units - per_mb_ms(tier.per_gb_second))
         given = max(0, min(used_calls + use.charged, allowed_calls) - used_calls)
         free_calls += given
-        free_calls_price += given * units(rates.per_call)
+        free_calls_price += given * rates.call_units
         used_mb_ms, used_calls = end, used_calls + use.charged
     return Due(
         *(Money(list_price), free_mb_ms, Money(free_mb_ms_price), free_calls, Money(free_calls_price)),

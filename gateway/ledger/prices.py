@@ -40,13 +40,19 @@ class Rates:
     per_gb_second: Decimal
     per_call: Decimal
     tiers: tuple[Tier, ...] = ()  # by rising threshold
+    mb_ms_units: int = field(init=False, repr=False, compare=False)  # the two prices in 10^-DIGITS
+    call_units: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mb_ms_units", per_mb_ms(self.per_gb_second))
+        object.__setattr__(self, "call_units", units(self.per_call))
 
     def price(self, mb_ms: int, calls: int) -> Money:
         """List price of `calls` charged attempts that were billed `mb_ms` MB·ms altogether. Linear: it may be summed.
 
         Tiers are not in it: they are a matter of a whole month.
         """
-        return Money(mb_ms * per_mb_ms(self.per_gb_second) + calls * units(self.per_call))
+        return Money(mb_ms * self.mb_ms_units + calls * self.call_units)
 
 
 @dataclass(frozen=True, slots=True)

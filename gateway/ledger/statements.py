@@ -7,17 +7,17 @@ comes after it stands on the bill of the next month that is open, marked `late`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, func, insert, select
+from sqlalchemy import Connection, Engine, func, insert, select
 
 from jiffy.contract.errors import Conflict
 
 from . import advice, month, months, prices, sums, tables
 from .database import lock, reading, writing
-from .lines import Sum, moment_text, ms_text, nothing
+from .lines import moment_text, ms_text, nothing
 from .prices import PriceBook
 from .questions import By, Question
 from .shelf import read_books
@@ -80,11 +80,10 @@ def _write(connection: Connection, tenant: str, of: int, now_ms: int) -> dict[st
     books = read_books(connection)
     question = Question(tenant, By.TOTAL, month=of)
     since_ms, until_ms = months.bounds_ms(of)
-    names, rows = sums.Names(connection), sums.at_once(connection, question, books)
-    uses, lines = _uses(rows, tenant, books, names)
+    uses, lines = _uses(connection, question, tenant, books)
     due = month.due(tenant, uses)
-    parts = {by: sums.fold(rows, replace(question, by=by), books, names) for by in (By.FUNCTION, By.DAY, By.TRIGGER)}
-    late = sums.fold([row for row in rows if row.late], question, books, names)
+    parts = {by: sums.by_key(connection, replace(question, by=by), books) for by in (By.FUNCTION, By.DAY, By.TRIGGER)}
+    late = sums.by_key(connection, question, books, late_only=True)
     return {
         "number": None,
         "closed": None,
@@ -103,19 +102,15 @@ def _write(connection: Connection, tenant: str, of: int, now_ms: int) -> dict[st
         "days": [row.to_dict() for row in sorted(parts[By.DAY], key=lambda one: one.name)],
         "triggers": [row.to_dict() for row in sorted(parts[By.TRIGGER], key=lambda one: (-one.price, one.name))],
         "late": nothing().plus_all(late).to_dict(),
-        "advice": [one.to_dict() for one in advice.of_rows(rows, books, names)],
+        "advice": [one.to_dict() for one in advice.of(connection, question, books)],
     }
 
 
 def _uses(
-    rows: Iterable[Row[Any]], tenant: str, books: Mapping[int, PriceBook], names: sums.Names
+    connection: Connection, question: Question, tenant: str, books: Mapping[int, PriceBook]
 ) -> tuple[list[month.Use], list[dict[str, Any]]]:
     """The month's use per book and runtime, and the same as lines of the statement."""
-    groups: dict[tuple[int, str], Sum] = {}
-    for row in rows:
-        runtime = names.variants[row.variant][0]
-        one = sums.priced(row, books[row.book], tenant, runtime)
-        groups[row.book, runtime] = groups.get((row.book, runtime), nothing()).plus(one)
+    groups = sums.by_rate(connection, question, books)
     uses, lines = [], []
     for (version, runtime), one in sorted(groups.items()):
         book = books[version]

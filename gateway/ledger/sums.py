@@ -6,7 +6,7 @@ SQL adds up per key, price book, runtime and tags; names are looked up and price
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -53,31 +53,34 @@ _KEYS = {  # what is asked by → the columns that tell its name
 }
 
 
-def by_key(connection: Connection, question: Question, books: Mapping[int, PriceBook]) -> list[Sum]:
-    """One sum for every name that occurs, in no order; "" for a total."""
+def by_key(
+    connection: Connection, question: Question, books: Mapping[int, PriceBook], *, late_only: bool = False
+) -> list[Sum]:
+    """One sum for every name that occurs, in no order; "" for a total. `late_only`: of what came late (by month)."""
     part = matching(question, books)
     keys = {name: _key(part, name) for name in (*_KEYS[question.by], "book", "variant")}
     if question.tenant is None:
         keys["function"] = part.c.function
-    return fold(connection.execute(added_up(part, keys)), question, books, Names(connection))
-
-
-def at_once(connection: Connection, question: Question, books: Mapping[int, PriceBook]) -> list[Row[Any]]:
-    """Rows that can be folded by anything but the hour: one reading for many breakdowns."""
-    part = matching(question, books)
-    names = ("function", "revision", "variant", "trigger", "memory_mb", "book", "late", "day")
-    return list(connection.execute(added_up(part, {name: _key(part, name) for name in names})))
-
-
-def fold(rows: Iterable[Row[Any]], question: Question, books: Mapping[int, PriceBook], names: Names) -> list[Sum]:
-    """Rows of `added_up` under the names that the question asks for."""
+    query, names = added_up(part, keys), Names(connection)
     groups: dict[str, Sum] = {}
-    for row in rows:
+    for row in connection.execute(query.where(part.c.late != 0) if late_only else query):
         name = names.of(row, question)
         tenant = question.tenant if question.tenant is not None else names.functions[row.function][0]
         one = priced(row, books[row.book], tenant, names.variants[row.variant][0])
         groups[name] = (groups.get(name) or nothing(heading(question), name)).plus(one)
     return list(groups.values())
+
+
+def by_rate(connection: Connection, question: Question, books: Mapping[int, PriceBook]) -> dict[tuple[int, str], Sum]:
+    """(version of the book, runtime) → sum, for one tenant."""
+    assert question.tenant is not None
+    part, names = matching(question, books), Names(connection)
+    groups: dict[tuple[int, str], Sum] = {}
+    for row in connection.execute(added_up(part, {name: part.c[name] for name in ("book", "variant")})):
+        runtime = names.variants[row.variant][0]
+        one = priced(row, books[row.book], question.tenant, runtime)
+        groups[row.book, runtime] = groups.get((row.book, runtime), nothing()).plus(one)
+    return groups
 
 
 def heading(question: Question) -> str:
