@@ -29,6 +29,7 @@ from gateway import ledger as books
 from gateway.admission import Admission
 from gateway.app import App, control
 from gateway.catalog import Catalog
+from gateway.complaints import Complaints
 from gateway.dispatch import Dispatcher
 from gateway.durable.acceptance import Acceptance
 from gateway.durable.audit_store import AuditStore
@@ -162,7 +163,7 @@ class Gateway:
         self.catalog.on_change.append(self.scheduler.changed)
         caller = invoke.Invoke(
             *(self.catalog, self.placement, self.dispatcher, self.admission, metrics),
-            *(self.acceptance, once, store.now_ms),
+            *(self.acceptance, once, Complaints(store, store.now_ms), store.now_ms),
         )
         topic_store = TopicStore(store.client)
         topics = Topics(topic_store, store.now_ms)

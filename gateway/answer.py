@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 
 from gateway.asgi import JSON, Header, Response, error_response
 from gateway.catalog import Function
 from jiffy.contract import httpevent
 from jiffy.contract.errors import JiffyError, PlatformError, Throttled
 from jiffy.contract.messages import Answer, Outcome
+
+Complain = Callable[[Function, str, int, str], None]  # complaints.Complaints
 
 
 def _headers(answer: Answer, function: Function) -> list[Header]:
@@ -30,8 +33,10 @@ def _headers(answer: Answer, function: Function) -> list[Header]:
     return headers
 
 
-def http_answer(answer: Answer | JiffyError, invocation: str, function: Function) -> Response:
-    """What a browser sees: the function's response, or its failure as 502, 504 …"""
+def http_answer(answer: Answer | JiffyError, invocation: str, function: Function, complain: Complain) -> Response:
+    """What a browser sees: the function's response, or its failure as 502, 504 … A result that is no response is
+    complained of.
+    """
     if isinstance(answer, JiffyError):
         return refusal(answer, invocation, function)
     headers = _headers(answer, function)
@@ -42,8 +47,9 @@ def http_answer(answer: Answer | JiffyError, invocation: str, function: Function
     except (ValueError, RecursionError) as exc:
         headers = [(name, b"error" if name == b"jiffy-outcome" else value) for name, value in headers]
         headers.append(JSON)
-        error = {"errorType": "Jiffy.BadResponse", "errorMessage": f"the function's result is no HTTP response: {exc}"}
-        return 502, headers, json.dumps(error).encode()
+        kind, text = "Jiffy.BadResponse", f"the function's result is no HTTP response: {exc}"
+        complain(function, answer.invocation, answer.attempt, f"{kind}: {text}")
+        return 502, headers, json.dumps({"errorType": kind, "errorMessage": text}).encode()
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own]
     return status, headers, body
 

@@ -324,6 +324,11 @@ class Store:
         with translated():
             return int(await self._redis.hget(keys.function(tenant, name), "removed") or 0)
 
+    async def add_log(self, tenant: str, name: str, entry: LogEntry) -> None:
+        """Add to a log that is there; how long it may grow is the invokers' matter (scripts/complete.lua)."""
+        with translated():
+            await self._redis.xadd(keys.logs(tenant, name), {"l": wire.pack(entry)}, nomkstream=True)
+
     async def logs_since(self, tenant: str, name: str, start: str, count: int) -> list[tuple[str, LogEntry]]:
         """Up to `count` entries from stream id `start` on ("(ID": after it)."""
         with translated():

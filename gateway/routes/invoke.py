@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote
 from uuid_utils import uuid7
 
 from gateway.admission import Admission, Head, check_size
-from gateway.answer import http_answer, raw_answer, refusal
+from gateway.answer import Complain, http_answer, raw_answer, refusal
 from gateway.asgi import JSON, Receive, Response, Scope, Send, error_response, read_body, reply
 from gateway.catalog import Catalog, Function
 from gateway.dispatch import Dispatcher, Done
@@ -94,6 +94,7 @@ class Invoke:
         metrics: Metrics,
         acceptance: Acceptance,
         once: Once,
+        complain: Complain,
         now_ms: Callable[[], int],
     ) -> None:
         self._catalog = catalog
@@ -103,6 +104,7 @@ class Invoke:
         self._metrics = metrics
         self._acceptance = acceptance
         self._once = once
+        self._complain = complain
         self._now_ms = now_ms
 
     async def http(self, scope: Scope, receive: Receive, send: Send, head: Head, target: Target) -> None:
@@ -144,7 +146,7 @@ class Invoke:
             event = _event(scope, head, body, invocation, target, now_ms)
             self._submit(
                 *(function, invocation, target.trigger, event, now_ms),
-                lambda answer: respond(http_answer(answer, invocation, function)),
+                lambda answer: respond(http_answer(answer, invocation, function, self._complain)),
             )
         except JiffyError as exc:
             respond(refusal(exc, invocation, function))
@@ -159,7 +161,8 @@ class Invoke:
             )
         except JiffyError as exc:
             return refusal(exc, invocation, function)
-        return _replayed(http_answer(answer, answer.invocation, function), answer.invocation != invocation)
+        response = http_answer(answer, answer.invocation, function, self._complain)
+        return _replayed(response, answer.invocation != invocation)
 
     async def _call_once(self, function: Function, claim: Claim, invocation: str, trigger: str, event: bytes) -> Answer:
         wait_ms = SYNC_WAIT_MS + function.revision.timeout_ms

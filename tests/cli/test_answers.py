@@ -124,3 +124,12 @@ def test_logs_of_a_call_that_is_not_there_say_so(platform: Platform) -> None:
     assert command.returncode == 1
     [(_, path, _, _)] = platform.asked
     assert path.endswith("?format=text&invocation=7c0e91d2&since=10m&timestamps=true&limit=100")
+
+
+def test_a_bill_of_no_function_is_an_error(platform: Platform) -> None:
+    hint = "there is no function 'helo'; did you mean 'hello'?"
+    platform.say("GET", "/v1/usage", 200, {"rows": [], "next": None, "total": {"calls": 0}})
+    platform.say("GET", "/v1/functions/helo", 404, {"error": {"code": "not_found", "message": hint}})
+    command = start(platform, "--function", "helo", command="bill")
+    assert command.communicate(timeout=20) == ("", f"jiffy: {hint}\n")
+    assert command.returncode == 1

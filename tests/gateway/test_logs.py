@@ -15,7 +15,7 @@ from gateway.routes.logs import render
 from jiffy.contract import keys, wire
 from jiffy.contract.errors import Unavailable
 from jiffy.contract.messages import LogEntry
-from tests.gateway.conftest import Served
+from tests.gateway.conftest import Invokers, Served
 from tests.gateway.fake_invoker import publish
 
 ID = "019a0000-0000-7000-8000-00000000000a"
@@ -120,6 +120,18 @@ async def test_what_a_removed_function_still_prints_is_not_its_successors(
             await asyncio.sleep(0.01)
     printed = [line for line in answer.text.splitlines() if "of the" in line or "still" in line]
     assert printed == ["of the second"]
+
+
+@pytest.mark.redis
+async def test_what_http_cannot_carry_is_in_the_log(redis_url: str, served: Served, invoker: Invokers) -> None:
+    await publish(redis_url)
+    log = keys.logs("default", "hello")
+    async with invoker(lambda call: {"payload": b'{"statusCode":"soon"}'}), Redis.from_url(redis_url) as redis:
+        first = await redis.xadd(log, {"l": wire.pack(LogEntry("x", 1, 1, 0, True, b"", 0))})  # the invoker's
+        answer = await served.http.get("/function/hello")
+        [(_, [(_, fields)])] = await redis.xread({log: first}, block=10_000)
+    line = wire.unpack(LogEntry, fields[b"l"]).text.decode()
+    assert line.startswith(f"[ERROR] RequestId: {answer.headers['jiffy-invocation-id']} Jiffy.BadResponse: ")
 
 
 @pytest.mark.redis

@@ -96,6 +96,8 @@ def bill(
                     click.echo(line)
                 return
             document = _fetch(client, params, limit)
+            if function and not document["total"]["calls"]:
+                client.function(function)  # says that there is none, and which may have been meant
             advice = Costs(client).advice(**span) if form == "table" and by == "function" else []
     except InvalidRequest as exc:
         raise click.UsageError(exc.message) from exc

@@ -80,8 +80,9 @@ def _watch(client: Client, as_json: bool) -> None:
 def _text(url: str, platform: dict[str, Any]) -> str:
     missing = ", ".join(platform["missing"])
     health = f"not healthy: no {missing} is alive" if missing else "healthy"
+    functions = "1 function" if platform["functions"] == 1 else f"{platform['functions']} functions"
     parts = [
-        f"{url}  jiffy {platform['version']}  {health}  {platform['functions']} functions",
+        f"{url}  jiffy {platform['version']}  {health}  {functions}",
         columns(INVOKER, [_invoker(one) for one in platform["invokers"]]),
         columns(BUILDER, [_builder(one) for one in platform["builders"]]),
     ]
