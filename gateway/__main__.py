@@ -56,6 +56,7 @@ from gateway.routes.costs import Costs
 from gateway.routes.dlq import Dlq
 from gateway.routes.functions import Functions
 from gateway.routes.health import Health
+from gateway.routes.hooks import Hooks
 from gateway.routes.hosts import Hosts
 from gateway.routes.invocations import Invocations
 from gateway.routes.live import Live
@@ -178,6 +179,7 @@ class Gateway:
             *Logs(store, self.catalog, self.following).endpoints(),
             *Sources(store, self.admission).endpoints(),
             *Builds(store, self.following).endpoints(),
+            *Hooks(self.catalog, self.admission, self.acceptance, self.triggers, told, store.now_ms).endpoints(),
             *TopicRoutes(self.catalog, topics, topic_store, store.now_ms).endpoints(),
             *Triggers(self.catalog, self.triggers, firing, store.now_ms).endpoints(),
             *Invocations(store, ledger, Cancellation(store, durable)).endpoints(),

@@ -28,6 +28,7 @@ from jiffy.contract.errors import InvalidRequest, JiffyError, MethodNotAllowed, 
 from jiffy.contract.routes import Match
 
 FUNCTION, CONTROL, INVOCATIONS = "/function/", "/v1/", "/invocations"
+HOOKS = "/v1/hooks/"
 FIXED = ("/healthz", "/metrics", "/openapi.json", "/v1", "/function")
 
 
@@ -91,7 +92,7 @@ class App:
         path = scope["raw_path"].decode("latin-1")
         if len(path) + len(scope["query_string"]) > PATH_MAX_BYTES:
             raise InvalidRequest(f"path and query have more than {PATH_MAX_BYTES} bytes")
-        if path in self._open:
+        if path in self._open or path.startswith(HOOKS):  # whose signature is their key
             if self._hosts is not None:
                 read_head(scope["headers"], None, self._hosts)
             await self._control(scope, receive, send)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -11,13 +12,15 @@ from gateway.admission import check_size
 from jiffy.contract.errors import InvalidRequest
 
 
-async def read(request: Request, most: int) -> bytes:
-    """Raises PayloadTooLarge while it comes in, InvalidRequest when it broke off."""
+async def read(request: Request, most: int, hold: Callable[[int], None] | None = None) -> bytes:
+    """Raises PayloadTooLarge while it comes in, InvalidRequest when it broke off; `hold` is told what came."""
     body = bytearray()
     try:
         async for chunk in request.stream():
+            check_size(len(body) + len(chunk), most)
+            if hold is not None:
+                hold(len(chunk))
             body += chunk
-            check_size(len(body), most)
     except ClientDisconnect as exc:
         raise InvalidRequest("the request broke off") from exc
     return bytes(body)

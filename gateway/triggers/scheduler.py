@@ -23,9 +23,9 @@ from gateway.triggers.metrics import TriggerMetrics
 from gateway.triggers.store import Claim, Tick, TriggerStore
 from gateway.triggers.trigger import Trigger, TriggerId, declared
 from jiffy.contract.errors import JiffyError
-from jiffy.contract.schedules import Schedule, schedule
+from jiffy.contract.schedules import LATE_MAX_MS, Schedule, schedule
 
-BATCH_MAX = 256  # ticks in one script: about 5 ms of Redis's time
+BATCH_MAX = 64  # ticks in one script: the first of many do not wait for the last to be packed
 BUSY_AGAIN_MS = 250  # how often a tick that waits for the call before it asks again
 LATER_MS = 1000  # after a failure
 SLEEP_MAX_S = 60.0  # the clock may be set, and heartbeats correct ours
@@ -132,7 +132,8 @@ class Scheduler:
             planned = self._planned.get(key)
             if planned is None or planned.tick_ms != tick_ms:
                 continue  # it was planned anew
-            if planned.behind or planned.schedule.due(planned.last_ms, now_ms) == tick_ms:
+            recent = tick_ms >= now_ms - LATE_MAX_MS  # most are: to plan again would cost more than to fire
+            if recent or planned.behind or planned.schedule.due(planned.last_ms, now_ms) == tick_ms:
                 batch[key] = planned
             else:  # we slept through it
                 self._plan(planned, now_ms)

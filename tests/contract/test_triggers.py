@@ -61,3 +61,11 @@ def test_names_are_taken_once_and_there_are_not_too_many() -> None:
         spec.parse_toml(toml(*["type = 'schedule'\ncron = '@daily'"] * (limits.TRIGGERS_MAX + 1)))
     with pytest.raises(SpecError, match="bytes as JSON"):
         spec.parse_toml(toml(f"type = 'schedule'\ncron = '@daily'\ndetail = {{ x = '{'y' * 20_000}' }}"))
+
+
+def test_a_webhooks_secret_must_be_in_the_functions_environment() -> None:
+    table = "type = 'webhook'\nscheme = 'github'\nsecret_env = 'GITHUB_SECRET'"
+    with pytest.raises(SpecError, match="'webhook': secret_env = 'GITHUB_SECRET', which is not in the function's env"):
+        spec.parse_toml(toml(table))
+    (one,) = spec.parse_toml(HEAD + "env = { GITHUB_SECRET = 'x' }\n" + toml(table).removeprefix(HEAD))
+    assert one.triggers[0]["scheme"] == "github"

@@ -28,7 +28,19 @@ def config(
     redis_url: str, data: Path, api_key: str | None = None, name: str = "gw-1", allow_hosts: tuple[str, ...] = ()
 ) -> Config:
     book = f"sqlite:///{data}/ledger.sqlite3"
-    return Config(redis_url, data, None, "127.0.0.1", 0, name, book, None, api_key, allow_hosts)
+    return Config(
+        redis=redis_url,
+        data=data,
+        fd=None,
+        host="127.0.0.1",
+        port=0,
+        name=name,
+        ledger=book,
+        keep_calls=0,
+        prices=None,
+        api_key=api_key,
+        allow_hosts=allow_hosts,
+    )
 
 
 @contextlib.asynccontextmanager

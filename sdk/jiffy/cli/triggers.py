@@ -67,7 +67,9 @@ def source(one: dict[str, Any]) -> str:
         zone = "" if options["timezone"] == "UTC" or options["rate"] else f" {options['timezone']}"
         at = f"at({options['at']})" if options["at"] else ""
         return f"{options['cron'] or options['rate'] or at}{zone}"
-    return str(options.get("source") or options.get("topic") or options.get("path") or "")
+    if one["type"] == "webhook":
+        return f"{options['scheme']} /v1/hooks/{one['function']}/{one['name']}"
+    return str(options.get("source") or options.get("topic") or "")
 
 
 @triggers.command(short_help="Show one trigger.")

@@ -182,6 +182,8 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
             mistakes.append(f"{place}: {key} = {found}; allowed: {exc}")
     if "handler" not in table:
         mistakes.append(f'{place}: handler is missing; add handler = "module:attribute"')
+    if unset := triggers.unset(values.get("triggers", ()), values.get("env", {})):
+        mistakes.append(f"{where}: [[functions.{name}.triggers]] {unset}")
     if mistakes:
         raise SpecError("\n".join(mistakes))
     return FunctionSpec(name=name, **({"env": {}, "tags": {}} | values))

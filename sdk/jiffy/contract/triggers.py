@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from . import checks, limits, patterns, queues, schedules, topics
+from . import checks, limits, patterns, queues, schedules, topics, webhooks
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
@@ -154,7 +154,45 @@ TOPIC = Kind(
     _one_topic,
 )
 
-KINDS: dict[str, Kind] = {"schedule": SCHEDULE, "queue": QUEUE, "topic": TOPIC}
+
+def _one_webhook(table: dict[str, Any]) -> None:
+    for key in ("scheme", "secret_env"):
+        if not table[key]:
+            raise ValueError(f"{key} is missing")
+
+
+def _variable(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value):
+        raise ValueError("the name of one of the function's environment variables")
+    return value
+
+
+def _header(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9-]{1,64}", value):
+        raise ValueError("the name of a header")
+    return value.lower()
+
+
+WEBHOOK = Kind(
+    "Calls the function with deliveries that others sign.",
+    {
+        "scheme": Option(_one_of(*webhooks.SCHEMES), "", "Whose signature is verified."),
+        "secret_env": Option(_variable, "", "The environment variable of the function that holds the secret."),
+        "header": Option(_header, "x-signature", "For `hmac`: where the signature is."),
+    },
+    _one_webhook,
+)
+
+KINDS: dict[str, Kind] = {"schedule": SCHEDULE, "queue": QUEUE, "topic": TOPIC, "webhook": WEBHOOK}
+
+
+def unset(tables: tuple[Mapping[str, Any], ...], env: Mapping[str, str]) -> str:
+    """Which trigger names an environment variable that the function lacks, as one line; "" when none does."""
+    for table in tables:
+        variable = table.get("secret_env")
+        if variable and not env.get(variable):
+            return f"{table['name']!r}: secret_env = {variable!r}, which is not in the function's env"
+    return ""
 
 
 def check(value: Any) -> tuple[dict[str, Any], ...]:
