@@ -20,7 +20,7 @@ from jiffy.costs import Costs
 from . import statement
 from .export import export
 from .grid import EXACT_DIGITS, Grid, fitting
-from .screen import json_option, show_json
+from .screen import json_option, printable, show_json
 
 TABLE_CALLS = 50  # what a person reads; --limit shows more
 PAGE_ROWS = 1000
@@ -181,7 +181,7 @@ def _calls(document: dict[str, Any], wide: bool) -> Grid:
             row["started"][11:19] if one_day else row["started"][5:19].replace("T", " "),
             row["function"],
             str(row["revision"]),
-            _printable(row["trigger"] if wide else row["trigger"].partition(" ")[0]),
+            printable(row["trigger"] if wide else row["trigger"].partition(" ")[0]),
             row["outcome"],
             "yes" if row["cold"] else "",
             row["duration_ms"],
@@ -233,10 +233,6 @@ def _hidden(document: dict[str, Any]) -> Line | None:
 def _sparkline(values: list[Decimal]) -> str:
     largest = max(values) or Decimal(1)
     return "".join(BARS[int(value / largest * (len(BARS) - 1))] for value in values)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _unique(ids: list[str]) -> int:

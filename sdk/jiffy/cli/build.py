@@ -18,7 +18,7 @@ from jiffy.contract.errors import SpecError
 from jiffy.contract.spec import FunctionSpec
 from jiffy.package import Package, pack
 
-from .screen import columns, json_option, show_json, size
+from .screen import columns, json_option, say, show_json, size
 
 
 @click.command(short_help="Make images of a folder's functions, without a platform.")
@@ -52,7 +52,7 @@ def build(folder: Path, only: tuple[str, ...], output: str | None, data: Path | 
         for event in _build(spec, package, output or f"{spec.name}.tar", data or home.default()):
             if event["kind"] == "step":
                 if not as_json:
-                    click.echo(f"{spec.name}: {_step(event)}", err=True)
+                    say(f"{spec.name}: {_step(event)}", err=True)
                 continue
             results.append({"function": spec.name} | event)
             if not as_json:
@@ -97,7 +97,7 @@ def _step(event: dict[str, Any]) -> str:
 
 def _tell(result: dict[str, Any]) -> None:
     if result["kind"] == "failed":
-        click.echo(f"jiffy: {result['function']} was not built: {result['text']}", err=True)
+        say(f"jiffy: {result['function']} was not built: {result['text']}", err=True)
         return
     click.echo(f"{result['path']}  {result['tag']}  {size(result['bytes'])}  {result['image']}")
     rows = [(layer["kind"], size(layer["size_bytes"]), layer["digest"]) for layer in result["layers"]]

@@ -14,7 +14,7 @@ from jiffy.client import LAST_EVENTS, Client, declared
 from jiffy.contract.errors import JiffyError, Unavailable
 from jiffy.costs import Costs
 
-from .screen import json_option, short, show_json, size
+from .screen import json_option, say, short, show_json, size
 
 Show = Callable[[str, str], None]
 SHOWN_MAX = 3  # functions whose steps are worth a line each in a log
@@ -59,7 +59,7 @@ def deploy(folder: Path, only: tuple[str, ...], quiet: bool, as_json: bool) -> N
             _interrupted(going, exc)
         _show(done, as_json)
         for line in warnings:
-            click.echo(line, err=True)
+            say(line, err=True)
         if any(one.network for one in specs):
             _warn_of_no_network(client, [one.name for one in specs if one.network])
     if any("error" in result for result in done):
@@ -123,7 +123,7 @@ def _estimate(client: Client, name: str) -> dict[str, Any] | None:
 
 def _tell(result: dict[str, Any]) -> None:
     if "error" in result:
-        click.echo(f"jiffy: {result['function']} was not deployed: {result['error']['message']}", err=True)
+        say(f"jiffy: {result['function']} was not deployed: {result['error']['message']}", err=True)
         return
     unchanged = "  (unchanged)" if result["unchanged"] else ""
     click.echo(f"{result['function']}  revision {result['revision']}  {result['url']}{unchanged}")
@@ -150,7 +150,7 @@ def _progress(*, quiet: bool, many: bool) -> Iterator[Show]:
     if quiet or (many and not sys.stderr.isatty()):
         yield lambda name, text: None
     elif not sys.stderr.isatty():
-        yield lambda name, text: click.echo(f"{name}: {text}", err=True)
+        yield lambda name, text: say(f"{name}: {text}", err=True)
     else:
         from rich.console import Console  # 60 ms that only a terminal needs
 

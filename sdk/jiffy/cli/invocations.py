@@ -11,7 +11,7 @@ import click
 from jiffy.client import Client
 
 from .invoke import await_end, failure
-from .screen import json_option, show_json, when
+from .screen import json_option, say, show_json, when
 
 
 @click.command(short_help="Show what became of an asynchronous call.")
@@ -44,7 +44,7 @@ def _tell(record: dict[str, Any]) -> None:
     if "result" in record:
         click.echo(json.dumps(record["result"], indent=2, ensure_ascii=False))
     elif "error" in record:
-        click.echo(failure(record["error"]), err=True)
+        say(failure(record["error"]), err=True)
     how = [record["state"]]
     if record.get("reason"):
         how.append(f"({record['reason']})")

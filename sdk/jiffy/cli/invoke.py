@@ -13,7 +13,7 @@ import click
 from jiffy.client import Client, Invocation
 from jiffy.contract import samples
 
-from .screen import json_option, show_json
+from .screen import json_option, say, show_json
 
 LOOK_FIRST_S, LOOK_MAX_S = 0.02, 1.0  # how often --wait asks
 
@@ -119,9 +119,9 @@ def _tell(call: Invocation, as_json: bool) -> None:
         show_json(_document(call))
     else:
         if call.ok:
-            click.echo(json.dumps(call.result, indent=2, ensure_ascii=False))
+            show_json(call.result)
         else:
-            click.echo(failure(call.result), err=True)
+            say(failure(call.result), err=True)
         cold = f", cold start {call.init_ms:.1f} ms" if call.cold else ""
         click.echo(
             f"{call.outcome} in {call.duration_ms:.3f} ms, billed {call.billed_ms} ms{cold}  "

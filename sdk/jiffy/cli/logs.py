@@ -9,7 +9,7 @@ import click
 
 from jiffy.client import Client
 
-from .screen import json_option
+from .screen import json_option, say
 
 
 @click.command(short_help="Show what a function printed.")
@@ -51,7 +51,7 @@ def logs(
             format=form,
         ):
             found = True
-            click.echo(line)
+            say(line)
     if invocation and not found:
         click.echo(f"jiffy: the log of {name} has nothing of an invocation {invocation}", err=True)
         sys.exit(1)

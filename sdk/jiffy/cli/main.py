@@ -15,6 +15,8 @@ import click
 from jiffy import __version__
 from jiffy.contract.errors import JiffyError
 
+from .screen import say
+
 
 class Entry(NamedTuple):
     """Where a command lives and what `jiffy --help` says of it."""
@@ -91,7 +93,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except JiffyError as exc:
-            click.echo(f"jiffy: {exc.message}", err=True)
+            say(f"jiffy: {exc.message}", err=True)
             ctx.exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -19,7 +20,18 @@ def json_option(command: Command) -> Command:
 
 
 def show_json(document: object) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    say(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def printable(text: str) -> str:
+    """What others wrote, made harmless: what would steer a terminal, or turn a line around, is shown as its escape."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print what others wrote: to a terminal harmless, to a pipe or a file as it is."""
+    stream = sys.stderr if err else sys.stdout
+    click.echo(printable(text) if stream.isatty() else text, err=err)
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
