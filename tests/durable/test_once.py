@@ -83,7 +83,7 @@ async def test_callers_at_the_same_time_wait_for_the_one_that_runs(pair: Pair, r
         return end
 
     pair.host.world.function = function
-    async with serving(redis_url, data_dir) as second:
+    async with serving(redis_url, data_dir, name="gw-2") as second:
         await second.gateway.pulse.look()
         callers = [
             asyncio.ensure_future(http.post(INVOKE, json={}, headers=KEY))
@@ -103,7 +103,7 @@ async def test_the_gateway_that_took_the_first_call_may_be_gone(pair: Pair, redi
     end: asyncio.Future[Reply | Exit] = asyncio.get_running_loop().create_future()
     begun = asyncio.Event()
     pair.host.world.function = lambda payload: begun.set() or end  # type: ignore[func-returns-value]
-    async with serving(redis_url, data_dir) as first:
+    async with serving(redis_url, data_dir, name="gw-2") as first:
         await first.gateway.pulse.look()
         lost = asyncio.ensure_future(first.http.post(INVOKE, json={}, headers=KEY))
         await begun.wait()

@@ -112,7 +112,7 @@ async def test_any_number_of_gateways_moves_each_call_once(redis_url: str, data_
     await pair.deploy()
     ran: list[bytes] = []
     pair.host.world.function = lambda payload: ran.append(payload) or Reply(True, payload, 10)  # type: ignore[func-returns-value]
-    async with serving(redis_url, data_dir) as second, serving(redis_url, data_dir) as third:
+    async with serving(redis_url, data_dir, name="gw-2") as second, serving(redis_url, data_dir, name="gw-3") as third:
         for other in (second, third):
             await other.gateway.pulse.look()
         calls = await asyncio.gather(*(pair.call(event={"n": n}, delay=0.1) for n in range(100)))
