@@ -147,7 +147,7 @@ class Gateway:
         self.catalog = Catalog(store)
         self.pulse = Pulse(store, self.placement, store.now_ms)
         self.dispatcher = Dispatcher(store, config.name)
-        durable = DurableStore(store.client)
+        durable = self.durable = DurableStore(store.client)
         self.acceptance = Acceptance(durable, self.placement, store.now_ms)
         self.later = Later(durable, self.placement)
         once = Once(self.acceptance, self.dispatcher, self.placement, store)
@@ -240,6 +240,8 @@ class Gateway:
         self.dispatcher.give_up()
         await self.ledger.close()
         await self.callbacks.close()
+        with contextlib.suppress(JiffyError):
+            await self.durable.close()
         with contextlib.suppress(JiffyError):
             await self.triggers.close()
         with contextlib.suppress(JiffyError):

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+import hiredis
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -71,8 +72,8 @@ def translated() -> Iterator[None]:
         raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc
 
 
-class _Line:
-    """One connection for one loop: a command out, a reply in. Reconnects when next used."""
+class Line:
+    """One connection for one loop: a command out, a reply in, packed in C. Reconnects when next used."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._connection: AbstractConnection = pool.connection_class(
@@ -83,7 +84,7 @@ class _Line:
         connection = self._connection
         try:
             async with asyncio.timeout(patience_s):
-                await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+                await connection.send_packed_command(hiredis.pack_command(command), check_health=False)
                 return await connection.read_response(timeout=math.inf)
         except NoScriptError:
             raise
@@ -108,7 +109,7 @@ class Store:
             max_connections=CONNECTIONS_MAX,
         )
         self._redis: Any = Redis(connection_pool=self._pool)
-        self._sending, self._receiving = _Line(self._pool), _Line(self._pool)
+        self._sending, self._receiving = Line(self._pool), Line(self._pool)
         self._send_sha = hashlib.sha1(scripts.SEND.encode(), usedforsecurity=False).hexdigest()
         self._live = self._redis.register_script(scripts.LIVE)
         self._live_revision = self._redis.register_script(scripts.LIVE_REVISION)

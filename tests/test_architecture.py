@@ -28,6 +28,7 @@ DOORS = {
         "gateway.triggers.sources.topic",  # … and their subscriptions
         "gateway.triggers.sources.redis_queues",  # queues of other software
         "gateway.scripts",  # the gateway's Lua, registered by its store
+        "gateway.durable.store",  # accepts calls on a connection of its own
         "gateway.ledger.feed",  # the ledger reads one stream and nothing else
         "jiffy.queue",  # the supervisor's "does it answer?"
     },

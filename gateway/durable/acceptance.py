@@ -88,7 +88,7 @@ class Acceptance:
         future: asyncio.Future[int | Holder] = asyncio.get_running_loop().create_future()
         self._outgoing.append((accepted, future))
         self._work.set()
-        result = await asyncio.shield(future)
+        result = await future
         if isinstance(result, Holder):
             if accepted.claim is not None and result.fingerprint != accepted.claim.fingerprint:
                 raise KeyReused("this Idempotency-Key came before with another request; use a new one")

@@ -5,11 +5,14 @@ It speaks through the connections of gateway/store.py, whose `client` it is give
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
-from gateway.store import translated
+from redis.exceptions import NoScriptError
+
+from gateway.store import REPLY_MAX_S, Line, translated
 from jiffy.contract import keys, limits, wire
 from jiffy.contract.messages import Call, DeadLetter, Delivery, InvocationRecord
 
@@ -62,7 +65,9 @@ class DurableStore:
 
     def __init__(self, client: Any) -> None:
         self._redis = client
-        self._accept = script(client, "accept")
+        self._accepting = Line(client.connection_pool)
+        self._accept = text("accept")
+        self._accept_sha = hashlib.sha1(self._accept, usedforsecurity=False).hexdigest()
         self._due = script(client, "due")
         self._move = script(client, "move")
         self._replay = script(client, "replay")
@@ -81,8 +86,18 @@ class DurableStore:
             values += (call.invocation, wire.pack(call), wire.pack(one.record), one.keep_s, one.due_ms)
             values += (len(call.payload), claim.fingerprint if claim else "", max(limits.ONCE_KEEP_S, one.keep_s))
         with translated():
-            results = await self._accept(keys=names, args=values)
+            try:
+                results = await self._ask("EVALSHA", self._accept_sha, len(names), *names, *values)
+            except NoScriptError:
+                results = await self._ask("EVAL", self._accept, len(names), *names, *values)
         return [Holder(*result.decode().split(" ")) if type(result) is bytes else result for result in results]
+
+    async def _ask(self, *command: Any) -> Any:
+        return await self._accepting.ask(REPLY_MAX_S, *command)
+
+    async def close(self) -> None:
+        with translated():
+            await self._accepting.close()
 
     # --- calls that wait for their time ---------------------------------------------------------------------
 
@@ -181,5 +196,8 @@ class DurableStore:
 
 def script(client: Any, name: str) -> Any:
     """One of scripts/*.lua, ready to be called."""
-    text = resources.files(__package__).joinpath(f"scripts/{name}.lua").read_text("utf-8")
-    return client.register_script(text)
+    return client.register_script(text(name))
+
+
+def text(name: str) -> bytes:
+    return resources.files(__package__).joinpath(f"scripts/{name}.lua").read_bytes()

@@ -96,6 +96,7 @@ class Machine(RuleBasedStateMachine):
         async def end() -> None:
             for store in self.invokers.values():
                 await store.close()
+            await self.gateway.close()
             await self.redis.aclose()
 
         self.run(end())
