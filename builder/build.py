@@ -87,7 +87,7 @@ class Builder:
             made = image.write(self._store, _image(spec, python), tuple(layers))
             step.bytes = sum(stored.blob_bytes for stored in layers)
             step.text = f"image of {len(layers)} layers, {_size(step.bytes)} compressed"
-        return _revision(request, spec, python, tuple(layers), made)
+        return _revision(request, spec, python, tuple(layers), made)._replace(store=self._store.id)
 
     def name(self, ref: str, made: str) -> None:
         """Give the image `made` the name of its revision."""

@@ -20,7 +20,7 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -55,6 +55,18 @@ class LayerStore:
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
         self._root.chmod(0o755)
+
+    @property
+    def id(self) -> str:
+        """Which layer store this is, for hosts that look for its layers; made when there is none."""
+        path = layout.layer_store_id(self.data)
+        if not path.exists():
+            fresh = path.with_name(f".id-{os.urandom(8).hex()}")
+            fresh.write_text(fresh.name.removeprefix(".id-") + "\n")
+            with suppress(FileExistsError):  # somebody else was first
+                path.hardlink_to(fresh)
+            fresh.unlink()
+        return path.read_text().strip()
 
     @contextmanager
     def staging(self) -> Iterator[Path]:

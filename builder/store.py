@@ -193,7 +193,7 @@ class Store:
             with _translated():
                 live, latest = await self._redis.hmget(name, ["live", "latest"])
                 current = await self._redis.hget(name, keys.revision_field(int(live))) if live else None
-            unchanged = current is not None and wire.unpack(Revision, current).digest == revision.digest
+            unchanged = current is not None and _same(wire.unpack(Revision, current), revision)
             number = int(live) if unchanged else int(latest or 0) + 1
             numbered = revision._replace(number=number, created_ms=self.now_ms())
             final = event._replace(revision=number, unchanged=unchanged, at_ms=self.now_ms())
@@ -242,6 +242,11 @@ class Store:
                     pipe.hget(keys.function(tenant, name), keys.revision_field(int(number)))
             packed = await pipe.execute()
         return [wire.unpack(Revision, data) for data in packed if data is not None]
+
+
+def _same(live: Revision, made: Revision) -> bool:
+    """Is there nothing new? The same content in another layer store is: other hosts can run it."""
+    return live.digest == made.digest and live.store in ("", made.store)
 
 
 @contextmanager

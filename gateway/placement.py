@@ -8,7 +8,7 @@ invoker in that order whose load is below its bound.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from jiffy.contract import limits
@@ -29,16 +29,22 @@ class Host:
     capacity: int
     load: int
     network: bool
+    store: str = ""  # which layers it has
 
 
 def live(beats: Iterable[Heartbeat], now_ms: int) -> tuple[Host, ...]:
     """Those that were heard of lately and take new calls."""
     oldest = now_ms - int(limits.SILENT_AFTER_S * 1000)
     return tuple(
-        Host(beat.invoker, max(1, beat.instances_max), beat.running + beat.waiting, beat.network)
+        Host(beat.invoker, max(1, beat.instances_max), beat.running + beat.waiting, beat.network, beat.store)
         for beat in sorted(beats)
         if beat.at_ms >= oldest and not beat.draining
     )
+
+
+def able(host: Host, network: bool, store: str) -> bool:
+    """Can it run what needs a network, or lies in this layer store?"""
+    return (host.network or not network) and store in ("", host.store)
 
 
 def order(function: str, invokers: Iterable[str]) -> tuple[str, ...]:
@@ -64,11 +70,12 @@ class Placement:
 
     def __init__(self) -> None:
         self.tariff: Tariff | tuple[()] = ()  # of every call that is sent from here; the ledger keeps it current
-        self._hosts: dict[bool, tuple[str, ...]] = {False: (), True: ()}  # needs a network? → invokers
+        self._live: tuple[Host, ...] = ()  # of each, what never changes; sorted
+        self._able: dict[tuple[bool, str], tuple[str, ...]] = {}  # needs a network?, layer store → invokers
         self._capacities: dict[str, int] = {}
         self._others: dict[str, int] = {}  # load less our own calls, at the last heartbeat
         self._ours: dict[str, int] = {}
-        self._orders: dict[tuple[str, str, bool], tuple[str, ...]] = {}
+        self._orders: dict[tuple[str, str, bool, str], tuple[str, ...]] = {}
 
     def set_tariff(self, tariff: Tariff) -> None:
         """How the time of calls that are accepted from now on becomes billed time."""
@@ -76,32 +83,34 @@ class Placement:
 
     @property
     def invokers(self) -> tuple[str, ...]:
-        return self._hosts[False]
+        return tuple(host.invoker for host in self._live)
 
     def update(self, hosts: Sequence[Host]) -> None:
         """Take in what the last heartbeats say."""
-        known = {False: tuple(h.invoker for h in hosts), True: tuple(h.invoker for h in hosts if h.network)}
-        if known != self._hosts:
-            self._hosts = known
+        known = tuple(replace(host, capacity=0, load=0) for host in hosts)
+        if known != self._live:
+            self._live = known
+            self._able.clear()
             self._orders.clear()
         self._capacities = {h.invoker: h.capacity for h in hosts}
         self._others = {h.invoker: max(0, h.load - self._ours.get(h.invoker, 0)) for h in hosts}
         self._ours = {i: n for i, n in self._ours.items() if n or i in self._capacities}
 
-    def place(self, tenant: str, function: str, network: bool = False) -> str:
-        """The invoker for one call; `begun` and `ended` tell what becomes of it. Raises Unavailable."""
-        hosts = self._hosts[network]
+    def place(self, tenant: str, function: str, network: bool = False, store: str = "") -> str:
+        """The invoker for one call of what needs a network, or lies in one layer store ("": in all).
+
+        `begun` and `ended` tell what becomes of the call. Raises Unavailable.
+        """
+        hosts = self._able.get((network, store))
+        if hosts is None:
+            hosts = self._able[network, store] = tuple(
+                host.invoker for host in self._live if able(host, network, store)
+            )
         if len(hosts) < 2:
             if hosts:
                 return hosts[0]
-            if network and self._hosts[False]:
-                raise Unavailable(
-                    f"{function} has network = true, and no host here can give it one: only Docker's sandboxes have a "
-                    "network (jiffy up --sandbox docker)",
-                    retry_after_s=limits.SILENT_AFTER_S,
-                )
-            raise Unavailable("no invoker is alive", retry_after_s=limits.SILENT_AFTER_S)
-        key = (tenant, function, network)
+            raise Unavailable(self._why_none(function, store), retry_after_s=limits.SILENT_AFTER_S)
+        key = (tenant, function, network, store)
         preferred = self._orders.get(key)
         if preferred is None:
             if len(self._orders) >= ORDERS_MAX:
@@ -109,6 +118,19 @@ class Placement:
             preferred = self._orders[key] = order(f"{tenant}\0{function}", hosts)
         ours, others = self._ours, self._others
         return choose(preferred, {i: others[i] + ours.get(i, 0) for i in preferred}, self._capacities)
+
+    def _why_none(self, function: str, store: str) -> str:
+        if not self._live:
+            return "no invoker is alive"
+        if not any(able(host, False, store) for host in self._live):
+            return (
+                f"no host that is up has the layers of {function}: it was built in another data folder; start a host "
+                "that shares that folder (--data), or deploy it again"
+            )
+        return (
+            f"{function} has network = true, and no host here can give it one: only Docker's sandboxes have a "
+            "network (jiffy up --sandbox docker)"
+        )
 
     def begun(self, invoker: str) -> None:
         self._ours[invoker] = self._ours.get(invoker, 0) + 1

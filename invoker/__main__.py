@@ -21,7 +21,7 @@ import uvloop
 from jiffy.contract import endings, limits
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
-from jiffy.contract.messages import Layer
+from jiffy.contract.messages import Layer, Revision
 
 from . import host, policy
 from .drivers import choose
@@ -133,11 +133,13 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
     kept = POLICIES[config.keep_alive]()
     pool = Pool(stems, clock.monotonic_us, host.memory, room, keep=keep, keepalive=kept, warm_mb=config.warm_mb)
     executor = Executor(store.invoker, store, pool, clock, Handover(store, store.invoker, clock))
-    who = store.invoker, host.name(), driver.name, driver.network
+    layers = host.layer_store(config.data)
+    who = store.invoker, host.name(), driver.name, driver.network, layers
     pulse = Pulse(store, clock, pool, stems, who, executor.drain)
     calls = asyncio.create_task(executor.run())
     others = [
-        asyncio.create_task(work) for work in (pulse.run(), pool.run(), store.watch(pool.set_live), _wait_for(stop))
+        asyncio.create_task(work)
+        for work in (pulse.run(), pool.run(), store.watch(partial(_serve_live, pool, layers)), _wait_for(stop))
     ]
     try:
         await asyncio.wait((calls, *others), return_when=asyncio.FIRST_COMPLETED)
@@ -183,6 +185,12 @@ async def _within(budget_s: float, work: Awaitable[None]) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(budget_s):
             await work
+
+
+def _serve_live(pool: Pool, layers: str, tenant: str, function: str, revision: Revision | None) -> None:
+    """What lies in another layer store is not run here, so nothing is kept ready for it."""
+    ours = revision is not None and revision.store in ("", layers)
+    pool.set_live(tenant, function, revision if ours else None)
 
 
 async def _start(driver: Driver, data: Path, runtime: str, base: Layer, network: bool) -> Sandbox:

@@ -58,7 +58,7 @@ class Handover:
             revision = attempt.known.revision
             name = revision.tenant, revision.function
             if name not in targets:
-                targets[name] = choose(others, network=revision.network)
+                targets[name] = choose(others, network=revision.network, store=revision.store)
             (batches[targets[name]] if targets[name] else stay).append(attempt)
         for to, batch in batches.items():
             for start in range(0, len(batch), limits.STREAM_READ_MAX):
@@ -82,8 +82,8 @@ def live(beats: Iterable[Heartbeat], invoker: str, now_ms: int) -> tuple[Heartbe
     return tuple(beat for beat in beats if beat.invoker != invoker and beat.at_ms >= oldest and not beat.draining)
 
 
-def choose(beats: Iterable[Heartbeat], *, network: bool) -> str:
+def choose(beats: Iterable[Heartbeat], *, network: bool, store: str = "") -> str:
     """The least loaded of those that can run it; "": none can."""
-    able = [beat for beat in beats if beat.network or not network]
+    able = [beat for beat in beats if (beat.network or not network) and store in ("", beat.store)]
     shares = [((beat.running + beat.waiting) / max(1, beat.instances_max), beat.invoker) for beat in able]
     return min(shares)[1] if shares else ""

@@ -37,7 +37,7 @@ class Pulse:
         clock: Clock,
         pool: Pool,
         stems: Stems,
-        who: tuple[str, str, str, bool],
+        who: tuple[str, str, str, bool, str],
         drain: Callable[[bool], None],
     ) -> None:
         self._drain = drain
@@ -45,13 +45,13 @@ class Pulse:
         self._clock = clock
         self._pool = pool
         self._stems = stems
-        self._who = who  # invoker, host, driver, network
+        self._who = who  # invoker, host, driver, network, layer store
         self._started_ms = clock() // 1000
         self._lost = False
 
     def beat(self) -> Heartbeat:
         """What would be said now."""
-        invoker, host, driver, network = self._who
+        invoker, host, driver, network, store = self._who
         pool = self._pool
         return Heartbeat(
             *(invoker, host, self._clock() // 1000, self._started_ms, driver, network),
@@ -66,6 +66,7 @@ class Pulse:
             stems_wanted=self._stems.wanted(),
             decisions=dict(pool.figures.decisions),
             histograms=pool.figures.packed(pool.begun),
+            store=store,
         )
 
     async def send(self) -> None:

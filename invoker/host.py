@@ -5,13 +5,13 @@ What to make of them is policy.py's business.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from jiffy.contract import layout, limits
@@ -51,7 +51,7 @@ def instances_max() -> int:
     return max(1, min(limits.INSTANCES_MAX, (hard - FILES_OF_OURS) // FILES_PER_INSTANCE))
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone(data: Path, invoker: str) -> Iterator[None]:
     """Hold the name `invoker` in this data folder. Raises Unavailable when another process does.
 
@@ -67,6 +67,22 @@ def alone(data: Path, invoker: str) -> Iterator[None]:
         ) from exc
     finally:
         os.close(fd)
+
+
+def layer_store(data: Path) -> str:
+    """The id of the layer store in this data folder; made when there is none. Raises Unavailable."""
+    path = layout.layer_store_id(data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            fresh = path.with_name(f".id-{os.urandom(8).hex()}")
+            fresh.write_text(fresh.name.removeprefix(".id-") + "\n")
+            with contextlib.suppress(FileExistsError):  # a builder was first
+                path.hardlink_to(fresh)
+            fresh.unlink()
+        return path.read_text().strip()
+    except OSError as exc:
+        raise Unavailable(f"the layers in {data} can't be used: {exc.strerror or exc}") from exc
 
 
 def invoker_id(data: Path, given: str | None) -> str:

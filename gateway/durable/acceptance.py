@@ -141,7 +141,7 @@ def envelope(
     revision = function.revision
     terms = wishes.terms(revision.spec, now_ms)
     due_ms = now_ms + int(wishes.delay_s * 1000) if wishes.delay_s else 0
-    invoker = "" if due_ms else placement.place(function.tenant, function.name, revision.network)
+    invoker = "" if due_ms else placement.place(function.tenant, function.name, revision.network, revision.store)
     deadline_ms = terms.expires_ms + revision.timeout_ms
     call = Call(
         invocation, 1, "async", "", now_ms, deadline_ms, trigger, function.packed, payload, terms, placement.tariff

@@ -62,7 +62,7 @@ class Later:
         try:
             call = wire.unpack(Call, packed)
             revision = self._revisions.get(call.revision) or self._learn(call.revision)
-            invoker = self._placement.place(revision.tenant, revision.function, revision.network)
+            invoker = self._placement.place(revision.tenant, revision.function, revision.network, revision.store)
         except PlatformError:
             return None
         record = InvocationRecord(

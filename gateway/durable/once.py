@@ -72,7 +72,7 @@ class Once:
     async def _first(self, request: Request) -> asyncio.Future[Answer | JiffyError] | str:
         """The answer to come, when this call is the one that is executed; else the id of that one."""
         function, revision, invocation = request.function, request.function.revision, request.invocation
-        invoker = self._placement.place(function.tenant, function.name, revision.network)
+        invoker = self._placement.place(function.tenant, function.name, revision.network, revision.store)
         call = Call(
             *(invocation, 1, "sync", self._dispatcher.gateway, request.now_ms, request.now_ms + request.wait_ms),
             *(request.trigger, function.packed, request.event, None, self._placement.tariff),

@@ -217,7 +217,7 @@ class Invoke:
     def _submit(self, function: Function, invocation: str, trigger: str, event: bytes, now_ms: int, done: Done) -> None:
         """Send a call whose caller waits. Raises Unavailable when there is nobody to run it."""
         revision, placement = function.revision, self._placement
-        invoker = placement.place(function.tenant, function.name, revision.network)
+        invoker = placement.place(function.tenant, function.name, revision.network, revision.store)
         wait_ms = SYNC_WAIT_MS + revision.timeout_ms
         call = Call(
             *(invocation, 1, "sync", self._dispatcher.gateway, now_ms, now_ms + wait_ms),

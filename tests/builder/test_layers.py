@@ -77,6 +77,12 @@ def test_a_layer_without_its_blob_counts_as_missing_and_heals(tmp_path: Path) ->
     assert put(store, {"a.py": "1"}) == stored == store.get(stored.layer.digest)
 
 
+def test_a_layer_store_keeps_its_id_and_no_two_share_one(tmp_path: Path) -> None:
+    first = LayerStore(tmp_path / "one").id
+    assert first and LayerStore(tmp_path / "one").id == first
+    assert LayerStore(tmp_path / "two").id != first
+
+
 def test_sweeping_takes_what_was_left_and_spares_what_is_at_work(tmp_path: Path) -> None:
     store = LayerStore(tmp_path)
     left = tmp_path / layout.LAYERS / ".staging-left"

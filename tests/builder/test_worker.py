@@ -17,6 +17,7 @@ import redis.asyncio
 
 from builder.build import Builder
 from builder.identity import alone, builder_id
+from builder.layers import LayerStore
 from builder.processes import Processes
 from builder.runtimes.python.interpreter import Interpreter
 from builder.store import Store
@@ -119,6 +120,18 @@ async def test_a_deploy_makes_a_revision_and_announces_it(platform: Platform, py
     assert message["data"] == b"default:hello"
     await changes.aclose()
     assert await platform.redis.xlen(keys.BUILDS) == 0
+
+
+async def test_the_same_code_in_another_layer_store_is_a_new_revision(platform: Platform) -> None:
+    platform.start()
+    await platform.deploy("hello", {"app.py": CODE})
+    first = await platform.live("hello")
+    assert first.store == LayerStore(platform.data).id
+    elsewhere = wire.pack(first._replace(store="elsewhere"))
+    await platform.redis.hset(keys.function("default", "hello"), keys.revision_field(1), elsewhere)
+    event, _ = await platform.deploy("hello", {"app.py": CODE})
+    assert (event.revision, event.unchanged) == (2, False)
+    assert (await platform.live("hello")).store == first.store
 
 
 async def test_unchanged_code_makes_no_revision_and_any_change_makes_the_next(platform: Platform) -> None:

@@ -18,8 +18,8 @@ NOW = 1_700_000_000_000
 names = st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), min_size=2, max_size=12, unique=True)
 
 
-def host(name: str, load: int = 0, capacity: int = 1000, network: bool = True) -> Host:
-    return Host(name, capacity, load, network)
+def host(name: str, load: int = 0, capacity: int = 1000, network: bool = True, store: str = "") -> Host:
+    return Host(name, capacity, load, network, store)
 
 
 @given(names, st.text(max_size=20))
@@ -89,6 +89,17 @@ def test_a_function_with_a_network_goes_where_there_is_one() -> None:
     with pytest.raises(Unavailable, match="network"):
         placement.place("default", "f", network=True)
     assert placement.place("default", "f") == "a"
+
+
+def test_a_function_goes_where_its_layers_are() -> None:
+    placement = Placement()
+    placement.update([host("a", store="one"), host("b", store="two")])
+    assert {placement.place("default", f"f{n}", store="two") for n in range(20)} == {"b"}
+    assert {placement.place("default", f"f{n}") for n in range(20)} == {"a", "b"}, "of an older builder: anywhere"
+    with pytest.raises(Unavailable, match="built in another data folder"):
+        placement.place("default", "f", store="three")
+    placement.update([host("a", store="two")])
+    assert placement.place("default", "f", store="two") == "a", "a host that came later and has them"
 
 
 def test_no_invoker_is_unavailable_with_a_time_to_try_again() -> None:

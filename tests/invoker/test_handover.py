@@ -128,3 +128,5 @@ def test_who_is_asked() -> None:
     assert choose([beat("a", running=4), beat("b", running=4, instances_max=100)], network=False) == "b"
     assert choose([beat("a"), beat("b", running=5, network=True)], network=True) == "b"
     assert choose([beat("a")], network=True) == ""
+    assert choose([beat("a", store="one"), beat("b", running=5, store="two")], network=False, store="two") == "b"
+    assert choose([beat("a", store="one")], network=False, store="two") == ""

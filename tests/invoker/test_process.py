@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from builder.layers import LayerStore
 from jiffy.contract import keys, layout
 from jiffy.contract.messages import Answer, Call, Heartbeat, Layer, Outcome, Revision
 from jiffy.contract.wire import pack, unpack
@@ -125,7 +126,9 @@ async def test_calls_run_in_real_sandboxes_and_a_signal_leaves_nothing(house: Pr
     assert first.cold and 0 < first.duration_us < 3_000_000 and first.max_memory_bytes >= 0
     await house.send(revision(house), b'{"n": 2}')
     assert not (await house.answer()).cold
-    row = (await house.heartbeat(lambda beat: bool(beat.functions))).functions[0]
+    beat = await house.heartbeat(lambda beat: bool(beat.functions))
+    assert beat.store == LayerStore(house.data).id, "gateways send it what lies there"
+    row = beat.functions[0]
     assert (row.function, row.revision) == ("hello", 7)
     code, said = await house.end()
     assert code == 0, said

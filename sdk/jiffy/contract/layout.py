@@ -3,6 +3,7 @@
 DIR/
   valkey/                   the embedded queue's append-only file
   layers/sha256-HEX/        one unpacked layer: tree/ (read-only), layer.json
+  layers/.id                which layer store this is: hosts that share it can run each other's revisions
   oci/                      an OCI image layout: oci-layout, index.json, blobs/sha256/HEX
   ledger.sqlite3            the ledger
   cache/                    the dependency resolver's download cache
@@ -31,6 +32,11 @@ RUNTIME_DIR = "/var/runtime"  # agent.py, serve.py, httpevent.py
 SOCKET_DIR = "/run/jiffy"  # where a Docker sandbox's agent binds agent.sock
 SCRATCH_DIR = "/tmp"  # noqa: S108 - the function's only writable place
 UID = GID = 65534  # nobody
+
+
+def layer_store_id(data: Path) -> Path:
+    """The file with the layer store's id: its first user makes it, nobody changes it."""
+    return data / LAYERS / ".id"
 
 
 def lock(data: Path, name: str) -> Path:

@@ -94,6 +94,7 @@ class Revision(NamedTuple):
     min_instances: int = 0  # kept ready on every host
     calls_max: int = 0  # of one instance; 0: any number, 1: reuse = "never"
     public: bool = False  # its URL and routes need no API key
+    store: str = ""  # id of the layer store that holds its layers; "": any may
 
 
 class Terms(NamedTuple):
@@ -272,6 +273,7 @@ class Heartbeat(NamedTuple):
     stems_wanted: dict[str, int] = {}  # noqa: RUF012 - runtime → how many are to stand ready
     decisions: dict[str, int] = {}  # noqa: RUF012 - what the pool decided → how often, since it started
     histograms: dict[str, tuple[tuple[int, ...], int]] = {}  # noqa: RUF012 - name → see histogram.Packed
+    store: str = ""  # id of the layer store that it takes layers from
 
 
 class BuilderBeat(NamedTuple):
