@@ -8,17 +8,15 @@ fired, skipped, failed and dead. A queue is served by one gateway at a time, whi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
 
 from gateway.durable.store import Accepted
-from gateway.store import CONNECT_MAX_S, REPLY_MAX_S
+from gateway.store import CONNECT_MAX_S, REPLY_MAX_S, translated
 from gateway.triggers.trigger import Trigger, TriggerId, TriggerState
-from jiffy.contract import keys, limits, outage, wire
+from jiffy.contract import keys, limits, wire
 
 ADOPT = """
 -- Begins to keep a trigger, anew when its settings are not those that were kept; returns since and tick.
@@ -139,15 +137,6 @@ class LogLine(NamedTuple):
     kind: str  # fired, skipped, failed, dead, paused, resumed
     invocation: str
     text: str
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """redis-py's errors leave as jiffy.contract.outage says."""
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as exc:
-        raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc
 
 
 def fingerprint(trigger: Trigger) -> str:
