@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jiffy.contract import limits, spec, triggers
+from jiffy.contract import limits, spec, triggers, wire
 from jiffy.contract.errors import SpecError
+from jiffy.contract.messages import BuildRequest
 
 HEAD = '[functions.report]\nhandler = "report:handler"\n'
 
@@ -69,3 +70,11 @@ def test_a_webhooks_secret_must_be_in_the_functions_environment() -> None:
         spec.parse_toml(toml(table))
     (one,) = spec.parse_toml(HEAD + "env = { GITHUB_SECRET = 'x' }\n" + toml(table).removeprefix(HEAD))
     assert one.triggers[0]["scheme"] == "github"
+
+
+def test_a_declaration_that_came_by_the_wire_reads_the_same() -> None:
+    """The builder checks it again, and there lists are tuples."""
+    table = "type = 'topic'\ntopic = 'a'\nfilter = { x = [{ numeric = ['>', 1] }], y = { z = ['b'] } }"
+    (one,) = spec.parse_toml(toml(table))
+    request = BuildRequest("b", "default", "report", one.to_dict(), "sha256:0", 0)
+    assert spec.parse_function("report", wire.unpack(BuildRequest, wire.pack(request)).spec) == one

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,22 @@ CODE = """
 def handler(event, context):
     print(event.get("detail-type") or event.get("type") or [r["body"] for r in event["Records"]])
 """
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples/report"
+
+
+def test_the_examples_readme_is_true(data_dir: Path) -> None:
+    commands = re.findall(r"^jiffy (.+)$", (EXAMPLE / "README.md").read_text(), re.MULTILINE)
+    *first, logs, events = [shlex.split(command) for command in commands]
+    with platform(data_dir, "--sandbox", "bwrap") as up:
+        for words in first:
+            up.jiffy(*[str(EXAMPLE) if word == "examples/report" else word for word in words])
+            if words[0] == "deploy":
+                until(lambda: up.get("/v1/topics/orders").status_code == 200)
+        until(lambda: "120 were paid" in up.jiffy(*logs).stdout and "the report of the night" in up.jiffy(*logs).stdout)
+        assert "20 were paid" not in up.jiffy(*logs).stdout.replace("120 were paid", "")
+        until(lambda: '"amount": 120' in up.jiffy(*events).stdout)
 
 
 def test_each_kind_of_trigger_calls_the_function_and_stands_on_the_bill(

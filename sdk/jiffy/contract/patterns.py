@@ -9,6 +9,7 @@ of its items does. Source: docs.aws.amazon.com/eventbridge/latest/userguide/eb-c
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -24,8 +25,12 @@ def check(pattern: Any) -> dict[str, Any]:
     """`pattern` if it is one. Raises ValueError with what is allowed."""
     if not isinstance(pattern, Mapping):
         raise ValueError('a table such as { type = ["order.paid"] }')
-    _check_table(pattern, "", 0)
-    return dict(pattern)
+    try:
+        regular: dict[str, Any] = json.loads(json.dumps(pattern))  # what comes by the wire has tuples for lists
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("texts, numbers, true, false, tables and lists of them") from None
+    _check_table(regular, "", 0)
+    return regular
 
 
 def matches(pattern: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
