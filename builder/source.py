@@ -8,6 +8,7 @@ contract/limits.py. Where the bytes come from is the store's business; what is d
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tarfile
@@ -27,6 +28,7 @@ _COMPONENT_MAX_BYTES = 255  # of every file system we know
 # A tar's own cost beside contents: a header and padding per entry, once more for long names, and the end.
 _INFLATED_MAX_BYTES = limits.SOURCE_UNPACKED_MAX_BYTES + limits.SOURCE_MAX_FILES * 6 * _BLOCK
 _HEADERS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
+_LINKS_MAX = 1_000  # each is looked up, through up to 40 others
 _LONG_NAMES = frozenset({tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK})
 _KINDS = {
     tarfile.CHRTYPE: "a character device",
@@ -125,6 +127,8 @@ class _Unpacker:
             self._claim(path, "dir")
             self._at(path).mkdir(parents=True, exist_ok=True)
         elif info.issym():
+            if len(self._links) >= _LINKS_MAX:
+                raise BuildFailed(f"source: more than {_LINKS_MAX} links")
             self._claim(path, "link")
             self._links.append((path, _link_target(path, info.linkname)))
         elif info.islnk():
@@ -211,9 +215,18 @@ class _Unpacker:
             place.symlink_to(target)
         inside = os.path.realpath(self._root)
         for path, target in self._links:
+            self._short(path)
             real = os.path.realpath(self._at(path))
             if real != inside and not real.startswith(inside + os.sep):
                 raise BuildFailed(f"source: {path!r} is a link to {target!r}, outside the folder")
+
+    def _short(self, path: str) -> None:
+        """Links that lead to links in a circle, or in a longer chain than the kernel follows, are of no use."""
+        try:
+            self._at(path).stat()
+        except OSError as exc:
+            if exc.errno == errno.ELOOP:
+                raise BuildFailed(f"source: {path!r} is a link that leads from link to link without end") from exc
 
 
 def _link_target(path: str, target: str) -> str:

@@ -52,6 +52,15 @@ HOSTILE = {
     "parent": ([entry("a/../../x", b"x")], "leaves the folder"),
     "parent inside": ([entry("a/../x", b"x")], "leaves the folder"),
     "symlink out": ([entry("l", kind=tarfile.SYMTYPE, linkname="../x")], "outside the folder"),
+    "symlink circle": ([entry(a, kind=tarfile.SYMTYPE, linkname=b) for a, b in ("lm", "ml")], "without end"),
+    "symlink long chain": (
+        [entry(f"l{n}", kind=tarfile.SYMTYPE, linkname=f"l{n + 1}") for n in range(900)],
+        "without end",
+    ),
+    "symlinks without number": (
+        [entry(f"l{n}", kind=tarfile.SYMTYPE, linkname="x") for n in range(1_001)],
+        "more than 1000 links",
+    ),
     "symlink absolute": ([entry("l", kind=tarfile.SYMTYPE, linkname="/etc/passwd")], "outside the folder"),
     "symlink chain": (
         [
