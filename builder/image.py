@@ -102,7 +102,7 @@ def _blob(store: LayerStore, data: bytes) -> dict[str, Any]:
     if not path.exists():
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         draft.write_bytes(data)
-        draft.chmod(0o644)
+        draft.chmod(0o600)  # a configuration holds the function's environment
         draft.replace(path)
     return {"digest": digest, "size": len(data)}
 
@@ -164,7 +164,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _replace(path: Path, data: bytes) -> None:
     draft = path.with_name(f".{path.name}.new")
     draft.write_bytes(data)
-    draft.chmod(0o644)
+    draft.chmod(0o600)
     draft.replace(path)
 
 

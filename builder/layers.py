@@ -54,7 +54,7 @@ class LayerStore:
         for folder in (data, self._root, data / layout.OCI, data / layout.OCI / "blobs", self._blobs):
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
-        self._root.chmod(0o755)
+        self._root.chmod(0o711)  # sandboxes' users must get through to their layers, and see no others
 
     @property
     def id(self) -> str:

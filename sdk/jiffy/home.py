@@ -32,7 +32,8 @@ class Home:
         """Takes the folder; waits only for processes that a killed supervisor left behind. Raises Unavailable."""
         self.path = path.absolute()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            # Sandboxes' users must get through it, and need see nothing. One that is there stays as it is.
+            self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
             for name in (layout.RUN, layout.VALKEY, LOGS):
                 (self.path / name).mkdir(mode=0o755 if name == layout.RUN else 0o700, exist_ok=True)
             self.lock_fd = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -77,7 +77,7 @@ class Lab:
         assert loaded.error is None, loaded
         return sandbox
 
-    async def instance(self, code: str, **changes: Any) -> Instance:
+    async def instance(self, code: str | dict[str, str], **changes: Any) -> Instance:
         return await (await self.sandbox(code, **changes)).fork()
 
     async def close(self) -> None:

@@ -191,3 +191,12 @@ def handler(event, context):
     assert await result(instance, 4) == "fake", "of its own call it may say what it likes"
     assert await result(instance) == "true", "what the handler then returned came too late"
     assert (await ended(instance, 99)).reason == "closed", "an answer to a call that there never was"
+
+
+async def test_the_agents_own_modules_are_no_handlers(lab: Lab) -> None:
+    sandbox = await lab.stem()
+    loaded = await sandbox.specialise(lab.revision("", handler="jiffy_function:run"))
+    assert loaded.error is not None and b"No module named 'jiffy_function'" in loaded.error
+    files = {"jiffy_function.py": "def run(event, context):\n    return 'mine'\n"}
+    instance = await lab.instance(files, handler="jiffy_function:run")  # type: ignore[arg-type]
+    assert await result(instance) == "mine"

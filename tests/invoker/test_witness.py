@@ -10,8 +10,7 @@ from .lab import Lab, call
 
 FORGED = """
 import sys, time
-import jiffy_function
-jiffy_function.monotonic_ns = lambda: 0
+sys.modules["__main__"].run.__globals__["monotonic_ns"] = lambda: 0
 def handler(event, context):
     end = time.thread_time() + event
     while time.thread_time() < end:

@@ -23,6 +23,7 @@ else:
     from jiffy_log import is_ours, join_logging, write_error
 
 TASK, DEPS, RUNTIME = "/var/task", "/opt/python", os.path.dirname(os.path.abspath(__file__))
+OURS = ("jiffy_function", "jiffy_log", "jiffy_process", "httpevent")  # what is imported from RUNTIME
 monotonic_ns = time.monotonic_ns  # bound before the function is there, which may replace it where it stands
 RESULT_MAX = 6 * 1024 * 1024  # AWS Lambda's bound; limits.PAYLOAD_MAX_BYTES
 MESSAGE_MAX_CHARS = 64 * 1024  # of an error: enough for people, and small beside a result
@@ -102,6 +103,8 @@ def prepare(handler: str, function: Function, env: dict[str, str]) -> None:
         "JIFFY_FUNCTION": function.name,
         "JIFFY_REVISION": function.revision,
     }
+    for name in OURS:  # a file of the user's may have the same name, and is what they mean then
+        sys.modules.pop(name, None)
     os.environ.clear()
     os.environ.update(base | env | fixed)
     time.tzset()
