@@ -81,12 +81,7 @@ def cold_starts(running: Platform, per_s: float, count: int) -> list[Figure]:
 def thaw(running: Platform, count: int) -> list[Figure]:
     """A call to a frozen sandbox, beside one to a sandbox that is awake."""
     running.deploy("thaw", {"thaw": 'handler = "hello:handler"'}, {"hello.py": HELLO})
-    awake = sorted(uvloop.run(closed_loop("127.0.0.1", running.port, [call("thaw")] * count * 2, 1)).latencies_ms)
-    frozen = []
-    for _ in range(count):
-        time.sleep(0.4)
-        frozen += uvloop.run(closed_loop("127.0.0.1", running.port, [call("thaw")], 1)).latencies_ms
-    frozen.sort()
+    awake, frozen = _paused(running, count, 0.1), _paused(running, count, 0.4)  # it is frozen after 0.2 s
     return [
         Figure(
             "thaw and call, p50 / p99 (awake: p50 / p99)",
@@ -96,6 +91,15 @@ def thaw(running: Platform, count: int) -> list[Figure]:
             f"{count} calls",
         )
     ]
+
+
+def _paused(running: Platform, count: int, pause_s: float) -> list[float]:
+    """Latencies, sorted, of calls on connections of their own with a pause before each."""
+    took: list[float] = []
+    for _ in range(count):
+        time.sleep(pause_s)
+        took += uvloop.run(closed_loop("127.0.0.1", running.port, [call("thaw")], 1)).latencies_ms
+    return sorted(took)
 
 
 def flood(sandbox: str, quick: bool) -> list[Figure]:
