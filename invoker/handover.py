@@ -1,6 +1,6 @@
 """Handing calls that have not begun to other hosts, while this one drains.
 
-A call goes to the least loaded host that can run it, all of one function to the same. Where there is no other host the
+A call goes to the least loaded host that can run it, all of one revision to the same. Where there is no other host the
 calls stay, and run here. What Redis does for it is one fenced step (scripts/hand_over.lua), asked for until it is
 answered: a call whose fate is unknown must not run here, too.
 """
@@ -51,12 +51,12 @@ class Handover:
         """Hand over all that can be; returns those that stay."""
         attempts = list(attempts)
         others = await self.others() if attempts else ()
-        targets: dict[tuple[str, str], str] = {}
+        targets: dict[tuple[str, str, int], str] = {}
         batches: dict[str, list[Attempt]] = defaultdict(list)
         stay: list[Attempt] = []
         for attempt in attempts:
             revision = attempt.known.revision
-            name = revision.tenant, revision.function
+            name = revision.tenant, revision.function, revision.number
             if name not in targets:
                 targets[name] = choose(others, network=revision.network, store=revision.store)
             (batches[targets[name]] if targets[name] else stay).append(attempt)
