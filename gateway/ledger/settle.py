@@ -25,7 +25,7 @@ from jiffy.contract import wire
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Usage
 
-from . import hours, retention, tables
+from . import hours, retention, shelf, tables
 from .database import insert_new, lock, put, writing
 from .feed import Entry, Feed
 from .prices import PriceBook, PriceList
@@ -93,6 +93,8 @@ class Settler:
         with writing(self._engine) as connection:
             lock(connection)
             records, removed = self._kept(connection, records)
+            if any(u.book and u.book not in self.prices.by_version for u in records):
+                self.prices = shelf.read_list(connection)  # published a moment ago, by another gateway
             names = self._names(connection, records)
             new = self._write(connection, self._rows(records, names, closed_months(connection)))
             hours.add(connection, new, self.prices.by_version)

@@ -28,19 +28,24 @@ def open_shelf(engine: Engine, given: PriceList | None, waiting: Callable[[], in
                 changed = [book.version for book in given.books if known.get(book.version, book) != book]
                 connection.execute(delete(tables.price_books).where(tables.price_books.c.version.in_(changed)))
             _publish(connection, given)
-        return _read(connection)
+        return read_list(connection)
 
 
 def publish(engine: Engine, given: PriceList) -> None:
     """Add the books that are not known yet. Raises Conflict, and then adds none."""
     with writing(engine) as connection:
         _publish(connection, given)
-        _read(connection)
+        read_list(connection)
 
 
 def read(engine: Engine) -> PriceList:
     with reading(engine) as connection:
-        return _read(connection)
+        return read_list(connection)
+
+
+def read_list(connection: Connection) -> PriceList:
+    """All of them, in order."""
+    return PriceList(tuple(read_books(connection).values()))
 
 
 def read_books(connection: Connection) -> dict[int, PriceBook]:
@@ -67,10 +72,6 @@ def _publish(connection: Connection, given: PriceList) -> None:
     for book in given.books:
         if moments.count(book.effective_from_ms) > 1:
             raise Conflict(f"price book {book.version} holds from the same moment as another one")
-
-
-def _read(connection: Connection) -> PriceList:
-    return PriceList(tuple(read_books(connection).values()))
 
 
 def _ever_priced(connection: Connection) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.admission import check_size
 from gateway.ledger import Ledger, bookfile
 from gateway.ledger.prices import PriceList
 from gateway.openapi import Endpoint
+from gateway.routes import bodies
 from jiffy.contract.errors import InvalidRequest, NotFound
 
 BODY_MAX_BYTES = 1024 * 1024  # some thousand tenants with prices of their own
@@ -41,15 +41,8 @@ class Prices:
         return JSONResponse({"currency": known[version].currency} | bookfile.document(known[version]))
 
     async def publish(self, request: Request) -> Response:
-        body = bytearray()
         try:
-            async for chunk in request.stream():
-                body += chunk
-                check_size(len(body), BODY_MAX_BYTES)
-        except ClientDisconnect as exc:
-            raise InvalidRequest("the request broke off") from exc
-        try:
-            text = body.decode()
+            text = (await bodies.read(request, BODY_MAX_BYTES)).decode()
         except UnicodeDecodeError as exc:
             raise InvalidRequest(f"a price file must be UTF-8: {exc}") from exc
         await self._ledger.publish(bookfile.parse(text, "the price file"))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from gateway.app import control
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, bookfile
 from gateway.routes.prices import BODY_MAX_BYTES, Prices
 from jiffy.contract.meter import Tariff
+from tests.ledger.conftest import opened
 from tests.ledger.records import NOON_MS, meter_into, record
 from tests.ledger.test_prices import EVERYTHING
 
@@ -61,3 +63,14 @@ async def test_what_cannot_be_published_changes_nothing(
 async def test_a_book_that_is_not_there(http: httpx.AsyncClient) -> None:
     answer = await http.get("/v1/prices/7")
     assert answer.status_code == 404 and "there is 1" in answer.json()["error"]["message"]
+
+
+async def test_a_book_that_another_gateway_published_prices_what_it_metered(
+    ledger: Ledger, tmp_path: Path, redis_url: str
+) -> None:
+    async with opened(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", redis_url) as other:
+        await other.publish(bookfile.parse(EVERYTHING))
+        one = record(tariff=Tariff(3, 1, 5, True))
+        meter_into(redis_url, one)
+        [attempt] = await ledger.invocation(one.invocation)  # it has not heard of book 3 yet
+        assert (attempt.book, attempt.price) == (3, other.price_list.by_version[3].price(128 * 5, 1, "", "python3.11"))

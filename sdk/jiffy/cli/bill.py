@@ -62,7 +62,7 @@ def bill(
 ) -> None:
     """Show what calls cost: exact and billed time, GB-seconds, price, and the total.
 
-    Newest calls come first. Times and days are UTC. Prices are list prices; what a month's free tier and volume tiers
+    Newest calls come first. Times and days are UTC. Prices are list prices: what a month's free tier and volume tiers
     take off stands in its statement.
 
     \b
@@ -83,32 +83,36 @@ def bill(
     if compare is not None:
         statement.show_comparison(compare, span, as_json or form == "json")
         return
-    params: dict[str, str | None] = span | {"by": by}
     if top is not None:
-        params, limit = params | {"order": "price"}, top
-    form = "json" if as_json else form
-    if form == "table" and by == "call":
-        limit = limit or TABLE_CALLS
+        span, limit = span | {"order": "price"}, top
     try:
-        with Client() as client:
-            if form == "csv":
-                for line in client.usage_csv(**params, limit=limit):
-                    click.echo(line)
-                return
-            document = _fetch(client, params, limit)
-            if function and not document["total"]["calls"]:
-                client.function(function)  # says that there is none, and which may have been meant
-            advice = Costs(client).advice(**span) if form == "table" and by == "function" else []
+        _show(span | {"by": by}, limit, "json" if as_json else form, wide)
     except InvalidRequest as exc:
         raise click.UsageError(exc.message) from exc
-    if form == "json":
-        show_json(document)
-    else:
-        click.echo("\n".join([_page(document, wide), *statement.advice_lines(advice, document["currency"])]))
 
 
 for command in (*statement.COMMANDS, export):
     bill.add_command(command)
+
+
+def _show(params: dict[str, str | None], limit: int | None, form: str, wide: bool) -> None:
+    advice: list[Line] = []
+    with Client() as client:
+        if form == "csv":
+            for line in client.usage_csv(**params, limit=limit):
+                click.echo(line)
+            return
+        if form == "table" and params["by"] == "call":
+            limit = limit or TABLE_CALLS
+        document = _fetch(client, params, limit)
+        if params["function"] and not document["total"]["calls"]:
+            client.function(params["function"])  # says that there is none, and which may have been meant
+        if form == "table" and params["by"] == "function":
+            advice = Costs(client).advice(**{key: params[key] for key in ("function", "since", "until", "month")})
+    if form == "json":
+        show_json(document)
+    else:
+        click.echo("\n".join([_page(document, wide), *statement.advice_lines(advice, document["currency"])]))
 
 
 def _fetch(client: Client, params: dict[str, str | None], limit: int | None) -> dict[str, Any]:
@@ -205,7 +209,7 @@ def _sums(document: dict[str, Any]) -> Grid:
     rows: list[Line] = [] if by == "total" else list(document["rows"])
     hidden = _hidden(document)
     named = [(row[by], row) for row in rows] + ([("others", hidden)] if hidden else []) + [("total", document["total"])]
-    lines = [(name, str(row["calls"]), str(row["cold_calls"]), *_amounts(row)) for name, row in named]
+    lines = [(printable(name), str(row["calls"]), str(row["cold_calls"]), *_amounts(row)) for name, row in named]
     heads = ("" if by == "total" else by, "calls", "cold", "ms", "billed", "GB-s", "price")
     return Grid(heads, lines, numbers=1, folding=(0,))
 
