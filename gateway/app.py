@@ -97,7 +97,7 @@ class App:
                 read_head(scope["headers"], None, self._hosts)
             await self._control(scope, receive, send)
             return
-        target = await self._target(scope, path)
+        target = self._target(scope, path)
         public = target is not None and target.function.revision.public
         head = read_head(scope["headers"], self._key, self._hosts, public)
         if target is not None:
@@ -107,24 +107,25 @@ class App:
         elif path.startswith(CONTROL) or path in FIXED:
             await self._control(scope, receive, send)
         elif path.startswith(FUNCTION):
-            name, _ = _function_path(scope, path)
-            raise self._catalog.missing(TENANT, known_name(name))
+            name, rest = _function_path(scope, path)  # not known here yet, perhaps
+            function = await self._catalog.find(TENANT, known_name(name))
+            await self._invoke.http(scope, receive, send, head, Target(function, rest))
         else:
             self._no_route(scope, path)
 
-    async def _target(self, scope: Scope, path: str) -> Target | None:
-        """The function whose URL or route this is. Who it answers to is not decided yet."""
+    def _target(self, scope: Scope, path: str) -> Target | None:
+        """The function whose URL or route this is, if it is known here: who has no key can't make us ask Redis."""
         if path.startswith(FUNCTION):
             name, rest = _function_path(scope, path)
-            function = self._catalog.get(TENANT, name) or await self._catalog.look(TENANT, name)
-            return Target(function, rest) if function else None
+            known = self._catalog.get(TENANT, name)
+            return Target(known, rest) if known else None
         if path.startswith(CONTROL) or path in FIXED:
             return None
         found = self._catalog.routes.find(scope["method"], path)
         if not isinstance(found, Match):
             return None
-        function = await self._catalog.find(found.tenant, found.function)
-        return Target(function, scope["path"], found.route.key, found.parameters)
+        function = self._catalog.get(found.tenant, found.function)
+        return Target(function, scope["path"], found.route.key, found.parameters) if function else None
 
     async def _invocations(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str) -> None:
         _, _, resource, name, _ = path.split("/")

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from jiffy.contract import routes, wire
-from jiffy.contract.errors import JiffyError, NotFound, PlatformError, SpecError
+from jiffy.contract.errors import JiffyError, NotFound, PlatformError
 from jiffy.contract.messages import Revision
-from jiffy.contract.spec import check_name
 
 RESYNC_S = 2.0
 HINTED_MAX = 500  # functions; among more, looking for the name that was meant takes too long
@@ -74,14 +73,6 @@ class Catalog:
         if function is None:
             raise self.missing(tenant, name)
         return function
-
-    async def look(self, tenant: str, name: str) -> Function | None:
-        """Like `find`, for any text as a name; None when there is none."""
-        try:
-            check_name(name)
-        except SpecError:
-            return None
-        return self._live.get((tenant, name)) or await self.refresh(tenant, name)
 
     def missing(self, tenant: str, name: str) -> NotFound:
         """That there is no such function, and which one may have been meant."""
