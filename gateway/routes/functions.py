@@ -65,7 +65,7 @@ class Functions:
             _summary(request, current)
             | {
                 "env": dict(current.env),
-                "spec": current.spec | {"triggers": [public(t) for t in current.spec.get("triggers", ())]},
+                "spec": {k: [public(t) for t in v] if k == "triggers" else v for k, v in current.spec.items()},
                 "layers": _layers(current),
                 "revisions": [_revision(revision, revision.number == live) for revision in revisions],
             }
