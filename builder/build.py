@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import deps, image, libraries, source
+from builder import deps, image, libraries, lock, source
 from builder.layers import LayerStore, StoredLayer
+from builder.lock import Lock
 from builder.processes import Processes
 from builder.runtimes.python import base, check, interpreter, reach
 from builder.runtimes.python.interpreter import Interpreter
@@ -40,6 +41,18 @@ class Step:
 
 
 WARNING = "warning"  # the step of what its author should know, though the build goes on
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What makes one dependency layer another than the next."""
+
+    wanted: tuple[str, ...]  # requirements
+    needs: tuple[str, ...]  # libraries that the function's own files need
+    whole: tuple[str, ...]  # packages that are not pruned
+    locked: tuple[str, ...]  # what the requirements have to come to
+
+
 Tell = Callable[[Step], None]
 
 
@@ -57,10 +70,11 @@ class Builder:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._store.sweep()
 
-    def make(self, request: BuildRequest, archive: bytes, tell: Tell) -> Revision:
+    def make(self, request: BuildRequest, archive: bytes, tell: Tell, locked: Lock | None = None) -> Revision:
         """The revision that `request` asks for, with number 0, its layers and image in the data folder.
 
-        Raises SpecError or BuildFailed with the one line its author needs.
+        `locked`: what its requirements have to come to. Raises SpecError or BuildFailed with the one line that its
+        author needs.
         """
         spec = parse_function(request.function, request.spec)
         python = interpreter.choose(spec.runtime, self._interpreters)
@@ -69,12 +83,17 @@ class Builder:
             with _step(tell, "unpack") as step:
                 step.bytes = source.unpack(archive, request.source, code)
                 wanted = deps.requirements(code)
+                if locked is not None:
+                    locked.check(wanted)
                 imports = check.check(code, spec.handler, python, self._processes)
                 step.text = f"{spec.handler} found in {_size(step.bytes)} of source"
             layers = [self.base(python, tell)]
             needs = libraries.needs(libraries.native(code), layout.layer_tree(self._data, layers[0].layer.digest))
             if wanted or needs:
-                layers.append(self._dependencies(spec, wanted, needs, python, layers[0], folder, tell))
+                asked = _Asked(wanted, needs, spec.whole, locked.lines if locked is not None else ())
+                stored, lines = self._dependencies(asked, python, layers[0], folder, tell)
+                layers.append(stored)
+                locked = Lock(lock.digest(wanted), lines) if lines else None
             self._warn(spec, imports, code, layers[1:], tell)
             if spec.slim:
                 layers[0] = self._slim(spec, python, code, layers[1:], tell)
@@ -84,7 +103,7 @@ class Builder:
                 step.bytes = layers[-1].layer.size_bytes
                 step.text = f"code layer, {_size(step.bytes)}"
         with _step(tell, "image") as step:
-            made = image.write(self._store, _image(spec, python), tuple(layers))
+            made = image.write(self._store, _image(spec, python, locked), tuple(layers))
             step.bytes = sum(stored.blob_bytes for stored in layers)
             step.text = f"image of {len(layers)} layers, {_size(step.bytes)} compressed"
         return _revision(request, spec, python, tuple(layers), made)._replace(store=self._store.id)
@@ -126,25 +145,20 @@ class Builder:
         return stored
 
     def _dependencies(
-        self,
-        spec: FunctionSpec,
-        wanted: tuple[str, ...],
-        needs: tuple[str, ...],
-        python: Interpreter,
-        under: StoredLayer,
-        folder: Path,
-        tell: Tell,
-    ) -> StoredLayer:
-        """The layer of these requirements. Functions that ask for the same share one, and its installation."""
-        key = deps.key(wanted, python, needs, spec.whole)
+        self, asked: _Asked, python: Interpreter, under: StoredLayer, folder: Path, tell: Tell
+    ) -> tuple[StoredLayer, tuple[str, ...]]:
+        """The layer of these requirements, and what they came to. Functions that ask for the same share both."""
+        key = deps.key(asked.locked or asked.wanted, python, asked.needs, asked.whole)
         note = self._data / layout.CACHE / "deps" / key
         with _step(tell, "deps") as step, self._locks[key]:
-            stored = self._store.get(note.read_text()) if note.is_file() else None
+            known = json.loads(note.read_text()) if note.is_file() else None
+            stored = self._store.get(known["digest"]) if known else None
+            lines = tuple(known["lock"]) if known else ()
             step.cached = stored is not None
             if stored is None:
                 tree = folder / "deps"
-                deps.install(
-                    wanted,
+                lines = deps.install(
+                    asked.wanted,
                     tree,
                     python=python,
                     cache=self._data / layout.CACHE / "uv",
@@ -152,17 +166,23 @@ class Builder:
                     say=lambda line: tell(Step("deps", line)),
                     environ=self._environ,
                     processes=self._processes,
-                    own=libraries.native(folder / "code") if needs else (),
-                    whole=spec.whole,
+                    own=libraries.native(folder / "code") if asked.needs else (),
+                    whole=asked.whole,
+                    locked=asked.locked,
                 )
                 stored = self._store.put("deps", tree, layout.DEPS_DIR)
                 note.parent.mkdir(parents=True, exist_ok=True)
                 draft = folder / "note"
-                draft.write_text(stored.layer.digest)
+                draft.write_text(json.dumps({"digest": stored.layer.digest, "lock": lines}))
                 draft.replace(note)
             step.bytes = stored.layer.size_bytes
             step.text = f"dependency layer, {_size(step.bytes)}"
-        return stored
+        return stored, lines
+
+    def lock_of(self, revision: Revision) -> Lock:
+        """What a revision's requirements came to. Raises NotFound when its image is not in the data folder."""
+        text = image.labels(self._data, revision.image).get(lock.LABEL, "")
+        return lock.parse(text) if text else Lock(lock.digest(()), ())
 
 
 @contextmanager
@@ -187,7 +207,7 @@ def _size(count: int) -> str:
     return f"{count / limits.MIB:.1f} MiB" if count >= limits.MIB else f"{count / 1024:.1f} KiB"
 
 
-def _image(spec: FunctionSpec, python: Interpreter) -> image.Image:
+def _image(spec: FunctionSpec, python: Interpreter, locked: Lock | None) -> image.Image:
     settings = {
         "JIFFY_FUNCTION": spec.name,
         "JIFFY_HANDLER": spec.handler,
@@ -199,7 +219,8 @@ def _image(spec: FunctionSpec, python: Interpreter) -> image.Image:
         description=spec.description,
         entrypoint=(f"/usr/local/bin/{python.runtime}", "-I", "-S", "-B", f"{layout.RUNTIME_DIR}/serve.py"),
         env={"PATH": "/usr/local/bin", "LANG": "C.UTF-8", **spec.env, **settings},
-        labels={"jiffy.runtime": python.runtime, "jiffy.handler": spec.handler},
+        labels={"jiffy.runtime": python.runtime, "jiffy.handler": spec.handler}
+        | ({lock.LABEL: str(locked)} if locked is not None and locked.lines else {}),
     )
 
 

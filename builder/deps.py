@@ -24,7 +24,7 @@ from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import BuildFailed
 
-RECIPE = 3  # raise it when this file changes what a dependency layer holds
+RECIPE = 4  # raise it when this file changes what a dependency layer holds
 _FILE_MAX_BYTES = 256 * 1024
 _LINE_MAX_CHARS = 1024  # hashes aside, of which a locked line has many; the longest real markers take half
 _PROJECT_MAX_CHARS, _PROJECT_LINE_MAX_CHARS = 64 * 1024, 4096  # tomllib takes a dotted key in the square of its dots
@@ -122,51 +122,70 @@ def install(
     processes: Processes,
     own: tuple[Path, ...] = (),
     whole: tuple[str, ...] = (),
-) -> None:
+    locked: tuple[str, ...] = (),
+) -> tuple[str, ...]:
     """Install `lines` into the new folder `into`. `base` is the unpacked base layer that they will run on.
+
+    Returns what they came to: a line for each package with its version and hashes; `locked` are such lines to take.
 
     `own` are native files of the function, which may need libraries too; `whole` names packages that are not pruned.
     `say` gets the resolver's lines as they come, and what was left out. Raises BuildFailed with the resolver's reason.
     """
     into.mkdir()
+    resolver = _Uv(into.with_name("resolver"), python, cache, environ, processes)
     if lines:
-        _resolve(lines, into, python, cache, say, environ, processes)
+        locked = locked or resolver.resolve(lines)
+        resolver.install(locked, into, say)
         _clean(into)
         _prune(into, whole, say)
         say("compiling")
     _complete_libraries(into, base, python, own)
     bytecode.compile_tree(processes, python.executable, into, layout.DEPS_DIR, timeout_s=limits.BUILD_MAX_S)
+    return locked
 
 
-def _resolve(
-    lines: tuple[str, ...],
-    into: Path,
-    python: Interpreter,
-    cache: Path,
-    say: Callable[[str], None],
-    environ: Mapping[str, str],
-    processes: Processes,
-) -> None:
-    work = into.with_name("resolver")
-    work.mkdir()
-    (work / "requirements.txt").write_text("\n".join(lines) + "\n")
-    command = [
-        *(uv.find_uv_bin(), "pip", "install", "--target", str(into), "--python", str(python.executable)),
-        *("--requirements", str(work / "requirements.txt"), "--only-binary", ":all:", "--no-config"),
-        *("--cache-dir", str(cache), "--link-mode", "copy", "--no-progress", "--color", "never"),
-    ]
+class _Uv:
+    """The resolver and installer, in a folder of its own."""
 
-    def tell(line: str) -> None:
-        if line.startswith(("Resolved ", "Downloading ", "Downloaded ", "Prepared ", "Installed ", " + ")):
-            say(line.strip()[:200])
+    def __init__(
+        self, work: Path, python: Interpreter, cache: Path, environ: Mapping[str, str], processes: Processes
+    ) -> None:
+        self._work, self._processes = work, processes
+        self._environ = resolver_environment(environ, work)
+        self._options = ["--python", str(python.executable), "--only-binary", ":all:", "--no-config"]
+        self._options += ["--cache-dir", str(cache), "--no-progress", "--color", "never"]
 
-    ended = processes.run(
-        command, env=resolver_environment(environ, work), cwd=work, timeout_s=limits.BUILD_MAX_S, say=tell
-    )
-    if ended.late:
-        raise BuildFailed(f"dependencies: installing them took longer than {limits.BUILD_MAX_S:g} s")
-    if ended.code != 0:
-        raise BuildFailed(f"dependencies: {reason(ended.output)}")
+    def resolve(self, lines: tuple[str, ...]) -> tuple[str, ...]:
+        """A line for each package that `lines` come to, with its version and the hashes of its files."""
+        out = self._work / "lock.txt"
+        self._run("compile", lines, ["--generate-hashes", "--no-header", "--no-annotate", "--output-file", str(out)])
+        joined = out.read_text().replace("\\\n", " ").splitlines()
+        return tuple(" ".join(line.split()) for line in joined if line.strip() and not line.startswith("#"))
+
+    def install(self, lines: tuple[str, ...], into: Path, say: Callable[[str], None]) -> None:
+        def tell(line: str) -> None:
+            if line.startswith(("Resolved ", "Downloading ", "Downloaded ", "Prepared ", "Installed ", " + ")):
+                say(line.strip()[:200])
+
+        self._run("install", lines, ["--target", str(into), "--link-mode", "copy", "--requirements"], tell)
+
+    def _run(
+        self, command: str, lines: tuple[str, ...], options: list[str], say: Callable[[str], None] | None = None
+    ) -> None:
+        self._work.mkdir(exist_ok=True)
+        asked = self._work / f"{command}.txt"
+        asked.write_text("\n".join(lines) + "\n")
+        ended = self._processes.run(
+            [uv.find_uv_bin(), "pip", command, *self._options, *options, str(asked)],
+            env=self._environ,
+            cwd=self._work,
+            timeout_s=limits.BUILD_MAX_S,
+            say=say,
+        )
+        if ended.late:
+            raise BuildFailed(f"dependencies: installing them took longer than {limits.BUILD_MAX_S:g} s")
+        if ended.code != 0:
+            raise BuildFailed(f"dependencies: {reason(ended.output)}")
 
 
 def resolver_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:

@@ -243,6 +243,12 @@ def export_folder(data: Path, digest: str, folder: Path, tag: str) -> int:
     return sum(path.stat().st_size for path in blobs.iterdir())
 
 
+def labels(data: Path, digest: str) -> dict[str, str]:
+    """The labels of an image. Raises NotFound."""
+    config = document(data, document(data, digest)["config"]["digest"])
+    return dict(config["config"].get("Labels") or {})
+
+
 def document(data: Path, digest: str) -> dict[str, Any]:
     """A manifest or configuration in the data folder. Raises NotFound."""
     try:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from builder import image, inventory, registry, sbom
+from builder import image, inventory, lock, registry, sbom
 from builder.build import Builder, Step
 from builder.processes import Processes
 from builder.runtimes.python import interpreter
@@ -89,8 +89,12 @@ def inspect(argv: list[str]) -> int:
     """Prints a JSON document: what is inside a revision's image, or its bill of materials."""
     parser = _parser("inspect", "Says what is inside an image, and why.")
     parser.add_argument("--sbom", action="store_true", help="its bill of materials instead: CycloneDX")
+    parser.add_argument("--lock", action="store_true", help="its lock instead")
     known = parser.parse_args(argv)
     name, found, digest = _find(known)
+    if known.lock:
+        print(image.labels(known.data, digest).get(lock.LABEL, ""), end="")
+        return 0
     taken = inventory.take(known.data, digest)
     told = {"function": name, "revision": found, **taken.to_dict()}
     print(sbom.document(name, taken) if known.sbom else json.dumps(told, indent=2))

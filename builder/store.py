@@ -231,6 +231,11 @@ class Store:
                     table.replace(tenant, revision.function, revision.routes)
         return table
 
+    async def live(self, tenant: str, name: str) -> Revision | None:
+        """The revision in service."""
+        with _translated():
+            return next(iter(await self._live(tenant, [name])), None)
+
     async def _live(self, tenant: str, names: list[str]) -> list[Revision]:
         async with self._redis.pipeline(transaction=False) as pipe:
             for name in names:

@@ -17,6 +17,7 @@ from typing import Any
 
 from builder import image
 from builder.build import Builder, Step
+from builder.lock import Lock
 from builder.processes import Processes
 from builder.runtimes.python import interpreter
 from builder.runtimes.python.interpreter import Interpreter
@@ -167,11 +168,18 @@ class Worker:
         progress = Progress(self._store, request)
         telling = asyncio.create_task(progress.send())
         try:
-            revision = await asyncio.to_thread(self._builder.make, request, archive, progress.tell)
+            locked = await self._lock(request) if request.locked else None
+            revision = await asyncio.to_thread(self._builder.make, request, archive, progress.tell, locked)
         finally:
             progress.end()
             await telling
         await self._publish(job, revision)
+
+    async def _lock(self, request: BuildRequest) -> Lock:
+        live = await self._store.live(request.tenant, request.function)
+        if live is None:
+            raise BuildFailed("there is no revision in service whose lock could be taken: deploy without --locked")
+        return await asyncio.to_thread(self._builder.lock_of, live)
 
     async def _publish(self, job: Job, revision: Revision) -> None:
         event = BuildEvent("done", "", "publish", 0, 0, cached=False, bytes=0)

@@ -80,12 +80,15 @@ class Functions:
         source = document.get("source")
         if not isinstance(source, str) or not _SOURCE.fullmatch(source):
             raise InvalidRequest(f'source = {str(source)[:80]!r}; allowed: "sha256:…" of an uploaded archive')
+        locked = document.get("locked", False)
+        if not isinstance(locked, bool):
+            raise InvalidRequest("locked must be true or false")
         if not self._pulse.builders():
             raise Unavailable("no builder is alive", retry_after_s=limits.SILENT_AFTER_S)
         if not await self._store.has_source(source):
             raise Conflict(f"there is no source {source}; upload it first: PUT /v1/sources/{source[7:]}")
         now_ms = self._store.now_ms()
-        build = BuildRequest(str(uuid7()), TENANT, name, declared.to_dict(), source, now_ms)
+        build = BuildRequest(str(uuid7()), TENANT, name, declared.to_dict(), source, now_ms, locked)
         queued = BuildEvent("step", "queued", "queue", now_ms, 0, False, 0)
         await self._store.request_build(build, queued)
         return JSONResponse({"build": build.build}, 202, headers={"location": f"/v1/builds/{build.build}/events"})
@@ -103,8 +106,8 @@ async def _document(request: Request) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InvalidRequest('the body must be an object, {"spec": {…}, "source": "sha256:…"}')
     for key in document:
-        if key not in ("spec", "source"):
-            raise InvalidRequest(f"unknown key {key[:80]!r}; allowed: spec, source")
+        if key not in ("spec", "source", "locked"):
+            raise InvalidRequest(f"unknown key {key[:80]!r}; allowed: spec, source, locked")
     return document
 
 

@@ -81,18 +81,21 @@ class Client:
 
     # --- functions ------------------------------------------------------------------------------------------------
 
-    def deploy(self, folder: str | Path, only: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    def deploy(
+        self, folder: str | Path, only: tuple[str, ...] = (), *, locked: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Deploys the folder's functions; yields build events, each with its "function", up to "done" or "failed".
 
-        A function whose build fails does not keep the others from being deployed: look at the events. Raises SpecError
-        before anything is sent when jiffy.toml is wrong.
+        `locked`: with the very packages of the revisions in service. A function whose build fails does not keep the
+        others from being deployed: look at the events. Raises SpecError before anything is sent when jiffy.toml is
+        wrong.
         """
         specs = declared(Path(folder), only)
         digest = self.upload(pack(Path(folder)))
         builds: list[tuple[str, Iterable[dict[str, Any]]]] = []
         for one in specs:
             try:
-                builds.append((one.name, self.build(self.begin(one, digest))))
+                builds.append((one.name, self.build(self.begin(one, digest, locked=locked))))
             except CallerError as exc:
                 builds.append((one.name, [{"kind": "failed", "text": exc.message, "error_code": exc.code}]))
         for name, events in builds:
@@ -106,11 +109,10 @@ class Client:
             self._send("PUT", path, content=package.data, headers={"content-type": "application/gzip"})
         return package.digest
 
-    def begin(self, function: spec.FunctionSpec, source: str) -> str:
+    def begin(self, function: spec.FunctionSpec, source: str, *, locked: bool = False) -> str:
         """Asks for a new revision from an uploaded source; returns the build's id."""
-        answer = self._send(
-            "PUT", f"/v1/functions/{function.name}", json={"spec": function.to_dict(), "source": source}
-        )
+        asked = {"spec": function.to_dict(), "source": source, "locked": locked}
+        answer = self._send("PUT", f"/v1/functions/{function.name}", json=asked)
         return str(answer.json()["build"])
 
     def build(self, build_id: str) -> Iterator[dict[str, Any]]:

@@ -24,9 +24,10 @@ INTERRUPTED = 130  # what a shell makes of a program that Ctrl-C ended
 @click.command(short_help="Build a folder's functions and put them in service.")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--only", metavar="NAME", multiple=True, help="Deploy just this function of the file; may be repeated.")
+@click.option("--locked", is_flag=True, help="With the very packages of the revision in service: name, version, hash.")
 @click.option("--quiet", "-q", is_flag=True, help="Print no progress, just how it ended.")
 @json_option
-def deploy(folder: Path, only: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+def deploy(folder: Path, only: tuple[str, ...], locked: bool, quiet: bool, as_json: bool) -> None:
     """Build the functions that DIR/jiffy.toml declares and put them in service.
 
     Calls go on while it builds and switch to the new revision when that is ready. Nothing that changed: no new
@@ -37,6 +38,7 @@ def deploy(folder: Path, only: tuple[str, ...], quiet: bool, as_json: bool) -> N
       jiffy deploy
       jiffy deploy examples/hello
       jiffy deploy --only hello
+      jiffy deploy --locked
     """
     specs = declared(folder, only)
     going: list[str] = []  # are being built
@@ -45,7 +47,9 @@ def deploy(folder: Path, only: tuple[str, ...], quiet: bool, as_json: bool) -> N
     with Client() as client:
         try:
             with _progress(quiet=quiet or as_json, many=len(specs) > SHOWN_MAX) as show:
-                for event in client.deploy(folder, only):  # begins all builds before it tells of the first
+                for event in client.deploy(
+                    folder, only, locked=locked
+                ):  # begins all builds before it tells of the first
                     going = going or [one.name for one in specs]
                     if event["kind"] in LAST_EVENTS:
                         going.remove(event["function"])

@@ -17,12 +17,13 @@ from .screen import columns, json_option, size
 
 @click.command(short_help="Show what is inside a function's image, and why.")
 @click.argument("name", metavar="NAME[:REVISION]")
+@click.option("--lock", is_flag=True, help="Print its packages' versions and hashes instead: a requirements file.")
 @click.option("--sbom", is_flag=True, help="Print its bill of materials instead: CycloneDX, JSON.")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="The platform's data folder.  [default: ~/.local/share/jiffy]"
 )
 @json_option
-def image(name: str, sbom: bool, data: Path | None, as_json: bool) -> None:
+def image(name: str, lock: bool, sbom: bool, data: Path | None, as_json: bool) -> None:
     """Show the layers of a function's image, its largest files and what brought each in, and your own code's share.
 
     The newest revision, if you name none. It reads the data folder, so it works where the platform runs.
@@ -34,11 +35,12 @@ def image(name: str, sbom: bool, data: Path | None, as_json: bool) -> None:
       jiffy image hello --sbom > hello.cdx.json
     """
     command = [sys.executable, "-m", "builder", "inspect", name, "--data", str(data or home.default())]
-    done = subprocess.run([*command, *(["--sbom"] if sbom else [])], check=False, capture_output=True, text=True)
+    other = [f"--{what}" for what, asked in {"lock": lock, "sbom": sbom}.items() if asked]
+    done = subprocess.run([*command, *other], check=False, capture_output=True, text=True)
     if done.returncode != 0:
         click.echo(f"jiffy: {done.stderr.strip().rpartition('builder: ')[2]}", err=True)
         sys.exit(1)
-    if sbom or as_json:
+    if other or as_json:
         click.echo(done.stdout, nl=False)
     else:
         _show(json.loads(done.stdout))

@@ -295,6 +295,7 @@ class BuildRequest(NamedTuple):
     spec: dict[str, Any]  # as validated by spec.FunctionSpec
     source: str  # "sha256:…" of the uploaded archive, in source:{digest}
     requested_ms: int
+    locked: bool = False  # with the very packages of the revision in service
 
 
 class BuildEvent(NamedTuple):
