@@ -67,6 +67,8 @@ class HttpTarget:
                 status, retry_after = await self._post(self._client, delivery.target, headers, event)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as exc:
             raise PlatformError(f"{_public(delivery.target)} can't be reached: {exc or type(exc).__name__}") from exc
+        except ValueError as exc:  # a host that no name service takes, such as one with a label of 64 letters
+            raise InvalidRequest(f"{_public(delivery.target)} can't be called: {exc}") from exc
         if not 200 <= status < 300:
             text = f"{_public(delivery.target)} answered {status}"
             raise Throttled(text, retry_after_s=retry_after) if retry_after else PlatformError(text)

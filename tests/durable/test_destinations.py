@@ -154,6 +154,14 @@ async def test_callbacks_do_not_reach_where_they_may_not(pair: Pair, receiver: R
     assert (tally["redelivered"], tally["dead_bytes"]) == (1, 0)
 
 
+async def test_a_host_that_cannot_be_is_given_up_at_once(pair: Pair) -> None:
+    await pair.deploy(on_success=f"http://{'x' * 64}.example/")
+    await pair.call()
+    await until_tally(pair, undelivered=1)
+    [letter] = (await pair.http.get("/v1/dlq")).json()["letters"]
+    assert "can't be called" in letter["error_message"] and letter["attempts"] == 1
+
+
 async def test_functions_that_call_each_other_in_a_circle_end(pair: Pair) -> None:
     await pair.deploy("hello", on_success="function:hello")
     await pair.call()
