@@ -54,6 +54,7 @@ class Catalog:
         self.on_change: list[Callable[[str, str], None]] = []  # told (tenant, function) of every change
         self._source = source
         self._live: dict[tuple[str, str], Function] = {}
+        self._stored: dict[tuple[str, str], bytes] = {}  # of _live: as Redis has it
         self._blocked: set[tuple[str, str]] = set()  # declare a route that another function holds
         self._pinned: dict[tuple[str, str, int], Function] = {}
 
@@ -92,7 +93,7 @@ class Catalog:
             packed = await self._source.revision(*key)
             if packed is None:
                 raise NotFound(f"function {name!r} has no revision {number}; {live.revision.number} is live")
-            function = Function(tenant, name, wire.unpack(Revision, packed), packed)
+            function = _function(tenant, name, packed)
             if len(self._pinned) >= PINNED_MAX:
                 self._pinned.clear()
             self._pinned[key] = function
@@ -124,18 +125,19 @@ class Catalog:
             self._forget(key)
             return None
         known = self._live.get(key)
-        if known is not None and known.packed == packed:
+        if known is not None and self._stored[key] == packed:
             return known
         try:
-            function = Function(tenant, name, wire.unpack(Revision, packed), packed)
+            function = _function(tenant, name, packed)
         except PlatformError:
             return known
-        self._live[key] = function
+        self._live[key], self._stored[key] = function, packed
         self._route(key)
         return function
 
     def _forget(self, key: tuple[str, str]) -> None:
         if self._live.pop(key, None) is not None:
+            del self._stored[key]
             for pinned in [p for p in self._pinned if p[:2] == key]:
                 del self._pinned[pinned]
             self.routes.remove(*key)
@@ -166,3 +168,11 @@ class Catalog:
             self.routes.remove(*key)
             blocked = False
         (self._blocked.add if blocked else self._blocked.discard)(key)
+
+
+def _function(tenant: str, name: str, packed: bytes) -> Function:
+    """Raises PlatformError. What travels in every call is without the triggers: none but gateways reads them."""
+    revision = wire.unpack(Revision, packed)
+    if revision.spec.get("triggers"):
+        packed = wire.pack(revision._replace(spec={**revision.spec, "triggers": []}))
+    return Function(tenant, name, revision, packed)

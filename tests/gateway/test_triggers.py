@@ -6,7 +6,8 @@ import asyncio
 import json
 from typing import Any
 
-from jiffy.contract import triggers
+from jiffy.contract import triggers, wire
+from jiffy.contract.messages import Revision
 from tests.gateway.conftest import Invokers, Served
 from tests.gateway.fake_invoker import publish
 
@@ -33,6 +34,7 @@ async def test_a_schedule_fires_by_itself_and_is_seen(served: Served, invoker: I
         async with asyncio.timeout(5):
             await fake.seen.wait()
         assert fake.calls[0].trigger == "schedule often"
+        assert wire.unpack(Revision, fake.calls[0].revision).spec["triggers"] == ()  # calls do without them
         (often,) = [
             one
             for one in (await until(served, "/v1/triggers", lambda d: d["triggers"][1]["fired"]))["triggers"]

@@ -68,6 +68,7 @@ class TopicSource:
         stream = keys.topic(self._tenant, topic)
         if stream in self._streams:
             return
+        await self._redis.hsetnx(keys.topics(self._tenant), topic, "{}")  # who waits for a topic makes it, too
         try:
             await self._redis.xgroup_create(stream, self._group, id=f"{self._since_ms}-0", mkstream=True)
         except ResponseError as exc:
