@@ -93,7 +93,6 @@ class Config:
     port: int
     name: str
     ledger: str
-    keep_calls: int  # days; 0: for ever
     prices: Path | None  # None: those that the ledger has, or at first those that are shipped
     api_key: str | None
     allow_hosts: tuple[str, ...] = ()
@@ -109,7 +108,6 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--name", help="unique among the gateways of one Redis (default: made up)")
     parser.add_argument("--ledger", metavar="URL", help="database of the ledger (default: SQLite in the data folder)")
-    parser.add_argument("--keep-calls", type=int, default=0, metavar="DAYS", help="remove single calls after so long")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="price books to publish (TOML)")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="answer to it without a key")
     parser.add_argument(
@@ -128,8 +126,7 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
         host=given.host,
         port=given.port,
         name=given.name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
-        ledger=given.ledger or f"sqlite:///{given.data.absolute() / layout.LEDGER}",
-        keep_calls=given.keep_calls,
+        ledger=given.ledger or layout.ledger_url(given.data),
         prices=given.prices,
         api_key=environment.get("JIFFY_API_KEY") or None,
         allow_hosts=tuple(given.allow_host),
@@ -221,7 +218,7 @@ class Gateway:
         store = Store(config.redis)
         try:
             await store.ping()
-            ledger = await books.open_ledger(config.ledger, config.redis, store.now_ms, given, config.keep_calls)
+            ledger = await books.open_ledger(config.ledger, config.redis, store.now_ms, given)
         except JiffyError:
             await store.close()
             raise
@@ -231,7 +228,7 @@ class Gateway:
         await self.pulse.look()
         await self.catalog.resync()
         self.ledger.tell_tariff(self.placement.set_tariff)
-        await self.ledger.start()
+        self.ledger.follow()
         self.loops.start()
 
     async def stop(self) -> None:

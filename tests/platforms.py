@@ -127,7 +127,7 @@ class Up:
         """The pid of one of the platform's own processes; 0 when there is none now."""
         for pid in self.family():
             words = _words(pid)
-            if words[1:4] == ["-P", "-m", "jiffy.child"] and words[5] == name:
+            if words[1:4] == ["-P", "-m", "jiffy.child"] and words[5] in (name, f"gateway.{name}"):
                 return pid
             if name == "valkey" and words and "valkey-server" in words[0]:
                 return pid

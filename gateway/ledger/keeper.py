@@ -1,4 +1,4 @@
-"""The ledger as the gateway knows it: settles in the background, settles at once before a question, answers it.
+"""The ledger as processes know it: settles for as long as it is open, or at once before a question, and answers that.
 
 Owns the tasks, threads and connections; what happens in them is in settle.py (read that first) and questions.py.
 """
@@ -31,7 +31,7 @@ from .questions import Answer, By, Question
 from .settle import STEP_ROWS, Settler
 
 TURN_S = 1.0  # how far the ledger lags behind the calls; each turn with records costs one flush to disk
-LEASE_MS = 3000  # a gateway that died is replaced after three turns
+LEASE_MS = 3000  # a process that died is replaced after three turns
 FORGET_S, FORGET_PAUSE_S = 3600.0, 0.05  # old calls are removed once an hour, and never all at once
 ASK_BUDGET_S = 2.0  # a question waits for settling no longer than this, about 150,000 records
 
@@ -51,7 +51,7 @@ async def open_ledger(
     price_list: PriceList | None = None,
     keep_days: int = 0,
 ) -> Ledger:
-    """The ledger in the database at `url`, fed by the Redis at `redis_url`. Settles nothing until `start()`.
+    """The ledger in the database at `url`, fed by the Redis at `redis_url`. Settles nothing until it is asked or kept.
 
     `now_ms` is called from threads; it says the epoch on the Redis server's clock. The books of `price_list` are
     published; without one, a new ledger gets those that are shipped. Single calls are removed after `keep_days` (0:
@@ -90,9 +90,14 @@ class Ledger:
         self._tasks: list[asyncio.Task[None]] = []
         self._heard: list[Callable[[Tariff], None]] = []
 
-    async def start(self) -> None:
-        """Settle in the background, and hear of new price books, from now on."""
-        for work in (self._settle_for_ever(), self._follow_books(), self._forget_old_calls()):
+    def follow(self) -> None:
+        """Hear of new price books from now on: what a gateway needs."""
+        self._tasks.append(asyncio.create_task(self._follow_books(), name="ledger"))
+
+    def keep(self) -> None:
+        """Settle, and forget what is old, from now on: the work of the ledger's own process (__main__.py)."""
+        self.follow()
+        for work in (self._settle_for_ever(), self._forget_old_calls()):
             self._tasks.append(asyncio.create_task(work, name="ledger"))
 
     async def close(self) -> None:

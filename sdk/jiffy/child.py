@@ -3,7 +3,7 @@
 The kernel sends SIGTERM when the parent dies, however it dies (``kill -9`` included); each process then cleans up as
 on any SIGTERM. Imports next to nothing: it runs at the start of every process.
 
-    jiffy.child PARENT gateway|invoker|builder ARG …   runs that package
+    jiffy.child PARENT gateway|gateway.ledger|invoker|builder ARG …   runs that package
     jiffy.child PARENT exec /path/of/program ARG …     becomes that program
 """
 
@@ -16,7 +16,7 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h; survives execve of a program that is not setuid
-PACKAGES = ("gateway", "invoker", "builder")
+PACKAGES = ("gateway", "gateway.ledger", "invoker", "builder")
 
 
 def die_with_parent(parent: int) -> None:

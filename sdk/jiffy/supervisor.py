@@ -1,7 +1,7 @@
-"""The story of `jiffy up`: take the data folder and the port, start queue, gateways, invoker and builder, keep them.
+"""The story of `jiffy up`: take the data folder and the port, start all processes of the platform, keep them.
 
     Valkey first, then the rest at once → one ready line → whoever dies is started again, or all is given up
-    → on a signal: gateways end first, then invoker and builder, then Valkey
+    → on a signal: gateways and ledger end first, then invoker and builder, then Valkey
 
 What they do is theirs; the supervisor carries no call. One process: process.py. The data folder and its lock: home.py.
 """
@@ -106,7 +106,8 @@ class Supervisor:
         where = ["--redis", redis_url, "--data", str(home.path)]
         secret = {"JIFFY_API_KEY": self._plan.api_key} if self._plan.api_key else {}
         book = ["--ledger", self._plan.ledger] if self._plan.ledger else []
-        book += ["--keep-calls", str(self._plan.keep_calls)] if self._plan.keep_calls else []
+        kept = ["--keep-calls", str(self._plan.keep_calls)]
+        self._keep(home, self._command(home, "ledger", ["gateway.ledger", *where, *book, *kept]))
         book += ["--prices", str(self._plan.prices)] if self._plan.prices else []
         book += [word for name in self._plan.allow_hosts for word in ("--allow-host", name)]
         book += [word for network in self._plan.callbacks_to for word in ("--callbacks-to", network)]
@@ -226,7 +227,7 @@ class Supervisor:
         for keeper in resting:  # it would start its child again, in the middle of the end
             keeper.cancel()
         await asyncio.gather(*resting, return_exceptions=True)
-        gateways = [name for name in self._running if name.startswith("gateway")]
+        gateways = [name for name in self._running if name.startswith(("gateway", "ledger"))]
         for names, within_s in (
             (gateways, endings.GATEWAY_S),
             (["invoker", "builder"], endings.WORKER_S),

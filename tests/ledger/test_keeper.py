@@ -47,7 +47,7 @@ async def test_behind_a_long_backlog_a_question_says_what_is_missing(ledger: Led
 
 async def test_it_settles_in_the_background_and_ends_in_order(tmp_path: Path, redis_url: str) -> None:
     async with opened(f"sqlite:///{tmp_path / 'l.sqlite3'}", redis_url) as ledger:
-        await ledger.start()
+        ledger.keep()
         meter_into(redis_url, *(record() for _ in range(STEP_ROWS + 1)))
         await _until(lambda: waiting(redis_url) == 0)
         assert (await ledger.ask(TOTAL)).total.calls == STEP_ROWS + 1
@@ -55,8 +55,8 @@ async def test_it_settles_in_the_background_and_ends_in_order(tmp_path: Path, re
 
 async def test_gateways_on_one_ledger_agree(database_url: str, redis_url: str) -> None:
     async with opened(database_url, redis_url) as one, opened(database_url, redis_url) as other:
-        await one.start()
-        await other.start()
+        one.keep()
+        other.keep()
         meter_into(redis_url, *(record() for _ in range(STEP_ROWS)))
         await asyncio.gather(one.settle_now(), other.settle_now())
         answers = [await ledger.ask(TOTAL) for ledger in (one, other)]
@@ -93,7 +93,7 @@ async def test_it_waits_for_a_redis_that_went_away_and_says_so_once(
 
     with servers.valkey(persistent=True) as server:
         async with opened(f"sqlite:///{tmp_path / 'l.sqlite3'}", server.url) as ledger:
-            await ledger.start()
+            ledger.keep()
             server.stop()
             await _until(lambda: said("wait in Redis") > 0)
             with pytest.raises(Unavailable):

@@ -70,4 +70,4 @@ def test_only_the_platforms_packages_are_run() -> None:
     command = [sys.executable, "-P", "-m", "jiffy.child", str(os.getpid()), "antigravity"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "gateway, invoker, builder, not 'antigravity'" in done.stderr
+    assert "gateway, gateway.ledger, invoker, builder, not 'antigravity'" in done.stderr

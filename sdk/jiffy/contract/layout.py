@@ -39,6 +39,11 @@ def layer_store_id(data: Path) -> Path:
     return data / LAYERS / ".id"
 
 
+def ledger_url(data: Path) -> str:
+    """The ledger's database where no other is named."""
+    return f"sqlite:///{data.absolute() / LEDGER}"
+
+
 def lock(data: Path, name: str) -> Path:
     """What the process of that name holds while it lives. `name` is a file name."""
     return data / f"{name.replace('/', '_')}.lock"
