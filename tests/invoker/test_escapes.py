@@ -5,14 +5,150 @@ is test_walls.py's; here each test is an attack that once worked, or that its au
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 
 import pytest
 
 from invoker.cgroups import LEFT_BYTES
-from invoker.sandbox import State
+from invoker.sandbox import Exit, State
 from jiffy.contract.limits import MIB
 
 from .lab import Lab, call, ended, result
+
+TRY = """
+import ctypes, errno, os, resource, signal, socket, stat
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *args):
+    if getattr(libc, name)(*args) < 0:
+        raise OSError(ctypes.get_errno(), name)
+def outcome(work):
+    try:
+        return "done: " + repr(work())[:200]
+    except OSError as exc:
+        return errno.errorcode.get(exc.errno, "timeout")
+    except ValueError as exc:
+        return str(exc)
+def connect(kind, address, family=socket.AF_INET):
+    sock = socket.socket(family, kind)
+    sock.settimeout(2)
+    sock.connect(address)
+    sock.send(b"x")
+def shared(path):
+    return open(path, "w").write("mine")
+def handler(event, context):
+    return {name: outcome(lambda: eval(text)) for name, text in event.items()}
+"""
+
+# What must fail, each for whatever reason the driver has.
+ATTEMPTS = {
+    "engine": "connect(socket.SOCK_STREAM, '/var/run/docker.sock', socket.AF_UNIX)",
+    "containerd": "connect(socket.SOCK_STREAM, '/run/containerd/containerd.sock', socket.AF_UNIX)",
+    "shadow": "open('/etc/shadow').read()",
+    "host root by way of process 1": "os.listdir('/proc/1/root/')",
+    "host root by way of its folder": "os.listdir('/proc/1/cwd/')",
+    "out of the root": "open('/../../../../root/.bashrc')",
+    "raw memory": "open('/dev/mem', 'rb')",
+    "kernel log": "open('/dev/kmsg')",
+    "disk": "[open('/dev/' + name, 'rb') for name in ('sda', 'vda', 'nvme0n1')]",
+    "fuse": "open('/dev/fuse')",
+    "device of its own": "os.mknod('/tmp/mem', stat.S_IFCHR | 0o666, os.makedev(1, 1))",
+    "root": "os.setuid(0)",
+    "group of root": "os.setgroups([0])",
+    "another user": "os.setresuid(12345, 12345, 12345)",
+    "ownership": "os.chown('/tmp', 0, 0)",
+    "new root": "os.chroot('/tmp')",
+    "mount": "call('mount', b'none', b'/tmp', b'tmpfs', 0, None)",
+    "unmount": "call('umount2', b'/proc', 2)",
+    "user namespace": "call('unshare', 0x10000000)",
+    "network namespace": "call('unshare', 0x40000000)",
+    "host's namespace": "call('setns', os.open('/proc/1/ns/net', os.O_RDONLY), 0)",
+    "tracing process 1": "call('ptrace', 16, 1, 0, 0)",
+    "host name": "socket.sethostname('mine')",
+    "clock": "__import__('time').clock_settime(0, 0)",
+    "real-time scheduling": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))",
+    "priority": "os.nice(-5)",
+    "more files": "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))",
+    "raw socket": "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
+    "packet socket": "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
+    "kernel setting": "open('/proc/sys/vm/overcommit_memory', 'w').write('1')",
+    "own limits": "open('/sys/fs/cgroup/memory/memory.limit_in_bytes', 'w').write('-1')",
+    "another group": "open('/sys/fs/cgroup/cgroup.procs', 'w').write('0')",
+    "oom score": "open('/proc/self/oom_score_adj', 'w').write('-1000')",
+    "kernel module": "call('init_module', 0, 0, b'')",
+}
+
+
+async def test_every_way_out_is_shut(lab: Lab) -> None:
+    found = await result(await lab.instance(TRY), ATTEMPTS)
+    assert {name: said for name, said in found.items() if said.startswith("done")} == {}
+
+
+async def test_listeners_of_the_host_are_out_of_reach(lab: Lab) -> None:
+    """TCP and UDP on loopback, and Unix sockets without a file, which only a network namespace hides."""
+    name = f"jiffy-test-{os.getpid()}"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
+        udp.bind(("127.0.0.1", 0))
+        udp.setblocking(False)
+        abstract.bind(f"\0{name}")
+        abstract.listen()
+        tries = {
+            "tcp": f"connect(socket.SOCK_STREAM, ('127.0.0.1', {tcp.getsockname()[1]}))",
+            "abstract": f"connect(socket.SOCK_STREAM, chr(0) + {name!r}, socket.AF_UNIX)",
+            "udp": f"connect(socket.SOCK_DGRAM, ('127.0.0.1', {udp.getsockname()[1]}))",
+        }
+        found = await result(await lab.instance(TRY), tries)
+        assert found["tcp"] == "ECONNREFUSED" and found["abstract"] == "ECONNREFUSED"
+        with pytest.raises(BlockingIOError):
+            udp.recv(1)
+
+
+async def test_two_sandboxes_share_nothing(lab: Lab) -> None:
+    """Scratch, shared memory and queues of one are not the other's; nor do its signals arrive there."""
+    one, two = await lab.instance(TRY), await lab.instance(TRY)
+    queue = "call('shmget', 0x6a696666, 4096, {})"
+    leave = {"scratch": "shared('/tmp/x')", "memory": "shared('/dev/shm/x')", "key": queue.format(0o1666)}
+    assert all(said.startswith("done") for said in (await result(one, leave)).values())
+    look = {"scratch": "open('/tmp/x').read()", "memory": "open('/dev/shm/x').read()", "key": queue.format(0o666)}
+    assert set((await result(two, look)).values()) == {"ENOENT"}
+    await call(one, {"everybody": "os.kill(-1, signal.SIGKILL)"}, 1.0)
+    assert await result(two, {"alive": "1"}) == {"alive": "done: 1"}
+
+
+async def test_an_instance_is_handed_nothing_of_the_host(lab: Lab) -> None:
+    kinds = "{os.readlink(f'/proc/self/fd/{fd}').partition(':')[0] for fd in range(3, 64) if libc.fcntl(fd, 1) >= 0}"
+    found = (await result(await lab.instance(TRY), {"open": kinds}))["open"]
+    assert "/" not in found.replace("/dev/null", ""), found
+
+
+async def test_files_and_memory_run_out_for_the_one_who_takes_them(lab: Lab) -> None:
+    hog = """
+import os
+def handler(event, context):
+    kept = []
+    try:
+        while event == 'files':
+            kept.append(os.open('/dev/null', os.O_RDONLY))
+    except OSError as exc:
+        return exc.strerror
+    finally:
+        for fd in kept:
+            os.close(fd)
+    while event == 'memory':
+        kept.append(b'x' * (1 << 20))
+    return 'well'
+"""
+    sandbox = await lab.sandbox(hog, memory_mb=64)
+    one, two = await sandbox.fork(), await sandbox.fork()
+    assert await result(one, "files") == "Too many open files"
+    assert await result(one) == "well"
+    outcome = await call(one, "memory")
+    assert isinstance(outcome, Exit) or b"MemoryError" in outcome.payload
+    assert await result(two) == "well"
 
 
 async def test_what_the_agent_needs_cannot_be_replaced_under_it(lab: Lab) -> None:
