@@ -255,8 +255,14 @@ class Cell:
 
     def admit(self, pid: int) -> None:
         """Move it in, where it could not do so itself."""
-        if self._v2:
+        if self._v2 and f"/{self._memory.parent.name}/" in _read(Path(f"/proc/{pid}/cgroup")):
             _write(self._memory / "cgroup.procs", str(pid))
+
+    def holds(self, pid: int) -> bool:
+        """Is it in here, in every hierarchy? Its own code was to see to that, and the pid may be another's by now."""
+        end = f"/{self._memory.parent.name}/{self._memory.name}"
+        lines = _read(Path(f"/proc/{pid}/cgroup")).splitlines()
+        return sum(line.endswith(end) for line in lines) >= len({self._memory, self._cpu})
 
     def max_memory_bytes(self) -> int:
         """The peak of what it used itself (all that its limit counts) plus what it shares; at most its limit."""

@@ -152,6 +152,8 @@ class Instance:
                 self._witness.watch(self.pid)
                 if self._cell is not None:
                     self._cell.admit(self.pid)
+                    if not self._cell.holds(self.pid):
+                        raise OSError("it is not in its control group")
             self._ready.set_result(None)
         except OSError as exc:
             self._ready.set_exception(exc)

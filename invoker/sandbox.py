@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import socket
 from collections.abc import Callable
 from enum import Enum
@@ -31,7 +30,6 @@ log = logging.getLogger(__name__)
 
 FREEZE_STEP_S, FREEZE_STEP_MAX_S = 0.001, 0.05
 FREEZE_MAX_S = 2.0  # a process deep in the kernel stops late; one that never does is there to run unpaid
-MEMORY_FOLDERS = (layout.SCRATCH_DIR, "/dev/shm")  # noqa: S108 - the sandbox's own
 FOLDERS = {"deps": "deps", "code": "task"}  # a layer's kind → which folder of the sandbox it fills
 
 
@@ -128,13 +126,9 @@ class Sandbox:
 
     def _look_for_files(self) -> None:
         """What instances leave is files, and a driver may be unable to bound how many: then the sandbox ends."""
-        for folder in MEMORY_FOLDERS:
-            with contextlib.suppress(OSError):  # it may be ending
-                found = os.statvfs(f"/proc/{self._jail.pid}/root{folder}")
-                if self._jail.pid and found.f_files - found.f_ffree > limits.SCRATCH_INODES_MAX:
-                    log.warning("sandbox %s holds more than %d files", self.id, limits.SCRATCH_INODES_MAX)
-                    self._close_soon()
-                    return
+        if self._jail.too_many_files():
+            log.warning("sandbox %s holds more than %d files", self.id, limits.SCRATCH_INODES_MAX)
+            self._close_soon()
 
     def _lost(self, _: str) -> None:
         """The zygote is gone, or no longer to be trusted: the whole sandbox ends."""

@@ -56,6 +56,9 @@ class Jail(Protocol):
     async def fill(self, folder: str, tree: Path) -> None:
         """Make the files of `tree` appear, read-only, as `folder` ("task" or "deps"). Raises SandboxFailed."""
 
+    def too_many_files(self) -> bool:
+        """Are there more in its memory folders than SCRATCH_INODES_MAX? Never, where the driver can bound them."""
+
     async def stop(self) -> str:
         """Kill it and remove every trace; returns what its start-up wrote as errors. May be called twice."""
 

@@ -4,8 +4,8 @@ new user, pid, network (an empty one), ipc, uts, cgroup and mount namespaces; th
 /dev, a masked /proc, one writable tmpfs; no capabilities, no new privileges, seccomp.py's filter; cgroups or rlimits.
 Run by root, each sandbox is started as a user of its own that is nobody on the host. It gives no network at all: a
 network that reaches no loopback of the host needs an engine. tmpfs inodes can't be bounded by it; they are memory,
-charged to the instance and later to the sandbox, and sandbox.py counts them. Every process dies with the thread that
-started it, kill -9 included.
+charged to the instance and later to the sandbox, and counted when an instance ends. Every process dies with the thread
+that started it, kill -9 included.
 """
 
 from __future__ import annotations
@@ -57,6 +57,14 @@ class BwrapJail:
 
     async def fill(self, folder: str, tree: Path) -> None:
         await self._driver.stage.fill(self._id, folder, tree)
+
+    def too_many_files(self) -> bool:
+        for folder in (layout.SCRATCH_DIR, SHM):
+            with contextlib.suppress(OSError):  # it may be ending
+                found = os.statvfs(f"/proc/{self.pid}/root{folder}")
+                if self.pid and found.f_files - found.f_ffree > limits.SCRATCH_INODES_MAX:
+                    return True
+        return False
 
     def spawn(self, arguments: list[str], listener: socket.socket) -> None:
         """Start bubblewrap, put its child into its group, let it go on. Runs in `Stage.start`."""

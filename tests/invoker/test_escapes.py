@@ -12,6 +12,7 @@ import pytest
 
 from invoker.cgroups import LEFT_BYTES
 from invoker.sandbox import Exit, State
+from jiffy.contract.errors import SandboxFailed
 from jiffy.contract.limits import MIB
 
 from .lab import Lab, call, ended, result
@@ -336,3 +337,18 @@ async def test_the_agents_own_modules_are_no_handlers(lab: Lab) -> None:
     files = {"jiffy_function.py": "def run(event, context):\n    return 'mine'\n"}
     instance = await lab.instance(files, handler="jiffy_function:run")  # type: ignore[arg-type]
     assert await result(instance) == "mine"
+
+
+@pytest.mark.root
+async def test_an_instance_outside_its_control_group_is_none(lab: Lab) -> None:
+    """Code that runs at import shares the zygote, and can have it fork without moving the child."""
+    code = """
+import sys
+sys.modules['__main__'].os = type('Os', (), {'__getattr__': lambda self, name: getattr(__import__('os'), name),
+                                            'write': lambda self, fd, data: len(data)})()
+def handler(event, context):
+    return 'unmetered'
+"""
+    sandbox = await lab.sandbox(code)
+    with pytest.raises(SandboxFailed, match="not in its control group"):
+        await sandbox.fork()
