@@ -36,7 +36,6 @@ def config(
         port=0,
         name=name,
         ledger=book,
-        keep_calls=0,
         prices=None,
         api_key=api_key,
         allow_hosts=allow_hosts,
