@@ -37,6 +37,26 @@ local live = redis.call('HGET', KEYS[1], 'live')
 return live and redis.call('HGET', KEYS[1], 'rev:' .. live)
 """
 
+PUT_SOURCE = """
+-- Keeps an uploaded source archive, if there is room for it beside the others that are still kept.
+-- KEYS[1]: source:{digest} (string)  [2]: sources (hash: key of a source → its bytes)
+-- ARGV[1]: the archive  [2]: for how many seconds  [3]: how many bytes all may have  [4]: how many there may be
+-- returns 1, or 0 when there is no room
+local bytes, count = #ARGV[1], 1
+local all = redis.call('HGETALL', KEYS[2])
+for i = 1, #all, 2 do
+  if redis.call('EXISTS', all[i]) == 0 then
+    redis.call('HDEL', KEYS[2], all[i])
+  elseif all[i] ~= KEYS[1] then
+    bytes, count = bytes + tonumber(all[i + 1]), count + 1
+  end
+end
+if bytes > tonumber(ARGV[3]) or count > tonumber(ARGV[4]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+redis.call('HSET', KEYS[2], KEYS[1], #ARGV[1])
+return 1
+"""
+
 REMOVE = """
 -- Removes a function: its revisions, its logs and its name. "latest" stays in the hash, so that a function of the
 -- same name never gets a revision number twice: bills, logs and warm instances tell them apart by it. "removed" says

@@ -113,6 +113,7 @@ class Store:
         self._send_sha = hashlib.sha1(scripts.SEND.encode(), usedforsecurity=False).hexdigest()
         self._live = self._redis.register_script(scripts.LIVE)
         self._live_revision = self._redis.register_script(scripts.LIVE_REVISION)
+        self._put_source = self._redis.register_script(scripts.PUT_SOURCE)
         self._remove = self._redis.register_script(scripts.REMOVE)
         self._set_live = self._redis.register_script(scripts.SET_LIVE)
         self._clock = Clock()
@@ -295,9 +296,11 @@ class Store:
         with translated():
             return bool(await self._redis.expire(keys.source(digest), limits.BUILD_KEEP_S))
 
-    async def put_source(self, digest: str, archive: bytes) -> None:
+    async def put_source(self, digest: str, archive: bytes) -> bool:
+        """Keep it; False when there is no room beside the others."""
+        bounds = (limits.BUILD_KEEP_S, limits.SOURCES_MAX_BYTES, limits.SOURCES_MAX)
         with translated():
-            await self._redis.set(keys.source(digest), archive, ex=limits.BUILD_KEEP_S)
+            return bool(await self._put_source(keys=[keys.source(digest), keys.SOURCES], args=[archive, *bounds]))
 
     async def request_build(self, request: BuildRequest, first: BuildEvent) -> None:
         """Queue a build, with its first event, in one step."""

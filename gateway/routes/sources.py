@@ -68,7 +68,12 @@ class Sources:
             found = f"sha256:{sha.hexdigest()}"
             if found != digest:
                 raise InvalidRequest(f"the body's digest is {found}, not {digest}")
-            await self._store.put_source(digest, bytes(archive))
+            if not await self._store.put_source(digest, bytes(archive)):
+                room = f"{limits.SOURCES_MAX} sources of {limits.SOURCES_MAX_BYTES // limits.MIB} MiB in all"
+                text = (
+                    f"there is no room for more than {room}; each is let go {limits.BUILD_KEEP_S} s after its last use"
+                )
+                raise Unavailable(text, retry_after_s=60.0)
         except ClientDisconnect as exc:
             raise InvalidRequest("the upload broke off") from exc
         finally:

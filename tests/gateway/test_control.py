@@ -49,6 +49,21 @@ async def test_a_source_comes_in_once_and_is_kept_as_it_is(redis_url: str, serve
         assert 0 < await redis.ttl(keys.source(f"sha256:{DIGEST}")) <= limits.BUILD_KEEP_S
 
 
+async def test_all_sources_together_are_bounded(redis_url: str, served: Served) -> None:
+    other = keys.source("sha256:" + "0" * 64)
+    async with Redis.from_url(redis_url) as redis:
+        await redis.set(other, b"large")
+        await redis.hset(keys.SOURCES, other, str(limits.SOURCES_MAX_BYTES - len(ARCHIVE) + 1))
+        answer = await served.http.put(f"/v1/sources/{DIGEST}", content=ARCHIVE)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
+        assert "no room" in answer.json()["error"]["message"]
+        assert (await served.http.head(f"/v1/sources/{DIGEST}")).status_code == 404
+        await redis.delete(other)  # as its time does
+        await upload(served)
+        await upload(served)  # the same again takes no more
+        assert await redis.hlen(keys.SOURCES) == 1
+
+
 async def test_a_source_must_be_what_its_digest_says(served: Served) -> None:
     answer = await served.http.put(f"/v1/sources/{DIGEST}", content=ARCHIVE + b"!")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")

@@ -146,6 +146,9 @@ def build(build_id: str) -> str:
     return f"{P}build:{build_id}"
 
 
+SOURCES = f"{P}sources"  # hash {key of a source: its bytes}; those that have expired are still in it
+
+
 def source(digest: str) -> str:
     """string: an uploaded source archive (tar.gz); expires limits.BUILD_KEEP_S after its last use."""
     return f"{P}source:{digest}"

@@ -50,6 +50,7 @@ TRIGGER_LOG_MAX = 1000  # entries per trigger, approximate
 SOURCE_MAX_BYTES = 50 * MIB  # packed upload; Lambda's bound for a zip
 SOURCE_UNPACKED_MAX_BYTES = 250 * MIB  # Lambda's bound, code and dependencies together
 SOURCE_MAX_FILES = 20_000
+SOURCES_MAX_BYTES, SOURCES_MAX = 1024 * MIB, 5_000  # that wait for builds, all together: the queue's memory holds them
 SOURCE_PATH_MAX_CHARS = 512
 KEEP_MAX = 100  # modules that a slim image keeps by name
 BUILD_MAX_S = 300.0
