@@ -1,9 +1,10 @@
 """Isolation by Docker Engine, with whatever OCI runtime it has. The one place that imports docker.
 
-The base layer is imported once as an image, from local files. A sandbox is a container of it: no network (or the
-bridge), read-only root, no capabilities, no new privileges, the engine's seccomp profile, pids and scratch limits, a
-user of its own; its empty folders are bound `ro,rslave`, so that layers mounted on them later appear inside. Instances
-get child groups under the container's cgroup. The engine may hang: every request has a time limit.
+The base layer is imported once as an image, from local files. A sandbox is a container of it: no network (or a bridge
+of this invoker's, on which containers don't see each other), read-only root, no capabilities, no new privileges, the
+engine's seccomp profile, pids and scratch limits, a user of its own; its empty folders are bound `ro,rslave`, so that
+layers mounted on them later appear inside. Instances get child groups under the container's cgroup. The engine may
+hang: every request has a time limit.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import socket
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -70,7 +72,8 @@ class DockerJail:
 
     async def run(self, image: str, command: tuple[str, ...], *, network: bool) -> None:
         """Create and start the container, and wait until its agent listens. Raises SandboxFailed."""
-        options = self._driver.walls(self._uid, self._folder.path, network=network)
+        bridge = await self._driver.bridge() if network else ""
+        options = self._driver.walls(self._uid, self._folder.path, bridge)
         name = f"jiffy-{self._driver.config.invoker}-{self._id}"
         container = await self._driver.create(image, list(command), name=name, **options)
         self._container = container.id
@@ -135,6 +138,7 @@ class Docker:
         self.uids = Uids(config.invoker)
         self.jails: set[DockerJail] = set()
         self._images: dict[str, asyncio.Future[str]] = {}
+        self._bridge: asyncio.Future[str] | None = None
         self.client: Any = None
 
     async def ask(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -153,6 +157,7 @@ class Docker:
             ours = {"label": f"{LABEL}={self.config.invoker}"}
             for left in await self.ask(self.client.containers.list, all=True, sparse=True, filters=ours):
                 await asyncio.to_thread(self.remove, left.id)
+            await self.ask(self._remove_bridges)
         except PlatformError as exc:
             raise Unavailable(exc.message) from exc
         await self.stage.open()
@@ -227,8 +232,28 @@ class Docker:
                 self._images.clear()
             raise
 
-    def walls(self, uid: int, folder: Path, *, network: bool) -> dict[str, Any]:
-        """The options of a container."""
+    async def bridge(self) -> str:
+        """The network of functions that want one, made for the first of them. Its interface is called jiffy-…"""
+        if self._bridge is None or (self._bridge.done() and (self._bridge.cancelled() or self._bridge.exception())):
+            self._bridge = asyncio.ensure_future(self.ask(self._make_bridge))
+        return await asyncio.shield(self._bridge)
+
+    def _make_bridge(self) -> str:
+        name = f"jiffy-{zlib.crc32(self.config.invoker.encode()):08x}"
+        options = {
+            "com.docker.network.bridge.name": name,  # so that a host's own rules can name it: jiffy-+
+            "com.docker.network.bridge.enable_icc": "false",
+        }
+        labels = {LABEL: self.config.invoker}
+        self.client.networks.create(name, driver="bridge", options=options, labels=labels, check_duplicate=True)
+        return name
+
+    def _remove_bridges(self) -> None:
+        for left in self.client.networks.list(filters={"label": f"{LABEL}={self.config.invoker}"}):
+            left.remove()
+
+    def walls(self, uid: int, folder: Path, bridge: str) -> dict[str, Any]:
+        """The options of a container; `bridge` "" is no network."""
         options: dict[str, Any] = {
             "auto_remove": True,
             "cap_drop": ["ALL"],
@@ -242,7 +267,7 @@ class Docker:
                 Mount(layout.DEPS_DIR, str(folder / "deps"), "bind", read_only=True, propagation=self._propagation()),
                 Mount(layout.SOCKET_DIR, str(folder / "sock"), "bind"),
             ],
-            "network_mode": "bridge" if network else "none",
+            "network_mode": bridge or "none",
             "pids_limit": self.config.pids_max,
             "read_only": True,
             "security_opt": ["no-new-privileges:true"],
@@ -266,6 +291,9 @@ class Docker:
 
     async def close(self) -> None:
         await asyncio.gather(*(jail.stop() for jail in list(self.jails)))
+        if self._bridge is not None:
+            with contextlib.suppress(PlatformError):  # the next invoker of this name removes it
+                await self.ask(self._remove_bridges)
         await self.stage.close()
         self.client.close()
 

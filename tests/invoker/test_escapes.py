@@ -11,7 +11,7 @@ import socket
 import pytest
 
 from invoker.cgroups import LEFT_BYTES
-from invoker.sandbox import Exit, State
+from invoker.sandbox import Exit, Sandbox, State
 from jiffy.contract.errors import SandboxFailed
 from jiffy.contract.limits import MIB
 
@@ -352,3 +352,32 @@ def handler(event, context):
     sandbox = await lab.sandbox(code)
     with pytest.raises(SandboxFailed, match="not in its control group"):
         await sandbox.fork()
+
+
+@pytest.mark.parametrize("lab", ["docker"], indirect=True)
+@pytest.mark.docker
+async def test_two_functions_with_a_network_do_not_see_each_other(lab: Lab) -> None:
+    code = """
+import socket
+def handler(event, context):
+    if event:
+        try:
+            socket.create_connection(event, timeout=1).close()
+            return 'connected'
+        except OSError:
+            return 'out of reach'
+    global listener
+    listener = socket.create_server(('0.0.0.0', 0))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.connect(('192.0.2.1', 9))  # sends nothing: it only asks which address would
+        return own.getsockname()[0], listener.getsockname()[1]
+"""
+    instances = []
+    for _ in range(2):
+        sandbox = await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, network=True)
+        lab.sandboxes.append(sandbox)
+        await sandbox.specialise(lab.revision(code, network=True))
+        instances.append(await sandbox.fork())
+    address = await result(instances[0])
+    assert await result(instances[0], address) == "connected"
+    assert await result(instances[1], address) == "out of reach"
