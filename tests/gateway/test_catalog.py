@@ -101,7 +101,7 @@ async def test_a_removed_function_never_gets_a_number_twice(redis_url: str, stor
     assert await store.remove("default", "hello")
     assert not await store.remove("default", "hello")
     async with Redis.from_url(redis_url) as redis:
-        assert await redis.hgetall(keys.function("default", "hello")) == {b"latest": b"7"}
+        assert await redis.hgetall(keys.function("default", "hello")) == {b"latest": b"7", b"removed": b"7"}
         assert not await redis.exists(keys.functions("default"), keys.TENANTS)
     with pytest.raises(NotFound):
         await catalog.find("default", "hello")
