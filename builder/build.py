@@ -70,6 +70,11 @@ class Builder:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._store.sweep()
 
+    @property
+    def layer_store(self) -> str:
+        """The id of the layer store that layers go to."""
+        return self._store.id
+
     def make(self, request: BuildRequest, archive: bytes, tell: Tell, locked: Lock | None = None) -> Revision:
         """The revision that `request` asks for, with number 0, its layers and image in the data folder.
 

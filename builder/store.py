@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from jiffy.contract import keys, limits, outage, wire
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import BuildFailed, PlatformError, Unavailable
-from jiffy.contract.messages import BuilderBeat, BuildEvent, BuildRequest, Revision
+from jiffy.contract.messages import BuilderBeat, BuildEvent, BuildRequest, Layer, Revision
 from jiffy.contract.routes import RouteTable
 
 # A build at work is claimed anew with every heartbeat, so an entry idle for so long has lost its builder.
@@ -91,6 +91,12 @@ class Store:
             except ResponseError as exc:
                 if "BUSYGROUP" not in str(exc):
                     raise
+
+    async def tell_base(self, store: str, runtime: str, base: Layer) -> None:
+        """Say which base layer functions of `runtime` will have, in the layer store of that id. Raises Unavailable."""
+        with _translated():
+            await self._redis.hset(keys.bases(store), runtime, wire.pack(base))
+            await self._redis.publish(keys.BASES_CHANGED, store)
 
     async def beat(self, beat: BuilderBeat, entries: Iterable[str]) -> None:
         """Say that we live, and that `entries` are still being built; learn the server's time."""

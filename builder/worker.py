@@ -128,10 +128,11 @@ class Worker:
         await self._store.beat(beat, tuple(self._running))
 
     async def _warm(self) -> None:
-        """Make the usual base layer before anyone waits for it."""
+        """Make the usual base layer before anyone waits for it, so that stems of it stand when the first call comes."""
         try:
             python = interpreter.choose("python3", self._interpreters)
-            await asyncio.to_thread(self._builder.base, python, lambda step: log.info("%s", step.text))
+            stored = await asyncio.to_thread(self._builder.base, python, lambda step: log.info("%s", step.text))
+            await self._store.tell_base(self._builder.layer_store, python.runtime, stored.layer)
         except Exception as exc:  # the first build will meet the same, and tell its author
             log.warning("no base layer yet: %s", exc)
 

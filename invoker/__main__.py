@@ -33,7 +33,7 @@ from .keepalive import DEFAULT, POLICIES
 from .pool import Pool
 from .room import Room
 from .sandbox import Sandbox
-from .stems import Stems
+from .stems import Kind, Stems
 from .store import Store
 
 log = logging.getLogger("invoker")
@@ -136,11 +136,9 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
     layers = host.layer_store(config.data)
     who = store.invoker, host.name(), driver.name, driver.network, layers
     pulse = Pulse(store, clock, pool, stems, who, executor.drain)
+    news = store.watch(partial(_serve_live, pool, layers)), store.watch_bases(layers, partial(_expect, stems))
     calls = asyncio.create_task(executor.run())
-    others = [
-        asyncio.create_task(work)
-        for work in (pulse.run(), pool.run(), store.watch(partial(_serve_live, pool, layers)), _wait_for(stop))
-    ]
+    others = [asyncio.create_task(work) for work in (pulse.run(), pool.run(), *news, _wait_for(stop))]
     try:
         await asyncio.wait((calls, *others), return_when=asyncio.FIRST_COMPLETED)
         await _finish(executor, pool, pulse, calls)
@@ -191,6 +189,11 @@ def _serve_live(pool: Pool, layers: str, tenant: str, function: str, revision: R
     """What lies in another layer store is not run here, so nothing is kept ready for it."""
     ours = revision is not None and revision.store in ("", layers)
     pool.set_live(tenant, function, revision if ours else None)
+
+
+def _expect(stems: Stems, runtime: str, base: Layer) -> None:
+    """Functions with this base layer are to come: the very first call finds a stem."""
+    stems.want(Kind(runtime, base, False))
 
 
 async def _start(driver: Driver, data: Path, runtime: str, base: Layer, network: bool) -> Sandbox:

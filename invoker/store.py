@@ -25,7 +25,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseE
 from jiffy.contract import keys, limits, outage
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
-from jiffy.contract.messages import Heartbeat, Revision
+from jiffy.contract.messages import Heartbeat, Layer, Revision
 from jiffy.contract.wire import pack, unpack
 
 from .attempt import Attempt
@@ -230,6 +230,20 @@ class Store:
             changed(tenant, name, unpack(Revision, packed) if packed else None)
         except PlatformError as exc:
             log.warning("revision %s of %s:%s: %s", live, tenant, name, exc.message)
+
+    async def watch_bases(self, layers: str, found: Callable[[str, Layer], None]) -> None:
+        """Tell (runtime, base) of the usual base layers in the layer store `layers`, now and as they are made."""
+        while True:
+            try:
+                async with self._lines.pubsub(ignore_subscribe_messages=True) as news:
+                    await news.subscribe(keys.BASES_CHANGED)
+                    while True:
+                        there: dict[Any, Any] = await self._redis.hgetall(keys.bases(layers))
+                        for runtime, packed in there.items():
+                            found(_text(runtime), unpack(Layer, packed))
+                        await anext(news.listen())
+            except (RedisError, OSError, PlatformError):
+                await asyncio.sleep(RETRY_S)
 
     # --- within -------------------------------------------------------------------------------------------------
     async def _ask_the_time(self) -> None:

@@ -107,6 +107,11 @@ def test_a_process_that_dies_is_started_again(up: Up, tmp_path: Path, name: str)
     assert "revision 2" in up.deploy(tmp_path / "slow", TOML, m__py=SLOW + "# changed\n")
 
 
+def test_the_very_first_call_finds_a_stem(up: Up, tmp_path: Path) -> None:
+    """Before anything is deployed the usual base layer is made, and stems of it are started."""
+    until(lambda: all(sum(host["stems"].values()) for host in up.get("/v1/status").json()["invokers"]))
+
+
 def test_what_a_killed_invoker_left_is_gone_once_it_is_back(up: Up, tmp_path: Path) -> None:
     """Frozen sandboxes above all: they can't notice that nobody is there any more."""
     up.deploy(tmp_path / "slow", TOML, m__py=SLOW)

@@ -84,6 +84,14 @@ def functions(tenant: str) -> str:
     return f"{P}functions:{tenant}"
 
 
+BASES_CHANGED = f"{P}bases:changed"  # pub/sub channel: the id of a layer store
+
+
+def bases(store: str) -> str:
+    """hash runtime → Layer: the usual base layers in a layer store, for stems before anything is deployed."""
+    return f"{P}bases:{store}"
+
+
 TENANTS = f"{P}tenants"  # set of tenants that have functions
 
 

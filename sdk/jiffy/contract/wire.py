@@ -40,6 +40,7 @@ Message = (
     | InvocationRecord
     | DeadLetter
     | Delivery
+    | Layer
 )
 
 M = TypeVar("M")
