@@ -37,7 +37,10 @@ LABEL = "jiffy.invoker"
 REPOSITORY = "jiffy-base"
 PING_MAX_S = 5  # an engine that is there answers in milliseconds
 REQUEST_MAX_S = 30
-FOREIGN_KERNELS = ("runsc", "kata")  # their processes are none of this host's: no group can hold one of them
+FOREIGN_KERNELS = (
+    "runsc",
+    "kata",
+)  # none of their processes is this host's, for a group to hold; no later mount arrives
 POLL_S = 0.002  # until the agent has bound its socket; it takes about 20 ms
 _ENGINE_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
 
@@ -82,7 +85,7 @@ class DockerJail:
         self.pid = int(container.attrs["State"]["Pid"])
         with contextlib.suppress(OSError):  # it ended already
             self._pidfd = os.pidfd_open(self.pid)
-        if not self._driver.config.docker_runtime.startswith(FOREIGN_KERNELS):
+        if not self._driver.foreign:
             self.group = self._driver.cgroups.adopt(self.pid)
         if self.group is not None:
             try:
@@ -133,7 +136,8 @@ class Docker:
 
     def __init__(self, config: DriverConfig) -> None:
         self.config = config
-        self.stage = Stage(config.data, config.run, private=False)
+        self.foreign = config.docker_runtime.startswith(FOREIGN_KERNELS)
+        self.stage = Stage(config.data, config.run, private=False, linked=self.foreign)
         self.cgroups = Cgroups(config.invoker)
         self.uids = Uids(config.invoker)
         self.jails: set[DockerJail] = set()

@@ -36,7 +36,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Layer]:
 async def lab(request: pytest.FixtureRequest, platform: tuple[Path, Layer]) -> AsyncIterator[Lab]:
     """The same for both drivers."""
     data, layer = platform
-    config = DriverConfig(data, f"test-{os.getpid()}", scratch_bytes=SCRATCH_BYTES, pids_max=PIDS_MAX)
+    runtime = os.environ.get("JIFFY_TEST_OCI_RUNTIME", "")  # such as runsc, where the engine knows it
+    config = DriverConfig(data, f"test-{os.getpid()}", runtime, scratch_bytes=SCRATCH_BYTES, pids_max=PIDS_MAX)
     try:
         driver = await choose(request.param, config)
     except Unavailable as exc:
