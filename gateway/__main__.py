@@ -41,6 +41,8 @@ from gateway.durable.delivery_store import DeliveryStore
 from gateway.durable.later import Later
 from gateway.durable.once import Once
 from gateway.durable.store import DurableStore
+from gateway.durable.takeover import Takeover
+from gateway.durable.takeover_store import TakeoverStore
 from gateway.following import Following
 from gateway.ledger.questions import By
 from gateway.loops import Loops
@@ -147,6 +149,7 @@ class Gateway:
         durable = self.durable = DurableStore(store.client)
         self.acceptance = Acceptance(durable, self.placement, store.now_ms)
         self.later = Later(durable, self.placement)
+        self.takeover = Takeover(TakeoverStore(store.client), self.placement, self.dispatcher.abandon)
         once = Once(self.acceptance, self.dispatcher, self.placement, store)
         told_of = DeliveryStore(store.client)
         dead_letters = DeadLetters(durable, told_of, self.catalog, store.now_ms)
@@ -203,6 +206,7 @@ class Gateway:
             *(*self.dispatcher.loops(), *self.acceptance.loops()),
             *(
                 self.later.watch,
+                self.takeover.watch,
                 self.deliveries.watch,
                 self.pulse.watch,
                 self.catalog.watch,

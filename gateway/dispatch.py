@@ -98,6 +98,12 @@ class Dispatcher:
         """Nobody waits for this call any more."""
         self._waiting.pop(invocation, None)
 
+    def abandon(self, invocation: str, error: JiffyError) -> None:
+        """Tell the caller of this call, if it is ours and still waits, that no answer will come."""
+        waiter = self._waiting.pop(invocation, None)
+        if waiter is not None:
+            waiter.done(error)
+
     # --- out ------------------------------------------------------------------------------------------------
 
     async def _send(self) -> None:

@@ -9,6 +9,10 @@
 
 An entry stays in `_open` until its completion is written, so that after a lost connection it is clear which pending
 entries were never seen. What was pending when the process started was interrupted by a crash.
+
+An invoker that is silent for too long loses its calls to others (gateway/durable/takeover.py). So no call begins once
+the last heartbeat is limits.HELD_S old; when beats arrive again, Redis is asked what is still ours, and what is not is
+let go, running or not. What it would have written the fence turns away in any case.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ AGAIN_FIRST_S, AGAIN_MAX_S = 0.05, 1.0
 REVISIONS_MAX = 4_096  # unpacked revisions kept by their bytes
 LIVE_LOG_S = 0.25  # a call that runs longer has what it printed published meanwhile, so that logs can be followed
 SETTLE_S = 0.02  # at the end: how often to look whether all is quiet
+HELD_US = int(limits.HELD_S * 1e6)
 SIZE_WEIGHT = 0.05  # of the newest payload in the mean size
 
 
@@ -70,6 +75,8 @@ class Executor:
         self._revisions: dict[bytes, Known] = {}
         self._mean_size = float(limits.PAYLOAD_MAX_BYTES)  # until it is known better, the first read is a small one
         self._sweeping = False
+        self._held_until_us = 0  # by the last heartbeat
+        self._lapsed = False  # it came too late: what is ours must be asked for
         self._stopping = False
         self._leaving = False  # whatever is ordered: this process ends
         self._quiet = asyncio.Event()  # `_open` is empty
@@ -94,13 +101,14 @@ class Executor:
         while not self._stopping:
             if self._pool.draining and totals.calls:
                 await self._hand_over([])
+            lost = lost or self._lapsed
             count = policy.read_count(totals.calls, totals.payload_bytes, self._mean_size)
-            if not count:
+            if not count and not lost:
                 await asyncio.sleep(FULL_S)
                 continue
             try:
                 if lost:
-                    entries = await self._unseen()
+                    entries = await self._look_again()
                     lost = False
                 else:
                     entries = await self._queue.read(count, BLOCK_MS)
@@ -115,10 +123,43 @@ class Executor:
             else:
                 self.accept(entries)
 
-    async def _unseen(self) -> list[tuple[bytes, bytes]]:
+    async def _look_again(self) -> list[tuple[bytes, bytes]]:
         """What was delivered to us and got lost on its way: pending there, and not known here."""
         seen = self._stuck.union(self._open)  # before we ask: one that is completed while we do may be in the answer
-        return [item for item in await self._queue.pending() if item[0] not in seen]
+        running = list(self._running.values())
+        pending = await self._queue.pending()
+        if self._lapsed:
+            self._let_go(running, {entry for entry, _ in pending})
+        return [item for item in pending if item[0] not in seen]
+
+    def renew(self, asked_us: int) -> None:
+        """A heartbeat that was sent at `asked_us` has arrived: what is ours now stays ours for limits.HELD_S."""
+        self._held_until_us = asked_us + HELD_US
+        if not self._lapsed and self._clock.monotonic_us() <= self._pool.until_us:
+            self._pool.until_us = self._held_until_us
+            return
+        if not self._lapsed:
+            log.warning("no heartbeat arrived for over %g s: others may have been given calls of ours", limits.HELD_S)
+        self._lapsed = True
+        self._pool.spawn(self._queue.interrupt())
+
+    def _let_go(self, running: list[Attempt], ours: set[bytes]) -> None:
+        """Calls that others have been given end here; those that are still `ours` may begin again."""
+        self._lapsed = False
+        self._pool.until_us = self._held_until_us
+        taken = [one for one in running if one.entry not in ours and one.entry in self._running]
+        for one in taken:
+            assert one.slot is not None  # as it runs
+            self._pool.spawn(one.slot.instance.close())
+        now_us = self._clock.monotonic_us()
+        waiting = [attempt for caller in self._pool.take_waiting() if (attempt := self._open[caller.entry])]
+        for one in waiting:
+            if one.entry in ours:
+                self._pool.lease(one, one.known.revision, now_us)
+            else:
+                del self._open[one.entry]
+        gone = len(taken) + sum(one.entry not in ours for one in waiting)
+        log.warning("heartbeats arrive again; %d calls were given to others meanwhile", gone)
 
     async def _hand_over(self, entries: list[tuple[bytes, bytes]]) -> None:
         """These, and calls that wait, go to other hosts where there are any; the others wait on and run here."""
@@ -162,6 +203,10 @@ class Executor:
             self._completions.add(Completion(entry, "", "", "", False, b"", b"", b"", ()))
             return None
         self._open[entry] = attempt
+        if call.lost:
+            attempt.call = call._replace(lost="")
+            self._interrupted(attempt, now_us, f"the invoker {call.lost} was lost while it had this call", call.lost)
+            return None
         return attempt
 
     def _learn(self, packed: bytes) -> Known:
@@ -296,9 +341,12 @@ class Executor:
             attempt = self._unpack(entry, packed, now_us)
             if attempt is None:
                 continue
-            attempt.started_us = now_us
-            error = platform("the invoker was restarted while this call ran").error
-            self._completions.add(attempt.completion(self._invoker, now_us, Outcome.PLATFORM, error))
+            self._interrupted(attempt, now_us, "the invoker was restarted while this call ran", self._invoker)
+
+    def _interrupted(self, attempt: Attempt, now_us: int, why: str, invoker: str) -> None:
+        """It may have run on `invoker`, and nobody knows how far it got."""
+        attempt.started_us = now_us
+        self._completions.add(attempt.completion(invoker, now_us, Outcome.PLATFORM, platform(why).error))
 
     async def stop(self) -> None:
         """Read no more."""

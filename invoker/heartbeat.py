@@ -1,6 +1,7 @@
 """The invoker's pulse: what it says about itself every limits.HEARTBEAT_S, until it leaves.
 
 A beat also sets the clock, brings the word whether this host shall drain, and notices a Redis that no longer answers.
+One that arrived holds this invoker's calls for limits.HELD_S: after that they may be given to others.
 What gateways make of beats is their business.
 """
 
@@ -39,8 +40,10 @@ class Pulse:
         stems: Stems,
         who: tuple[str, str, str, bool, str],
         drain: Callable[[bool], None],
+        renew: Callable[[int], None],
     ) -> None:
         self._drain = drain
+        self._renew = renew
         self._board = board
         self._clock = clock
         self._pool = pool
@@ -71,6 +74,7 @@ class Pulse:
 
     async def send(self) -> None:
         """One beat. A Redis that does not answer is told in the log once, and once when it is back."""
+        asked_us = self._clock.monotonic_us()
         try:
             ordered = await self._board.beat(self.beat())
         except PlatformError as exc:
@@ -81,6 +85,7 @@ class Pulse:
             if self._lost:
                 log.warning("Redis answers again")
             self._lost = False
+            self._renew(asked_us)
             self._drain(ordered)
 
     async def run(self) -> None:

@@ -74,6 +74,7 @@ class Host(Protocol):
     """What one revision's pool needs of the whole."""
 
     closing: bool
+    until_us: int
     figures: Figures
     totals: Totals
     keep: policy.Keep

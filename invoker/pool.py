@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
@@ -70,6 +71,7 @@ class Pool:
         self.totals = Totals()
         self.figures = Figures()
         self.closing = False
+        self.until_us = sys.maxsize  # no call begins later: by then others may have been given it (execute.renew)
         self.draining = False  # calls are handed to other hosts; what can't be is still served
         self.memory = memory()
         self.keepalive = keepalive or POLICIES[DEFAULT]()

@@ -62,7 +62,7 @@ class RevisionPool:
         """Start `caller` on an idle instance, now or when there is one."""
         if caller.latest_start_us < now_us:
             caller.refuse(self._throttled("it waited in the queue for longer than a call may"))
-        elif self.idle:
+        elif self.idle and now_us <= self._host.until_us:
             self._run(self.idle.pop(), caller, now_us)
         elif self.waiting.full(caller):
             why = f"{len(self.waiting)} of its calls wait for an instance already, and no more may (waiting)"
@@ -127,7 +127,7 @@ class RevisionPool:
 
     def _serve(self, slot: Slot, now_us: int) -> bool:
         """Run the first waiting call that may still begin; False when there is none."""
-        while self.waiting:
+        while self.waiting and now_us <= self._host.until_us:
             caller = self.waiting.pop()
             if caller.latest_start_us >= now_us:
                 waited_us = max(0, now_us - caller.arrived_us)
@@ -159,7 +159,7 @@ class RevisionPool:
 
     def scale(self, now_us: int, *, look_for_stall: bool = False) -> None:
         """Start what the waiting calls justify: wake a frozen sandbox, open the first one, or fork."""
-        if not self.waiting or self._cold or self._sleep.waking or self._host.closing:
+        if not self.waiting or self._cold or self._sleep.waking or self._host.closing or now_us > self._host.until_us:
             return
         for box in self.boxes:
             if box.asleep is not None:

@@ -266,7 +266,9 @@ class Store:
             await self._make_group()
 
     async def _make_group(self) -> None:
+        """The stream is made known first: calls of an invoker that nobody knows are nobody's to take over."""
         try:
+            await self._redis.zadd(keys.STREAMS, {self.invoker: self._clock() // 1000})
             await self._redis.xgroup_create(self._stream, keys.GROUP, id="0", mkstream=True)
         except ResponseError as exc:
             if "BUSYGROUP" not in str(exc):

@@ -4,6 +4,7 @@ acceptance    read first: how a call is accepted, and what a caller may wish for
 once          calls with an idempotency key, synchronous ones too: one execution, one answer for all who ask
 later         moves calls that are due (delayed ones, next attempts) to invokers
 dead_letters  calls that failed for good: list, show, replay, purge
+takeover      what an invoker that fell silent left goes to others (takeover_store.py)
 deliveries    who hears of an end: functions, signed HTTP callbacks (callbacks.py)
 audit         does it all add up?
 store         all of it in Redis, one atomic step each: scripts/*.lua

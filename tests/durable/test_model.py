@@ -1,4 +1,5 @@
-"""A model of claim, fence, completion, retry, cancelling and replay, walked at random against the real scripts.
+"""A model of claim, fence, completion, retry, takeover, cancelling and replay, walked at random on the
+real scripts.
 
 Gateways and invokers are the real stores over a real server; what a process remembers is the test's, so that it can
 crash, hang while another goes on, and say things twice or too late. After every step the books must balance, every
@@ -29,6 +30,7 @@ from redis.asyncio import Redis
 from gateway.durable.audit import audit
 from gateway.durable.audit_store import AuditStore
 from gateway.durable.store import Accepted, Due, DurableStore, Replay
+from gateway.durable.takeover_store import Left, Stream, Taken, TakeoverStore
 from gateway.ledger.count import Count
 from invoker.attempt import Attempt, Known
 from invoker.completions import Completion
@@ -68,6 +70,7 @@ class Machine(RuleBasedStateMachine):
 
     held: Bundle[Held] = Bundle("held")
     peeked: Bundle[tuple[str, str]] = Bundle("peeked")  # (invocation, invoker): a gateway saw it due, and hesitates
+    left: Bundle[tuple[str, Left]] = Bundle("left")  # (invoker, entry): a gateway believes it silent, and hesitates
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -83,6 +86,7 @@ class Machine(RuleBasedStateMachine):
             self.redis: Any = Redis.from_url(self.url, protocol=2)
             await self.redis.flushall()
             self.gateway = DurableStore(self.redis)
+            self.takeover = TakeoverStore(self.redis)
             self.invokers = {name: Store(self.url, name, Clock()) for name in INVOKERS}
             for store in self.invokers.values():
                 await store.open()
@@ -169,6 +173,23 @@ class Machine(RuleBasedStateMachine):
                 one = Replay(again, record, 3600, 1)
                 assert self.run(self.gateway.replay("default", [one])) == (n == 0)
                 self.states[invocation] = State.QUEUED
+
+    @rule(target=left, silent=st.sampled_from(INVOKERS))
+    def look_what_it_left(self, silent: str) -> Any:
+        return multiple(*((silent, one) for one in self.run(self.takeover.left(silent, "", 100))))
+
+    @rule(one=left)
+    def take_over(self, one: tuple[str, Left]) -> None:
+        """Maybe it was taken by another gateway, given to its invoker or completed meanwhile."""
+        silent, left = one
+        [to] = set(INVOKERS) - {silent}
+        call = wire.unpack(Call, left.packed)
+        where = self.run(self.gateway.where("default", call.invocation))
+        now = {found.entry: found.given for found in self.run(self.takeover.left(silent, "", 100))}
+        taken = Taken(left, to, "default", call._replace(lost=silent if left.given else ""))
+        assert self.run(self.takeover.take_over(Stream(silent, "", 1), [taken]))
+        moved = self.run(self.gateway.where("default", call.invocation)) != where
+        assert moved == (now.get(left.entry) == left.given)
 
     # --- invokers -----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,16 +35,17 @@ class OneHost:
         self.world = World()
         self.url = url
         self._sent = 0
+        self.slept_ns = 0  # for how long it was paused, as far as its clock can tell
 
     async def start(self) -> None:
-        self.clock = clock = Clock()
+        self.clock = clock = Clock(lambda: time.monotonic_ns() + self.slept_ns)
         self.store = Store(self.url, self.name, clock)
         await self.store.open()
         stems = Stems(self.world.start, 1, clock.monotonic_us)
         self.pool = Pool(stems, clock.monotonic_us, lambda: Memory(16_000, 8_000), Room(50))
         self.executor = Executor(self.name, self.store, self.pool, clock, Handover(self.store, self.name, clock))
         who = self.name, "host", "bwrap", False, ""
-        self.pulse = Pulse(self.store, clock, self.pool, stems, who, self.executor.drain)
+        self.pulse = Pulse(self.store, clock, self.pool, stems, who, self.executor.drain, self.executor.renew)
         self.running = asyncio.ensure_future(self.executor.run())
         self.now_ms: Callable[[], int] = lambda: clock() // 1000
 

@@ -71,6 +71,7 @@ def dead_calls(tenant: str) -> str:
 
 USAGE = f"{P}usage"  # stream {u: Usage}: not yet settled into the ledger
 LEDGER = f"{P}ledger"  # string: which gateway settles in the background; expires after seconds
+STREAMS = f"{P}streams"  # sorted set invoker id → when it was alive, in ms: whoever may have calls on a stream
 INVOKERS = f"{P}invokers"  # hash invoker id → Heartbeat
 BUILDERS = f"{P}builders"  # hash builder id → BuilderBeat
 DRAINS = f"{P}drains"  # set of invoker ids: they shall take no calls

@@ -80,6 +80,8 @@ STREAM_READ_MAX = 256  # entries in one XREADGROUP: the batch that makes the que
 # --- liveness -----------------------------------------------------------------------------------------------
 HEARTBEAT_S = 0.5
 SILENT_AFTER_S = 2.0  # a host that has not been heard of for so long gets no new calls
+HELD_S = 3.0  # after a heartbeat that arrived, an invoker may begin calls for so long: nobody takes them away
+TAKEN_AFTER_S = 3.5  # and after so long without one its calls are taken over; the difference is for clocks that drift
 
 # --- money --------------------------------------------------------------------------------------------------
 BILLING_STEP_MS = 100  # where no price book says otherwise

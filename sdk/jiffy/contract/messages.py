@@ -125,6 +125,7 @@ class Call(NamedTuple):
     terms: Terms | None = None  # of an asynchronous call
     tariff: tuple[int, int, int, bool] | tuple[()] = ()  # meter.Tariff: how its time becomes billed time
     recorded: bool = False  # synchronous: its answer is kept as a record too, for callers with the same idempotency key
+    lost: str = ""  # the invoker that had it and was lost: the attempt has failed, it is not to be run
 
 
 class Answer(NamedTuple):
