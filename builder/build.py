@@ -252,7 +252,7 @@ def _revision(
         max_instances=spec.max_instances,
         network=spec.network,
         env=dict(spec.env),
-        routes=spec.routes,
+        routes=spec.every_route,
         created_ms=0,
         image=made,
         spec=declared,

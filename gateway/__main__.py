@@ -51,6 +51,7 @@ from gateway.openapi import Endpoint
 from gateway.placement import Placement
 from gateway.protocol import GatewayHttp
 from gateway.pulse import Pulse
+from gateway.rates import Rates
 from gateway.routes import invoke, usage
 from gateway.routes.audit import Audits
 from gateway.routes.builds import Builds
@@ -194,6 +195,7 @@ class Gateway:
         health.describe((*self.endpoints, USAGE))
         self.app = App(
             invoke=caller,
+            rates=Rates(store.client, metrics.count),
             catalog=self.catalog,
             control=control(self.endpoints, usage.routes(ledger)),
             open_paths=[endpoint.path for endpoint in self.endpoints if endpoint.open],

@@ -12,14 +12,29 @@ from typing import NamedTuple
 
 from gateway.hosts import GUARDED, Hosts
 from jiffy.contract import limits
-from jiffy.contract.errors import InvalidRequest, NotFound, PayloadTooLarge, SpecError, Unauthorized, Unavailable
+from jiffy.contract.errors import (
+    InvalidRequest,
+    NotFound,
+    NotOffered,
+    PayloadTooLarge,
+    SpecError,
+    Unauthorized,
+    Unavailable,
+)
 from jiffy.contract.spec import check_name
 
 CALLS_MAX = 10_000  # in flight; about 20 KB of memory each, connection and buffers included
 HELD_MAX_BYTES = 256 * limits.MIB  # of bodies in flight; each exists about three times: read, packed, sent
 PATH_MAX_BYTES = 8 * 1024
 HEADERS_MAX = 200  # pairs; each costs more memory than its bytes
-_LOOKED_AT = GUARDED | {b"content-length", b"transfer-encoding", b"idempotency-key", b"authorization", b"x-api-key"}
+_LOOKED_AT = GUARDED | {
+    b"content-length",
+    b"transfer-encoding",
+    b"idempotency-key",
+    b"authorization",
+    b"x-api-key",
+    b"upgrade",
+}
 TENANT = "default"  # the one API key stands for one tenant
 
 
@@ -39,7 +54,7 @@ def read_head(
 
     For what is `public` no key is needed. The key's own header is left out: a function must not learn what opens the
     platform.
-    Raises InvalidRequest, Unauthorized, Forbidden.
+    Raises InvalidRequest, Unauthorized, Forbidden, NotOffered.
     """
     pairs: list[tuple[str, str]] = []
     length: int | None = None
@@ -61,6 +76,8 @@ def read_head(
         elif key is not None and name in (b"authorization", b"x-api-key") and _opens(name, value, key):
             known = True
             continue
+        elif name == b"upgrade":
+            _stay(value)
         elif hosts is not None and name in GUARDED:
             hosts.check(name, value)
         pairs.append((name.decode("latin-1"), value.decode("latin-1")))
@@ -73,6 +90,12 @@ def read_head(
             "this platform needs an API key: set JIFFY_API_KEY, or send Authorization: Bearer KEY or X-Api-Key: KEY"
         )
     return Head(pairs, length, body, once)
+
+
+def _stay(value: bytes) -> None:
+    """Other protocols that a client offers to change to (h2c) may be passed over; one that it needs is refused."""
+    if b"websocket" in value.lower():
+        raise NotOffered("WebSockets are not offered here: a function answers one request at a time; poll instead")
 
 
 def _once(value: bytes) -> str:

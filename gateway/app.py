@@ -14,15 +14,17 @@ from typing import NoReturn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response as StarletteResponse
 from starlette.routing import BaseRoute, Route
 
-from gateway import asgi
+from gateway import asgi, cors
 from gateway.admission import PATH_MAX_BYTES, TENANT, Head, known_name, read_head
-from gateway.asgi import ClientGone, Receive, Scope, Send
+from gateway.asgi import ClientGone, Receive, Response, Scope, Send
 from gateway.catalog import Catalog
+from gateway.edge import Edges
 from gateway.hosts import Hosts
 from gateway.openapi import Endpoint
+from gateway.rates import Rates
 from gateway.routes.invoke import Invoke, Respond, Target
 from jiffy.contract.errors import InvalidRequest, JiffyError, MethodNotAllowed, NotFound
 from jiffy.contract.routes import Match
@@ -39,6 +41,7 @@ class App:
         self,
         *,
         invoke: Invoke,
+        rates: Rates,
         catalog: Catalog,
         control: Starlette,
         open_paths: Iterable[str],
@@ -53,6 +56,7 @@ class App:
         self._open = frozenset(open_paths)
         self._key = api_key.encode() if api_key else None
         self._hosts = None if api_key else Hosts(allow_hosts)
+        self._edges = Edges(invoke, rates, self._key, self._hosts)
         self._start = start
         self._stop = stop
 
@@ -77,7 +81,7 @@ class App:
             return False
         name, rest = _function_path(scope, path)
         function = self._catalog.get(TENANT, name)
-        if function is None:
+        if function is None or function.own is not None:
             return False
         try:
             head = read_head(scope["headers"], self._key, self._hosts, function.revision.public)
@@ -97,7 +101,13 @@ class App:
                 read_head(scope["headers"], None, self._hosts)
             await self._control(scope, receive, send)
             return
-        target = self._target(scope, path)
+        if (preflight := cors.asked(scope)) and (answer := self._preflight(scope, path, preflight)):
+            await asgi.reply(scope, send, answer)
+            return
+        target = self._target(scope, scope["method"], path)
+        if target is not None and target.edge is not None:
+            await self._edges.http(scope, receive, send, target, target.edge)
+            return
         public = target is not None and target.function.revision.public
         head = read_head(scope["headers"], self._key, self._hosts, public)
         if target is not None:
@@ -109,23 +119,41 @@ class App:
         elif path.startswith(FUNCTION):
             name, rest = _function_path(scope, path)  # not known here yet, perhaps
             function = await self._catalog.find(TENANT, known_name(name))
-            await self._invoke.http(scope, receive, send, head, Target(function, rest))
+            target = Target(function, rest, edge=function.own)
+            if function.own is not None:
+                await self._edges.http(scope, receive, send, target, function.own)
+            else:
+                await self._invoke.http(scope, receive, send, head, target)
         else:
             self._no_route(scope, path)
 
-    def _target(self, scope: Scope, path: str) -> Target | None:
+    def _target(self, scope: Scope, method: str, path: str) -> Target | None:
         """The function whose URL or route this is, if it is known here: who has no key can't make us ask Redis."""
         if path.startswith(FUNCTION):
             name, rest = _function_path(scope, path)
             known = self._catalog.get(TENANT, name)
-            return Target(known, rest) if known else None
+            return Target(known, rest, edge=known.own) if known else None
         if path.startswith(CONTROL) or path in FIXED:
             return None
-        found = self._catalog.routes.find(scope["method"], path)
-        if not isinstance(found, Match):
+        found = self._find(scope, method, path)
+        function = self._catalog.get(found.tenant, found.function) if isinstance(found, Match) else None
+        if function is None or not isinstance(found, Match):
             return None
-        function = self._catalog.get(found.tenant, found.function)
-        return Target(function, scope["path"], found.route.key, found.parameters) if function else None
+        key = found.route.key
+        return Target(function, scope["path"], key, found.parameters, function.edges.get(key))
+
+    def _find(self, scope: Scope, method: str, path: str) -> Match | tuple[str, ...]:
+        table = self._catalog.routes
+        return table.find(method, path, _host(scope) if table.by_host else "")
+
+    def _preflight(self, scope: Scope, path: str, asked: cors.Preflight) -> Response | None:
+        """The answer to a browser that asks whether a page may send a request. It comes without the key."""
+        target = self._target(scope, asked.method, path)
+        if target is None:  # a method that the route has not, perhaps: the answer says which it has
+            allowed = self._find(scope, asked.method, path)
+            target = self._target(scope, allowed[0], path) if allowed and not isinstance(allowed, Match) else None
+        edge = target.edge if target else None
+        return cors.answer(edge, edge.cors, asked) if edge and edge.cors else None
 
     async def _invocations(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str) -> None:
         _, _, resource, name, _ = path.split("/")
@@ -136,7 +164,7 @@ class App:
         await self._invoke.invocation(scope, receive, send, head, TENANT, known_name(name))
 
     def _no_route(self, scope: Scope, path: str) -> NoReturn:
-        allowed = self._catalog.routes.find(scope["method"], path)
+        allowed = self._find(scope, scope["method"], path)
         if allowed and not isinstance(allowed, Match):
             raise MethodNotAllowed(f"this route takes {', '.join(allowed)}", allow=allowed)
         raise NotFound(f"there is nothing at {path[:200]}")
@@ -153,6 +181,12 @@ class App:
                 await self._stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _host(scope: Scope) -> str:
+    """The name that the request asks for, without its port."""
+    name = cors.find(scope["headers"], b"host").decode("latin-1").lower()
+    return name.partition(":")[0].rstrip(".")
 
 
 def _function_path(scope: Scope, path: str) -> tuple[str, str]:
@@ -179,7 +213,7 @@ def control(endpoints: Sequence[Endpoint], more: Sequence[BaseRoute] = ()) -> St
 def _route(path: str, table: dict[str, Endpoint]) -> Route:
     """One Starlette route per path, so that a wrong method is told all that are allowed."""
 
-    async def endpoint(request: Request) -> Response:
+    async def endpoint(request: Request) -> StarletteResponse:
         found = table.get(request.method) or table["GET"]  # HEAD of a resource without one of its own
         assert found.handler is not None
         return await found.handler(request)
@@ -187,13 +221,13 @@ def _route(path: str, table: dict[str, Endpoint]) -> Route:
     return Route(path, endpoint, methods=sorted(table))
 
 
-async def _on_error(request: Request, exc: Exception) -> Response:
+async def _on_error(request: Request, exc: Exception) -> StarletteResponse:
     assert isinstance(exc, JiffyError)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in asgi.error_headers(exc)}
-    return Response(asgi.error_body(exc), exc.status, headers)
+    return StarletteResponse(asgi.error_body(exc), exc.status, headers)
 
 
-async def _on_http_error(request: Request, exc: Exception) -> Response:
+async def _on_http_error(request: Request, exc: Exception) -> StarletteResponse:
     assert isinstance(exc, HTTPException)
     error: JiffyError
     if exc.status_code == 404:

@@ -7,11 +7,12 @@ lost. A call costs one dictionary look-up, however many functions there are.
 from __future__ import annotations
 
 import difflib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from jiffy.contract import routes, wire
+from jiffy.contract import edges, routes, wire
+from jiffy.contract.edges import Edge
 from jiffy.contract.errors import JiffyError, NotFound, PlatformError
 from jiffy.contract.messages import Revision
 
@@ -28,9 +29,12 @@ class Function:
     name: str
     revision: Revision
     packed: bytes
+    edges: Mapping[str, Edge] = field(default_factory=dict)  # by route; "" is its own URL
+    own: Edge | None = field(init=False)  # edges[""]
     number: bytes = field(init=False)  # as a header has it
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "own", self.edges.get(""))
         object.__setattr__(self, "number", b"%d" % self.revision.number)
 
 
@@ -173,6 +177,14 @@ class Catalog:
 def _function(tenant: str, name: str, packed: bytes) -> Function:
     """Raises PlatformError. What travels in every call is without the triggers: none but gateways reads them."""
     revision = wire.unpack(Revision, packed)
-    if revision.spec.get("triggers"):
+    declared = revision.spec.get("triggers")
+    if declared:
         packed = wire.pack(revision._replace(spec={**revision.spec, "triggers": []}))
-    return Function(tenant, name, revision, packed)
+    return Function(tenant, name, revision, packed, _edges(declared) if declared else {})
+
+
+def _edges(declared: Sequence[Mapping[str, Any]]) -> dict[str, Edge]:
+    try:
+        return edges.declared(declared)
+    except (LookupError, TypeError, ValueError):  # written by a release with other keys
+        return {}

@@ -20,14 +20,23 @@ _KNOWN_MAX = 256  # values remembered; a page that makes up ports must not fill 
 class Hosts:
     """`allowed`: names beside those of loopback, such as the one that a proxy in front is called by."""
 
-    __slots__ = ("_allowed", "_known")
+    __slots__ = ("_allowed", "_known", "_pages")
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._allowed = frozenset(name.lower() for name in allowed)
         self._known: set[bytes] = set()
+        self._pages = False
+
+    def for_pages(self) -> Hosts:
+        """The same for a request of a page that a function's `cors` allows: only its Host is looked at."""
+        found = Hosts(self._allowed)
+        found._pages = True
+        return found
 
     def check(self, name: bytes, value: bytes) -> None:
         """One of the GUARDED headers. Raises Forbidden."""
+        if self._pages and name != b"host":
+            return
         if name == b"sec-fetch-site":
             if value.strip().lower() == b"cross-site":
                 raise Forbidden("a page of another site may not call this platform: it has no API key (JIFFY_API_KEY)")

@@ -88,3 +88,17 @@ redis.call('HSET', KEYS[1], 'live', ARGV[2])
 redis.call('PUBLISH', ARGV[5], ARGV[4] .. ':' .. ARGV[3])
 return 1
 """
+
+TAKE = """
+-- Lets one request in at a rate, or says in how many microseconds it may come (GCRA).
+-- KEYS[1]: rate:{tenant}:{function}:{trigger}:{client} (string: a time in µs)
+-- ARGV[1]: µs from one request to the next  [2]: µs that may be used up at once
+-- returns 0, or how long to wait
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local next = math.max(tonumber(redis.call('GET', KEYS[1])) or now, now) + ARGV[1]
+local wait = next - ARGV[2] - now
+if wait > 0 then return math.ceil(wait) end
+redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.ceil((next - now) / 1000))
+return 0
+"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
@@ -32,6 +32,7 @@ from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
 from gateway.placement import Placement
 from jiffy.contract import httpevent, limits
+from jiffy.contract.edges import Edge
 from jiffy.contract.errors import InvalidRequest, JiffyError
 from jiffy.contract.messages import Answer, Call
 
@@ -67,6 +68,7 @@ ENDPOINTS = (
 
 
 Respond = Callable[[Response], None]
+Finish = Callable[[Response], Awaitable[Response]]  # what becomes of a response before it is written
 
 
 class Target(NamedTuple):
@@ -76,6 +78,7 @@ class Target(NamedTuple):
     path: str  # as the function sees it, percent-decoded
     route_key: str = "$default"
     parameters: dict[str, str] | None = None
+    edge: Edge | None = None
 
     @property
     def trigger(self) -> str:
@@ -107,20 +110,30 @@ class Invoke:
         self._complain = complain
         self._now_ms = now_ms
 
-    async def http(self, scope: Scope, receive: Receive, send: Send, head: Head, target: Target) -> None:
-        """An HTTP request to a function's own URL or to a route that it declares, its body still to come."""
+    async def http(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        head: Head,
+        target: Target,
+        most: int = limits.PAYLOAD_MAX_BYTES,
+        finish: Finish | None = None,
+    ) -> None:
+        """An HTTP request to a function's URL or route, its body of at most `most` bytes still to come."""
         admission = self._admission
         admission.enter()
         held = 0
         try:
-            body = await read_body(receive, head, limits.PAYLOAD_MAX_BYTES, admission)
+            body = await read_body(receive, head, most, admission)
             held = len(body)
             if head.once:
-                await reply(scope, send, await self._http_once(scope, head, target, body))
-                return
-            answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-            self._begin(scope, head, target, body, partial(_settle, answered))
-            await reply(scope, send, await answered)
+                response = await self._http_once(scope, head, target, body)
+            else:
+                answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+                self._begin(scope, head, target, body, partial(_settle, answered))
+                response = await answered
+            await reply(scope, send, await finish(response) if finish else response)
         finally:
             admission.leave(held)
 

@@ -53,14 +53,15 @@ class TriggerState:
 
 
 def declared(function: Function | None) -> tuple[Trigger, ...]:
-    """The triggers of a function's live revision."""
+    """The triggers of a function's live revision, but for those that are routes (edge.py)."""
     if function is None:
         return ()
     found = []
     for table in function.revision.spec.get("triggers", ()):
         options = json.loads(json.dumps(table))  # lists, as they were checked: from the wire they come as tuples
         name, kind = str(options.pop("name")), str(options.pop("type"))
-        found.append(Trigger(TriggerId(function.tenant, function.name, name), kind, options))
+        if kind != "http":
+            found.append(Trigger(TriggerId(function.tenant, function.name, name), kind, options))
     return tuple(found)
 
 

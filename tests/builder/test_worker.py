@@ -226,6 +226,11 @@ async def test_a_route_has_one_owner(platform: Platform) -> None:
     await platform.deploy("one", {"app.py": CODE}, routes=["GET /x/{id}"])
     event, _ = await platform.deploy("two", {"app.py": CODE}, routes=["GET /x/{other}"])
     assert (event.kind, "'GET /x/{other}' belongs to 'one'" in event.text) == ("failed", True)
+    trigger = {"type": "http", "path": "/x/{other}", "methods": ["PUT", "GET"]}
+    event, _ = await platform.deploy("two", {"app.py": CODE}, triggers=[trigger])
+    assert (event.kind, "'GET /x/{other}' belongs to 'one'" in event.text) == ("failed", True)
+    event, _ = await platform.deploy("two", {"app.py": CODE}, triggers=[trigger | {"host": "a.example"}])
+    assert (await platform.live("two")).routes == ("PUT a.example/x/{other}", "GET a.example/x/{other}")
     event, _ = await platform.deploy("one", {"app.py": CODE}, routes=[])
     event, _ = await platform.deploy("two", {"app.py": CODE}, routes=["GET /x/{other}"])
     assert event.kind == "done"

@@ -100,12 +100,14 @@ async def test_any_bytes_in_header_values_and_paths_reach_the_function_as_text(
         assert event["rawPath"].endswith("\0\r\nX:")
 
 
-async def test_an_upgrade_is_an_ordinary_request(redis_url: str, served: Served, invoker: Invokers) -> None:
+async def test_an_upgrade_that_is_only_offered_is_an_ordinary_request(
+    redis_url: str, served: Served, invoker: Invokers
+) -> None:
     await publish(redis_url)
     async with invoker():
         request = (
-            b"GET /function/hello HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
-            b"sec-websocket-key: x\r\nsec-websocket-version: 13\r\n\r\n"
+            b"GET /function/hello HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade, HTTP2-Settings\r\n"
+            b"upgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
         )
         assert status(await talk(served.port, request, until_closed=False)) == 200
 

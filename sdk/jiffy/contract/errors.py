@@ -11,6 +11,7 @@
     │   ├── Conflict            409  what is asked for contradicts what is there
     │   ├── KeyReused           422  an Idempotency-Key came again with another request
     │   ├── PayloadTooLarge     413  larger than limits.PAYLOAD_MAX_BYTES or SOURCE_MAX_BYTES
+    │   ├── NotOffered          501  a protocol that is not spoken here, such as WebSocket
     │   └── Throttled           429  a limit is reached; `retry_after_s` says when to try again
     ├── FunctionError                 the function's author can mend it
     │   └── BuildFailed         422  dependencies, syntax or handler: the revision in service stays
@@ -88,6 +89,10 @@ class KeyReused(CallerError):
 
 class PayloadTooLarge(CallerError):
     code, status = "payload_too_large", 413
+
+
+class NotOffered(CallerError):
+    code, status = "not_offered", 501
 
 
 class Throttled(CallerError):

@@ -120,6 +120,11 @@ def logs_size(tenant: str, name: str) -> str:
 
 
 # --- triggers -----------------------------------------------------------------------------------------------
+def rate(tenant: str, function: str, name: str, client: str) -> str:
+    """string, a time in µs: when all requests that an http trigger let in would have come at its rate; expires then."""
+    return f"{P}rate:{tenant}:{function}:{name}:{client}"
+
+
 def trigger(tenant: str, function: str, name: str) -> str:
     """hash of a trigger's state: gateway/triggers/store.py lists its fields."""
     return f"{P}trigger:{tenant}:{function}:{name}"

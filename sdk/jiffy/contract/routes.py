@@ -1,22 +1,26 @@
 """``"GET /hello/{name}"``: a route's grammar, and the table that finds a request's function. Pure.
 
-    route  = METHOD " " path          METHOD: GET HEAD POST PUT PATCH DELETE OPTIONS, or ANY
+    route  = METHOD " " [host] path   METHOD: GET HEAD POST PUT PATCH DELETE OPTIONS, or ANY
     path   = "/" segment …            segment: literal, {parameter}, or (last only) {parameter+}, which takes the rest
+    host   = name "." name …          "*." before it stands for any names before it; without a host: every host
 
-Literal beats {parameter} beats {parameter+}; a stated method beats ANY, and HEAD goes where GET does. The
-table is a tree of segments, so a look-up costs the number of segments in the path, however many routes there are.
+A host beats a wider one beats none; literal beats {parameter} beats {parameter+}; a stated method beats ANY, and HEAD
+goes where GET does. The table is a tree of segments for each host, so a look-up costs the number of segments in the
+path and of names in the host, however many routes there are.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "ANY")
 RESERVED = ("/v1", "/function", "/healthz", "/metrics", "/openapi.json")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})(\+?)\}")
 _LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%-]+")
+_HOST = re.compile(r"(?=.{1,253}\Z)(?:\*\.)?[a-z0-9](?:[a-z0-9-]{0,62})(?:\.[a-z0-9][a-z0-9-]{0,62})*")
 
 
 class Route(NamedTuple):
@@ -27,6 +31,21 @@ class Route(NamedTuple):
     segments: tuple[str, ...]  # "" stands for a parameter
     parameters: tuple[str, ...]  # in order
     greedy: bool
+    host: str = ""  # lower case; "" for every host
+
+    @property
+    def place(self) -> tuple[str, str, tuple[str, ...], bool]:
+        """Equal for routes that take the same requests, whatever their parameters are called."""
+        return self.host, self.method, self.segments, self.greedy
+
+
+def check_host(value: Any) -> str:
+    """A host's name as a route has it. Raises ValueError with what is allowed."""
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not _HOST.fullmatch(value.lower()):
+        raise ValueError('a host such as "api.example.com" or "*.example.com"')
+    return value.lower()
 
 
 def parse(text: str) -> Route:
@@ -35,8 +54,14 @@ def parse(text: str) -> Route:
     method, path = method.upper(), path.strip()
     if method not in METHODS:
         raise ValueError(f'{text!r} does not begin with a method; write "GET /path" (one of {", ".join(METHODS)})')
-    if not path.startswith("/"):
+    host, slash, path = path.partition("/")
+    if not slash:
         raise ValueError(f'{text!r} has no path beginning with "/"')
+    path = slash + path
+    try:
+        host = check_host(host)
+    except ValueError as exc:
+        raise ValueError(f"{text!r}: what stands before the path must be {exc}") from None
     for prefix in RESERVED:
         if path == prefix or path.startswith(prefix + "/"):
             raise ValueError(f"{text!r}: {prefix} belongs to the platform")
@@ -57,7 +82,7 @@ def parse(text: str) -> Route:
             segments.append(part)
         else:
             raise ValueError(f"{text!r}: segment {part!r} is neither plain text nor {{name}} nor {{name+}}")
-    return Route(f"{method} {path}", method, tuple(segments), tuple(parameters), greedy)
+    return Route(f"{method} {host}{path}", method, tuple(segments), tuple(parameters), greedy, host)
 
 
 class Match(NamedTuple):
@@ -81,12 +106,17 @@ class RouteTable:
     """Routes of all functions. `find` returns the match, or the methods that would have matched."""
 
     def __init__(self) -> None:
-        self._root = _Node()
+        self._roots = {"": _Node()}  # by host
         self._owned: dict[tuple[str, str], list[Route]] = {}
+
+    @property
+    def by_host(self) -> bool:
+        """Is there a route that asks for a host?"""
+        return len(self._roots) > 1
 
     def owner(self, route: Route) -> tuple[str, str] | None:
         """Who holds exactly this route (parameter names aside)?"""
-        node: _Node | None = self._root
+        node = self._roots.get(route.host)
         for segment in route.segments[: len(route.segments) - route.greedy]:
             node = (node.literal.get(segment) if segment else node.parameter) if node else None
         if node is None:
@@ -99,7 +129,7 @@ class RouteTable:
         self.remove(tenant, function)
         owned = self._owned[tenant, function] = []
         for route in map(parse, routes):
-            node = self._root
+            node = self._roots.setdefault(route.host, _Node())
             for segment in route.segments[: len(route.segments) - route.greedy]:
                 if segment:
                     node = node.literal.setdefault(segment, _Node())
@@ -112,22 +142,34 @@ class RouteTable:
 
     def remove(self, tenant: str, function: str) -> None:
         for route in self._owned.pop((tenant, function), ()):
-            node = self._root
+            node = self._roots[route.host]
             for segment in route.segments[: len(route.segments) - route.greedy]:
                 child = node.literal.get(segment) if segment else node.parameter
                 assert child is not None
                 node = child
             (node.rest if route.greedy else node.here).pop(route.method, None)
 
-    def find(self, method: str, path: str) -> Match | tuple[str, ...]:
-        """The match, else the methods that this path has (empty: no such path)."""
+    def find(self, method: str, path: str, host: str = "") -> Match | tuple[str, ...]:
+        """The match, else the methods that this path has (empty: no such path). `host` in lower case, without port."""
         parts = path[1:].split("/") if len(path) > 1 else []
         allowed: set[str] = set()
-        found = self._find(self._root, parts, 0, method, [], allowed)
-        if found is None:
-            return tuple(sorted(allowed | {"HEAD"} if "GET" in allowed else allowed))
-        (tenant, function, route), values = found
-        return Match(tenant, function, route, dict(zip(route.parameters, values, strict=True)))
+        for root in self._of(host):
+            found = self._find(root, parts, 0, method, [], allowed)
+            if found is not None:
+                (tenant, function, route), values = found
+                return Match(tenant, function, route, dict(zip(route.parameters, values, strict=True)))
+        return tuple(sorted(allowed | {"HEAD"} if "GET" in allowed else allowed))
+
+    def _of(self, host: str) -> Iterator[_Node]:
+        """The trees for a host, the narrowest first."""
+        if host and self.by_host:
+            if host in self._roots:
+                yield self._roots[host]
+            while (dot := host.find(".")) >= 0:
+                host = host[dot + 1 :]
+                if (wide := self._roots.get(f"*.{host}")) is not None:
+                    yield wide
+        yield self._roots[""]
 
     def _find(
         self, node: _Node, parts: list[str], at: int, method: str, values: list[str], allowed: set[str]

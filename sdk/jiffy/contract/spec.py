@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from . import checks, limits, triggers
+from . import checks, edges, limits, triggers
 from .errors import SpecError
 
 SECRET = ("env",)  # keys whose values no error shows
@@ -48,6 +48,11 @@ class FunctionSpec:
     slim: bool = False
     keep: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
+
+    @property
+    def every_route(self) -> tuple[str, ...]:
+        """`routes`, and those that http triggers declare."""
+        return edges.every_route(self.routes, self.triggers)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; ``parse_function(spec.name, spec.to_dict())`` gives the spec back."""
@@ -119,7 +124,9 @@ KEYS: dict[str, Key] = {
     "env": Key(checks.env, "{}", "Environment variables."),
     "routes": Key(checks.routes, "[]", 'HTTP routes, such as "GET /hello/{name}"; /function/NAME always works.'),
     "description": Key(checks.text(256), '""', "One line for people."),
-    "triggers": Key(triggers.check, "[]", "What calls the function besides requests: docs/events.md."),
+    "triggers": Key(
+        triggers.check, "[]", "What else calls the function, and what is done about requests: docs/events.md."
+    ),
     "retries": Key(
         checks.integer(0, limits.RETRIES_MAX),
         str(limits.RETRIES_DEFAULT),
@@ -184,6 +191,10 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
         mistakes.append(f'{place}: handler is missing; add handler = "module:attribute"')
     if unset := triggers.unset(values.get("triggers", ()), values.get("env", {})):
         mistakes.append(f"{where}: [[functions.{name}.triggers]] {unset}")
+    try:
+        edges.every_route(values.get("routes", ()), values.get("triggers", ()))
+    except ValueError as exc:
+        mistakes.append(f"{place}: {exc}")
     if mistakes:
         raise SpecError("\n".join(mistakes))
     return FunctionSpec(name=name, **({"env": {}, "tags": {}} | values))
@@ -211,7 +222,7 @@ def parse_toml(text: str, where: str = "jiffy.toml") -> tuple[FunctionSpec, ...]
     specs = tuple(parse_function(name, table, where) for name, table in functions.items())
     seen: dict[str, str] = {}
     for spec in specs:
-        for route in spec.routes:
+        for route in spec.every_route:
             if route in seen:
                 raise SpecError(
                     f"{where}: [functions.{spec.name}] and [functions.{seen[route]}] both declare {route!r}"

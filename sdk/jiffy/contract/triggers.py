@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from . import checks, limits, patterns, queues, schedules, topics, webhooks
+from . import checks, edges, limits, patterns, queues, routes, schedules, topics, webhooks
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
@@ -183,7 +183,35 @@ WEBHOOK = Kind(
     _one_webhook,
 )
 
-KINDS: dict[str, Kind] = {"schedule": SCHEDULE, "queue": QUEUE, "topic": TOPIC, "webhook": WEBHOOK}
+
+def _rate(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1_000_000:
+        raise ValueError("a number from 0 to 1000000")
+    return float(value)
+
+
+HTTP = Kind(
+    "Calls the function with requests, and says what the gateway does about them.",
+    {
+        "path": Option(edges.check_path, "", "The route's path; without one: the function's own URL."),
+        "methods": Option(edges.check_methods, ["ANY"], "Methods that the route takes."),
+        "host": Option(routes.check_host, "", "Only requests for this host."),
+        "cors": Option(edges.check_cors, {}, "Which pages of other sites may call and read the answer."),
+        "body_max_bytes": Option(
+            checks.integer(0, limits.PAYLOAD_MAX_BYTES), 0, "The largest body; 0: what the platform takes."
+        ),
+        "rate_per_s": Option(_rate, 0.0, "Requests a second, over all gateways; 0: as many as come."),
+        "burst": Option(checks.integer(0, 1_000_000), 0, "How many may come at once; 0: those of a second."),
+        "rate_per": Option(_one_of("route", "client"), "route", "Whose requests are counted together."),
+        "response": Option(edges.check_response, {}, "A fixed response; the function is not called."),
+        "redirect": Option(edges.check_redirect, {}, "Sends the client elsewhere; the function is not called."),
+        "compress": Option(checks.boolean, False, "gzip for clients that take it, from 1 KB of text on."),
+        "etag": Option(checks.boolean, False, "Answers 304 to who has the same body already."),
+    },
+    edges.whole,
+)
+
+KINDS: dict[str, Kind] = {"schedule": SCHEDULE, "queue": QUEUE, "topic": TOPIC, "webhook": WEBHOOK, "http": HTTP}
 
 
 def unset(tables: tuple[Mapping[str, Any], ...], env: Mapping[str, str]) -> str:
@@ -207,6 +235,8 @@ def check(value: Any) -> tuple[dict[str, Any], ...]:
         if one["name"] in found:
             raise TriggerError(f"number {number}: name = {one['name']!r} is taken by another trigger of the function")
         found[one["name"]] = one
+    if sum(one["type"] == "http" and not one["path"] for one in found.values()) > 1:
+        raise TriggerError("several of type http have no path, and a function has one URL of its own")
     if len(json.dumps(list(found.values()))) > limits.TRIGGERS_MAX_BYTES:
         raise TriggerError(f"they are too long; allowed: {limits.TRIGGERS_MAX_BYTES} bytes as JSON")
     return tuple(found.values())
