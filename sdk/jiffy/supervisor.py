@@ -48,19 +48,19 @@ class Plan:
     host: str
     port: int
     data: Path
-    redis: str | None  # None: an embedded one
-    sandbox: str  # "auto" | "docker" | "bwrap"
-    gateways: int
-    stems: int
-    instances: int
-    tenant_instances: int
-    keep_alive: str
-    warm_mb: int
-    ledger: str | None  # None: an SQLite file in the data folder
-    keep_calls: int  # days; 0: for ever
-    prices: Path | None  # None: those that the ledger has
-    verbose: bool
-    api_key: str | None
+    redis: str | None = None  # None: an embedded one
+    sandbox: str = "auto"  # or "docker", "bwrap"
+    gateways: int = 1
+    stems: int = 2
+    instances: int = 0  # 0: as many as the host has room for
+    tenant_instances: int = 0  # 0: no bound
+    keep_alive: str = "hit-density"
+    warm_mb: int = 0  # 0: a share of the host's memory
+    ledger: str | None = None  # None: an SQLite file in the data folder
+    keep_calls: int = 0  # days; 0: for ever
+    prices: Path | None = None  # None: those that the ledger has
+    verbose: bool = False
+    api_key: str | None = None
     allow_hosts: tuple[str, ...] = ()  # names that gateways answer to without a key, beside loopback's
     callbacks_to: tuple[str, ...] = ()  # networks that callbacks may reach though they are not public
 

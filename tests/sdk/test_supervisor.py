@@ -12,16 +12,7 @@ from jiffy.supervisor import Phase, Plan, Supervisor
 
 async def test_nothing_is_started_again_while_the_platform_ends(data_dir: Path) -> None:
     said: asyncio.Queue[str] = asyncio.Queue()
-    plan = Plan(
-        *("127.0.0.1", 0, data_dir, None, "bwrap", 1, 1),
-        instances=0,
-        tenant_instances=0,
-        ledger=None,
-        prices=None,
-        allow_hosts=(),
-        verbose=False,
-        api_key=None,
-    )
+    plan = Plan("127.0.0.1", 0, data_dir)
     supervisor = Supervisor(plan, say=said.put_nowait, ready=said.put_nowait)
     supervisor._phase = Phase.READY
     home = Home(data_dir, said.put_nowait)
