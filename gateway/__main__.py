@@ -28,6 +28,10 @@ import uvloop
 from gateway import ledger as books
 from gateway.admission import Admission
 from gateway.app import App, control
+from gateway.budgets.guard import Guard
+from gateway.budgets.seed import Seed
+from gateway.budgets.store import BudgetStore
+from gateway.budgets.warnings import Warnings
 from gateway.catalog import Catalog
 from gateway.complaints import Complaints
 from gateway.dispatch import Dispatcher
@@ -54,6 +58,7 @@ from gateway.pulse import Pulse
 from gateway.rates import Rates
 from gateway.routes import invoke, usage
 from gateway.routes.audit import Audits
+from gateway.routes.budgets import Budgets
 from gateway.routes.builds import Builds
 from gateway.routes.costs import Costs
 from gateway.routes.dlq import Dlq
@@ -147,11 +152,16 @@ class Gateway:
         self.catalog = Catalog(store)
         self.pulse = Pulse(store, self.placement, store.now_ms)
         self.dispatcher = Dispatcher(store, config.name)
+        budgets = BudgetStore(store.client)
+        self.guard = Guard(budgets, lambda: ledger.price_list.at(store.now_ms()), store.now_ms)
+        self.warnings = Warnings(budgets, lambda: ledger.price_list.currency, store.now_ms)
+        self.guard.hear = self.warnings.hear
+        seed = Seed(budgets, ledger, store.now_ms)
         durable = self.durable = DurableStore(store.client)
-        self.acceptance = Acceptance(durable, self.placement, store.now_ms)
-        self.later = Later(durable, self.placement)
+        self.acceptance = Acceptance(durable, self.placement, self.guard, store.now_ms)
+        self.later = Later(durable, self.placement, self.guard, store.now_ms)
+        once = Once(self.acceptance, self.dispatcher, self.placement, store, self.guard)
         self.takeover = Takeover(TakeoverStore(store.client), self.placement, self.dispatcher.abandon)
-        once = Once(self.acceptance, self.dispatcher, self.placement, store)
         told_of = DeliveryStore(store.client)
         dead_letters = DeadLetters(durable, told_of, self.catalog, store.now_ms)
         self.callbacks = HttpTarget(told_of, store.now_ms, config.callbacks_to)
@@ -159,13 +169,13 @@ class Gateway:
         targets: dict[str, Target] = {"function": called, "http": self.callbacks, "https": self.callbacks}
         self.deliveries = Deliveries(told_of, targets, store.now_ms)
         self.triggers, told = TriggerStore(config.redis), TriggerMetrics()
-        calls = Calls(self.placement)
+        calls = Calls(self.placement, self.guard)
         firing = Firing(self.triggers, self.acceptance, told, store.now_ms)
         self.scheduler = Scheduler(self.catalog, self.triggers, calls, told, store.now_ms)
         self.catalog.on_change.append(self.scheduler.changed)
         caller = invoke.Invoke(
             *(self.catalog, self.placement, self.dispatcher, self.admission, metrics),
-            *(self.acceptance, once, Complaints(store, store.now_ms), store.now_ms),
+            *(self.acceptance, once, Complaints(store, store.now_ms), self.guard, store.now_ms),
         )
         topic_store = TopicStore(store.client)
         topics = Topics(topic_store, store.now_ms)
@@ -190,6 +200,7 @@ class Gateway:
             *Hosts(store, self.pulse).endpoints(),
             *Statements(ledger).endpoints(),
             *Costs(ledger, self.catalog).endpoints(),
+            *Budgets(budgets, self.guard, seed, lambda: ledger.price_list.currency, store.now_ms).endpoints(),
             *health.endpoints(),
         )
         health.describe((*self.endpoints, USAGE))
@@ -205,10 +216,11 @@ class Gateway:
             stop=self.stop,
         )
         self.loops = Loops(
-            *(*self.dispatcher.loops(), *self.acceptance.loops()),
+            *(*self.dispatcher.loops(), *self.acceptance.loops(), *self.guard.loops()),
             *(
                 self.later.watch,
                 self.takeover.watch,
+                seed.watch,
                 self.deliveries.watch,
                 self.pulse.watch,
                 self.catalog.watch,
@@ -233,6 +245,7 @@ class Gateway:
     async def start(self) -> None:
         await self.pulse.look()
         await self.catalog.resync()
+        await self.guard.look()
         self.ledger.tell_tariff(self.placement.set_tariff)
         self.ledger.follow()
         self.loops.start()
@@ -240,7 +253,9 @@ class Gateway:
     async def stop(self) -> None:
         self.following.stop()
         await self.loops.stop()
+        self.guard.give_up()
         self.dispatcher.give_up()
+        await self.warnings.close()
         await self.ledger.close()
         await self.callbacks.close()
         with contextlib.suppress(JiffyError):

@@ -21,6 +21,7 @@ _ERROR = {"$ref": "#/components/schemas/Error"}
 _ERRORS = {
     "400": "The request is malformed; the message says where.",
     "401": "No API key, or a wrong one.",
+    "402": "A hard budget is used up; Retry-After says when it starts anew.",
     "404": "There is no such thing.",
     "409": "What is asked for contradicts what is there.",
     "413": "Larger than allowed.",

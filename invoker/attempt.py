@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple, Protocol
 
-from jiffy.contract import keys, limits, meter, retry, spec
+from jiffy.contract import keys, limits, meter, retry, spec, spending
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import (
     Answer,
@@ -26,7 +26,7 @@ from jiffy.contract.messages import (
 from jiffy.contract.wire import pack, unpack
 
 from . import policy
-from .completions import Completion, Fate
+from .completions import Completion, Fate, Spends
 from .lease import Slot
 from .logbook import Logbook
 from .refusal import Refusal
@@ -165,6 +165,7 @@ class Attempt:
         return Completion(
             *(self.entry, answers_key, self.known.logs_key, record_key, False),
             *(pack(answer) if answers_key else b"", pack(usage), record, logs, fate),
+            *((_spends(call, billed_ms),) if call.hold else ()),
         )
 
     def _follow(self, answer: Answer, now_ms: int) -> tuple[bytes, Fate]:
@@ -218,3 +219,9 @@ class Attempt:
             *(call.accepted_ms, now_ms, answer.outcome, answer.payload[: limits.DEAD_ERROR_MAX_BYTES]),
             *(call.trigger, self.size),
         )
+
+
+def _spends(call: Call, billed_ms: int) -> Spends:
+    hold = spending.Hold(*call.hold)
+    cost = spending.cost(hold.per_ms, hold.per_call, billed_ms)
+    return Spends(hold.keys, cost, -hold.worst, spending.held(hold.slot))

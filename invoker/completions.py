@@ -38,6 +38,15 @@ class Fate(NamedTuple):
     delivery: bytes = b""  # Delivery
 
 
+class Spends(NamedTuple):
+    """What an ended attempt takes from the budgets that it is under: contract/spending.py."""
+
+    keys: tuple[str, ...]
+    cost: int
+    returned: int  # what was held for it, negative; 0: nothing was
+    slot: str  # the field where it was held
+
+
 class Completion(NamedTuple):
     """One item of scripts/complete.lua, which documents each field."""
 
@@ -51,6 +60,7 @@ class Completion(NamedTuple):
     record: bytes
     logs: tuple[bytes, ...]
     fate: Fate | None = None
+    spends: Spends | None = None
 
 
 Send = Callable[[list[Completion]], Awaitable[None]]  # raises Unavailable (send it again), or PlatformError (never)

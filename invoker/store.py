@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
-from jiffy.contract import keys, limits, outage
+from jiffy.contract import keys, limits, outage, spending
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Heartbeat, Layer, Revision
@@ -131,11 +131,12 @@ class Store:
         values: list[str | bytes | int] = [
             *(keys.GROUP, limits.ANSWERS_KEEP_S, limits.LOG_ENTRIES_MAX),
             *(limits.DEAD_MAX, limits.DEAD_MAX_BYTES, limits.DEAD_KEEP_S * 1000, limits.RESULT_KEEP_S),
-            *(limits.LOG_KEEP_S, limits.LOG_MAX_BYTES),
+            *(limits.LOG_KEEP_S, limits.LOG_MAX_BYTES, spending.KEEP_S),
         ]
         for c in batch:
             names += (c.answers_key, c.logs_key, c.record_key)
-            values += (c.entry, "1" if c.note else "0", c.answer, c.usage, c.record)
+            kind = "1" if c.note else "0" if c.spends is None else "2"
+            values += (c.entry, kind, c.answer, c.usage, c.record)
             if c.fate is None:
                 values += ("", len(c.logs), *c.logs)
             else:
@@ -143,6 +144,9 @@ class Store:
                 names += (keys.backlog(tenant), keys.tally(tenant))
                 names += (keys.dead(tenant), keys.dead_letters(tenant), keys.dead_calls(tenant))
                 values += (c.fate.state, len(c.logs), *c.logs, c.fate.invocation, *c.fate[3:])
+            if c.spends is not None:
+                names += c.spends.keys
+                values += (len(c.spends.keys), *c.spends[1:])
         try:
             await self._writer.ask("EVALSHA", _SHA, len(names), *names, *values)
         except _ScriptMissing:

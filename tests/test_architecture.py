@@ -75,6 +75,7 @@ IMPURE = {
 READ_FIRST = {
     "gateway": "dispatch.py",
     "gateway/triggers": "scheduler.py",
+    "gateway/budgets": "guard.py",
     "invoker": "execute.py",
     "builder": "build.py",
     "jiffy": "supervisor.py",

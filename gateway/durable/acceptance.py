@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from uuid_utils import uuid7
 
+from gateway.budgets.guard import Guard
 from gateway.catalog import Function
 from gateway.durable.store import Accepted, Claim, Holder
 from gateway.durable.wishes import NONE, Wishes
@@ -52,11 +53,13 @@ class Acceptance:
         self,
         queue: Queue,
         placement: Placement,
+        guard: Guard,
         now_ms: Callable[[], int],
         bounds: Bounds = Bounds(),  # noqa: B008
     ) -> None:
         self._queue = queue
         self._placement = placement
+        self._guard = guard
         self._now_ms = now_ms
         self.bounds = bounds
         self._outgoing: list[tuple[Accepted, asyncio.Future[int | Holder]]] = []
@@ -80,7 +83,9 @@ class Acceptance:
         Raises Throttled (the backlog is full), KeyReused (the key came with another request) and Unavailable.
         """
         invocation = invocation or str(uuid7())
-        accepted = envelope(function, payload, trigger, wishes, invocation, self._now_ms(), self._placement)
+        accepted = envelope(
+            function, payload, trigger, wishes, invocation, self._now_ms(), self._placement, self._guard
+        )
         return await self.offer(accepted._replace(claim=claim)) or invocation
 
     async def offer(self, accepted: Accepted) -> str:
@@ -136,16 +141,24 @@ def envelope(
     invocation: str,
     now_ms: int,
     placement: Placement,
+    guard: Guard,
 ) -> Accepted:
-    """A call with its terms, its record and its place. Raises Unavailable: it is due now, and no invoker lives."""
+    """A call with its terms, its record and its place. Raises Unavailable: it is due now, and no invoker lives.
+
+    One under a hard budget waits in `later` even when it is due: there it gets its room (later.py).
+    """
     revision = function.revision
     terms = wishes.terms(revision.spec, now_ms)
-    due_ms = now_ms + int(wishes.delay_s * 1000) if wishes.delay_s else 0
+    plan = guard.plan(revision)
+    wait_ms = int(wishes.delay_s * 1000)
+    due_ms = now_ms + wait_ms if wait_ms or (plan is not None and plan.hard) else 0
     invoker = "" if due_ms else placement.place(function.tenant, function.name, revision.network, revision.store)
     deadline_ms = terms.expires_ms + revision.timeout_ms
     call = Call(
         invocation, 1, "async", "", now_ms, deadline_ms, trigger, function.packed, payload, terms, placement.tariff
     )
+    if plan is not None and not due_ms:
+        call = call._replace(hold=guard.async_hold(plan, now_ms))
     record = InvocationRecord(
         *(invocation, function.tenant, function.name, revision.number),
         *(State.QUEUED, now_ms, 0, None),

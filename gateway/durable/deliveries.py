@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from gateway.budgets.warnings import REASON
 from gateway.catalog import Catalog
 from gateway.durable import once
 from gateway.durable.acceptance import Acceptance
@@ -141,8 +142,10 @@ class FunctionTarget:
 def event(delivery: Delivery) -> bytes:
     """What a destination is told, as AWS Lambda's asynchronous destinations are (their invocation record 1.0).
 
-    A payload that is no JSON, or for which there is no room, is null.
+    A payload that is no JSON, or for which there is no room, is null. What a budget tells is told as it is.
     """
+    if delivery.reason == REASON:
+        return delivery.response
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(delivery.ended_ms / 1000))
     conditions = {"": "Success", retry.Reason.EXPIRED: "EventAgeExceeded"}
     ok = delivery.outcome == "ok"

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from gateway.budgets.guard import Guard
 from gateway.catalog import Function
 from gateway.dispatch import Dispatcher
 from gateway.durable.acceptance import Acceptance
@@ -21,6 +22,7 @@ from gateway.placement import Placement
 from jiffy.contract import keys, limits
 from jiffy.contract.errors import DeadlineExceeded, JiffyError
 from jiffy.contract.messages import Answer, Call, InvocationRecord, State
+from jiffy.contract.spending import Hold
 
 LOOK_MIN_S, LOOK_MAX_S = 0.005, 0.1  # how often a later caller looks whether the first one's answer is there
 
@@ -46,11 +48,14 @@ class Request(NamedTuple):
 class Once:
     """See the module."""
 
-    def __init__(self, acceptance: Acceptance, dispatcher: Dispatcher, placement: Placement, records: Records) -> None:
+    def __init__(
+        self, acceptance: Acceptance, dispatcher: Dispatcher, placement: Placement, records: Records, guard: Guard
+    ) -> None:
         self._acceptance = acceptance
         self._dispatcher = dispatcher
         self._placement = placement
         self._records = records
+        self._guard = guard
 
     async def call(self, request: Request) -> Answer:
         """The answer; its invocation is another than the request's when that one was executed.
@@ -73,10 +78,12 @@ class Once:
         """The answer to come, when this call is the one that is executed; else the id of that one."""
         function, revision, invocation = request.function, request.function.revision, request.invocation
         invoker = self._placement.place(function.tenant, function.name, revision.network, revision.store)
+        hold = await self._hold(request)
         call = Call(
             *(invocation, 1, "sync", self._dispatcher.gateway, request.now_ms, request.now_ms + request.wait_ms),
             *(request.trigger, function.packed, request.event, None, self._placement.tariff),
             recorded=True,
+            hold=hold or (),
         )
         record = InvocationRecord(
             *(invocation, function.tenant, function.name, revision.number),
@@ -99,7 +106,19 @@ class Once:
             return answered
         answered.cancel()
         self._dispatcher.forget(invocation)
+        if hold is not None and hold.worst:
+            await self._guard.release(hold)
         return holder
+
+    async def _hold(self, request: Request) -> Hold | None:
+        """What the call spends of budgets, once it may. Raises BudgetExceeded, Throttled."""
+        plan = self._guard.plan(request.function.revision)
+        if plan is None:
+            return None
+        hold = self._guard.sync_hold(plan, request.now_ms)
+        if plan.hard:
+            await self._guard.reserved(plan, hold)
+        return hold
 
     async def _later(self, invocation: str) -> Answer | None:
         """The answer to the call that is executed, once it is there; None when it never began."""

@@ -6,7 +6,7 @@ It speaks through the connections of gateway/store.py, whose `client` it is give
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class Due(NamedTuple):
     invoker: str
     tenant: str
     record: InvocationRecord
+    call: bytes = b""  # in place of the one that waited
 
 
 class Replay(NamedTuple):
@@ -107,16 +108,21 @@ class DurableStore:
             flat = await self._due(keys=[keys.LATER, keys.LATER_CALLS], args=[count, skip])
         return [(invocation.decode(), call) for invocation, call in zip(flat[::2], flat[1::2], strict=True)]
 
-    async def move(self, batch: Sequence[Due]) -> int:
-        """Put these on their invokers' streams; how many were still there to be moved."""
+    async def move(self, batch: Sequence[Due]) -> list[int]:
+        """Put these on their invokers' streams; 1 for each that was still there to be moved, else 0."""
         names: list[str] = [keys.LATER, keys.LATER_CALLS]
         values: list[bytes | str] = []
         for one in batch:
             invocation = one.record.invocation
             names += (keys.calls(one.invoker), keys.invocation(invocation), keys.backlog(one.tenant))
-            values += (invocation, wire.pack(one.record))
+            values += (invocation, wire.pack(one.record), one.call)
         with translated():
-            return int(await self._move(keys=names, args=values))
+            return list(await self._move(keys=names, args=values))
+
+    async def postpone(self, moments: Mapping[str, int]) -> None:
+        """Look at these again at their moments, in ms, if they still wait."""
+        with translated():
+            await self._redis.zadd(keys.LATER, dict(moments), xx=True)
 
     # --- dead letters ---------------------------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ from uuid_utils import uuid7
 from gateway.admission import Admission, Head, check_size
 from gateway.answer import Complain, http_answer, raw_answer, refusal
 from gateway.asgi import JSON, Receive, Response, Scope, Send, error_response, read_body, reply
+from gateway.budgets.guard import Guard
+from gateway.budgets.plan import Plan
 from gateway.catalog import Catalog, Function
 from gateway.dispatch import Dispatcher, Done
 from gateway.durable import once
@@ -44,13 +46,13 @@ ENDPOINTS = (
         *("ANY", "/function/{name}", None, "Call a function over HTTP; the answer is the function's own."),
         body="*/*",
         answer="*/*",
-        errors=("404", "413", "422", "429", "502", "503", "504"),
+        errors=("402", "404", "413", "422", "429", "502", "503", "504"),
     ),
     Endpoint(
         *("ANY", "/function/{name}/{rest:path}", None, "The same, with a path for the function to read."),
         body="*/*",
         answer="*/*",
-        errors=("404", "413", "422", "429", "502", "503", "504"),
+        errors=("402", "404", "413", "422", "429", "502", "503", "504"),
     ),
     Endpoint(
         *("POST", "/v1/functions/{name}/invocations", None, "Call a function with any JSON event; answers its result."),
@@ -62,7 +64,7 @@ ENDPOINTS = (
             "max_age": "async: seconds, in place of the function's max_age_s; or the header Jiffy-Max-Age",
         },
         body="application/json",
-        errors=("400", "404", "413", "422", "429", "502", "503", "504"),
+        errors=("400", "402", "404", "413", "422", "429", "502", "503", "504"),
     ),
 )
 
@@ -98,6 +100,7 @@ class Invoke:
         acceptance: Acceptance,
         once: Once,
         complain: Complain,
+        guard: Guard,
         now_ms: Callable[[], int],
     ) -> None:
         self._catalog = catalog
@@ -108,6 +111,7 @@ class Invoke:
         self._acceptance = acceptance
         self._once = once
         self._complain = complain
+        self._guard = guard
         self._now_ms = now_ms
 
     async def http(
@@ -159,10 +163,18 @@ class Invoke:
             event = _event(scope, head, body, invocation, target, now_ms)
             self._submit(
                 *(function, invocation, target.trigger, event, now_ms),
-                lambda answer: respond(http_answer(answer, invocation, function, self._complain)),
+                lambda answer: respond(
+                    self._warned(http_answer(answer, invocation, function, self._complain), function)
+                ),
             )
         except JiffyError as exc:
             respond(refusal(exc, invocation, function))
+
+    def _warned(self, response: Response, function: Function) -> Response:
+        """The same, with the names of budgets that are close or used up."""
+        if self._guard.active and (names := self._guard.warning(function)):
+            response[1].append((b"jiffy-budget-warning", names))
+        return response
 
     async def _http_once(self, scope: Scope, head: Head, target: Target, body: bytes) -> Response:
         """A request with an Idempotency-Key."""
@@ -212,6 +224,7 @@ class Invoke:
                     response = _replayed(raw_answer(answer, function), answer.invocation != invocation)
                 else:
                     response = raw_answer(await self.call(function, invocation, "invoke", payload, now_ms), function)
+                response = self._warned(response, function)
             except JiffyError as exc:
                 response = refusal(exc, invocation, function)
             await reply(scope, send, response)
@@ -246,12 +259,32 @@ class Invoke:
             done(answer)
 
         placement.begun(invoker)
-        self._dispatcher.submit(invoker, call, wait_ms / 1000, ended)
+        if self._guard.active and (plan := self._guard.plan(revision)) is not None:
+            self._submit_held(plan, invoker, call, wait_ms / 1000, ended)
+        else:
+            self._dispatcher.submit(invoker, call, wait_ms / 1000, ended)
+
+    def _submit_held(self, plan: Plan, invoker: str, call: Call, wait_s: float, ended: Done) -> None:
+        """Send a call that is under a budget; under a hard one only when there is room for it."""
+        hold = self._guard.sync_hold(plan, call.accepted_ms)
+        call = call._replace(hold=hold)
+
+        def admitted(error: JiffyError | None) -> None:
+            if error is None:
+                self._dispatcher.submit(invoker, call, wait_s, ended)
+            else:
+                ended(error)
+
+        if plan.hard:
+            self._guard.reserve(plan, hold, admitted)
+        else:
+            admitted(None)
 
     async def _queue(
         self, function: Function, invocation: str, event: bytes, wishes: Wishes, claim: Claim | None
     ) -> Response:
         try:
+            self._guard.check(function)
             accepted = await self._acceptance.accept(
                 function, event, trigger="invoke", wishes=wishes, invocation=invocation, claim=claim
             )

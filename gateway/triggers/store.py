@@ -31,7 +31,9 @@ return redis.call('HMGET', KEYS[1], 'since', 'tick')
 FIRE = """
 -- Claims ticks, each once among all gateways, in one step with its call. Returns per tick: what became of it, and the
 -- trigger's last tick now.
--- KEYS per tick: trigger (hash), its log (stream), calls:{invoker} (stream), invocation:{id} (string),
+-- KEYS[1]: later (sorted set invocation → moment)  [2]: later:calls (hash invocation → Call)
+--      per tick: trigger (hash), its log (stream), calls:{invoker} (stream; "": the call waits in later),
+--      invocation:{id} (string),
 --      backlog:{tenant} (hash), tally:{tenant} (hash): as in durable/scripts/accept.lua
 -- ARGV[1]: now; [2]: seconds that a record is kept; [3]: length of a log; [4]: what stands before an invocation's id
 --      per tick: tick, fingerprint, overlap, invocation id, Call, InvocationRecord, bytes of the payload
@@ -44,8 +46,8 @@ end
 local function log(stream, kind, invocation, text)
   redis.call('XADD', stream, 'MAXLEN', '~', ARGV[3], '*', 'k', kind, 'i', invocation, 't', text)
 end
-for n = 0, #KEYS / 6 - 1 do
-  local k, a = n * 6, 4 + n * 7
+for n = 0, (#KEYS - 2) / 6 - 1 do
+  local k, a = 2 + n * 6, 4 + n * 7
   local trigger, stream = KEYS[k + 1], KEYS[k + 2]
   local tick, spec, overlap, id = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   local state = redis.call('HMGET', trigger, 'spec', 'tick', 'paused', 'invocation')
@@ -69,8 +71,14 @@ for n = 0, #KEYS / 6 - 1 do
     else
       became = 'fired'
       redis.call('SET', KEYS[k + 4], ARGV[a + 6], 'EX', ARGV[2])
-      local entry = redis.call('XADD', KEYS[k + 3], '*', 'c', ARGV[a + 5])
-      redis.call('HSET', KEYS[k + 5], id, KEYS[k + 3] .. ' ' .. entry)
+      local where = 'later'
+      if KEYS[k + 3] == '' then
+        redis.call('ZADD', KEYS[1], ARGV[1], id)
+        redis.call('HSET', KEYS[2], id, ARGV[a + 5])
+      else
+        where = KEYS[k + 3] .. ' ' .. redis.call('XADD', KEYS[k + 3], '*', 'c', ARGV[a + 5])
+      end
+      redis.call('HSET', KEYS[k + 5], id, where)
       redis.call('HINCRBY', KEYS[k + 6], 'accepted', 1)
       redis.call('HINCRBY', KEYS[k + 6], 'bytes', ARGV[a + 7])
       redis.call('HSET', trigger, 'tick', tick, 'invocation', id, 'last', ARGV[1])
@@ -168,13 +176,13 @@ class TriggerStore:
 
     async def fire(self, ticks: Sequence[Tick], now_ms: int) -> list[Claim]:
         """Claim these ticks and send the calls of those that are ours, in one atomic step."""
-        names: list[str] = []
+        names: list[str] = [keys.LATER, keys.LATER_CALLS]
         keep_s = max((tick.made.keep_s for tick in ticks), default=0)
         args: list[Any] = [now_ms, keep_s, limits.TRIGGER_LOG_MAX, keys.invocation("")]
         for tick in ticks:
             key = tick.trigger.id
             made, call = tick.made, tick.made.call
-            names += [keys.trigger(*key), keys.trigger_log(*key), keys.calls(made.invoker)]
+            names += [keys.trigger(*key), keys.trigger_log(*key), keys.calls(made.invoker) if made.invoker else ""]
             names += [keys.invocation(call.invocation), keys.backlog(made.tenant), keys.tally(made.tenant)]
             args += [tick.tick_ms, fingerprint(tick.trigger), tick.trigger.options["overlap"], call.invocation]
             args += [wire.pack(call), wire.pack(made.record), len(call.payload)]

@@ -23,15 +23,19 @@
 --   dead:{tenant}            sorted set invocation → moment
 --   dead:letters:{tenant}    hash invocation → DeadLetter
 --   dead:calls:{tenant}      hash invocation → Call
+-- and those that an attempt under budgets spends of:
+--   spending:{…}             hash of counters
 -- ARGV[1]  the consumer group
 -- ARGV[2]  seconds that answers are kept
 -- ARGV[3]  about how many entries a function's log keeps
 -- ARGV[4]  how many dead letters a tenant may have, [5] the bytes of their calls, [6] ms that they are kept
 -- ARGV[7]  seconds that the records of synchronous calls are kept
 -- ARGV[8]  seconds that a function's log is kept after its last entry, [9] the bytes that it may take
+-- ARGV[10] seconds that counters of spending are kept
 -- then per item:
 --   id       the entry's id in the calls stream
---   note     "1": the attempt still runs; only its log entries and its record are written, if it is still ours
+--   kind     "1": the attempt still runs; only its log entries and its record are written, if it is still ours
+--            "2": it has ended, and is under budgets; "0": it has ended, and is not
 --   answer   Answer
 --   usage    Usage; "" when the entry was no call
 --   record   InvocationRecord; "" at the end of a synchronous call that has one: it never began, and is as if it had
@@ -48,6 +52,10 @@
 --   keep     seconds that its record is kept
 --   id       of what its destination is told; "" when it has none
 --   delivery Delivery
+-- and, of kind "2":
+--   n        how many counters it spends of
+--   cost     how much
+--   returned what was held for it until now, negative, and the field where it was held
 --
 -- Returns the number of items that were written.
 
@@ -55,7 +63,7 @@ local calls, usage_key, later, later_calls = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 local group, answers_keep, log_length = ARGV[1], ARGV[2], ARGV[3]
 local dead_max, dead_max_bytes, dead_keep = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local sync_keep, log_keep, log_max_bytes = ARGV[7], ARGV[8], tonumber(ARGV[9])
-local k, a, written, metered = 8, 10, 0, 0
+local k, a, written, metered = 8, 11, 0, 0
 local touched, printed = {}, {}
 
 local function still_ours(id)
@@ -103,6 +111,13 @@ local function follow(k, a, state)
     end
 end
 
+-- A counter that would pass the largest integer stays: it is past any budget.
+local function spend(counters, cost, returned, slot)
+    redis.pcall('HINCRBY', counters, 'spent', cost)
+    if returned ~= '0' then redis.call('HINCRBY', counters, slot, returned) end
+    redis.call('EXPIRE', counters, ARGV[10])
+end
+
 -- A log of short entries is bounded by their number. Of longer ones the bytes are counted, and never counted down:
 -- when they are too many, it is time to look how much there really is, and to let the older half go.
 local LONG = 1024
@@ -129,7 +144,8 @@ end
 
 while a <= #ARGV do
     local answers, logs, record_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
-    local id, note = ARGV[a], ARGV[a + 1] == '1'
+    local id, kind = ARGV[a], ARGV[a + 1]
+    local note = kind == '1'
     local record, state, n = ARGV[a + 4], ARGV[a + 5], tonumber(ARGV[a + 6])
     local more = a + 7 + n
     local ours
@@ -164,6 +180,13 @@ while a <= #ARGV do
     end
     k, a = k + 3, more
     if state ~= '' then k, a = k + 5, a + 8 end
+    if kind == '2' then
+        local last = k + ARGV[a] - 1
+        for counters = k, last do
+            if ours then spend(KEYS[counters], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]) end
+        end
+        k, a = last + 1, a + 4
+    end
 end
 if metered > 0 then redis.call('INCRBY', KEYS[3], metered) end
 for answers in pairs(touched) do redis.call('EXPIRE', answers, answers_keep) end

@@ -262,6 +262,12 @@ class Client:
     def post_json(self, path: str, content: bytes = b"", content_type: str = "application/json") -> dict[str, Any]:
         return self._object("POST", path, content=content, headers={"content-type": content_type})
 
+    def put_json(self, path: str, content: bytes) -> dict[str, Any]:
+        return self._object("PUT", path, content=content, headers={"content-type": "application/json"})
+
+    def delete(self, path: str) -> None:
+        self._send("DELETE", path)
+
     def text(self, path: str, params: Params | None = None) -> str:
         return self._send("GET", path, params=params).text
 

@@ -18,7 +18,10 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
+from gateway.budgets.guard import Guard
+from gateway.budgets.store import BudgetStore
 from gateway.catalog import Catalog
+from gateway.ledger.bookfile import shipped
 from gateway.placement import Host, Placement
 from gateway.store import Store
 from gateway.triggers.calls import Calls
@@ -84,7 +87,8 @@ async def schedules(count: int, seconds: int) -> Figure:
             tables: list[dict[str, Any]] = [{"type": "schedule", "cron": f"{second} * * * * *"} for second in at]
             await publish(server.url, f"f{n}", spec={"triggers": list(triggers.check(tables))})
         catalog = Catalog(store)
-        scheduler = Scheduler(catalog, kept, Calls(placement), TriggerMetrics(), store.now_ms)
+        guard = Guard(BudgetStore(store.client), lambda: shipped().at(0), store.now_ms)
+        scheduler = Scheduler(catalog, kept, Calls(placement, guard), TriggerMetrics(), store.now_ms)
         catalog.on_change.append(scheduler.changed)
         await catalog.resync()
         task = asyncio.create_task(scheduler.watch())

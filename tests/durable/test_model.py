@@ -135,7 +135,7 @@ class Machine(RuleBasedStateMachine):
         invocation, invoker = one
         record = InvocationRecord(invocation, "default", "hello", 1, State.QUEUED, 1, 0, None)
         where = self.run(self.gateway.where("default", invocation))
-        assert self.run(self.gateway.move([Due(invoker, "default", record)])) == (where == "later")
+        assert self.run(self.gateway.move([Due(invoker, "default", record)])) == [where == "later"]
 
     @precondition(lambda self: self.states)
     @rule(data=st.data(), everything=st.booleans())

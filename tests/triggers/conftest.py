@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from gateway.budgets.guard import Guard
+from gateway.budgets.store import BudgetStore
 from gateway.catalog import Catalog
+from gateway.ledger.bookfile import shipped
 from gateway.placement import Host, Placement
 from gateway.store import Store
 from gateway.triggers.calls import Calls
@@ -53,7 +56,8 @@ class Lab:
         self.stack.push_async_callback(kept.close)
         placement.update((Host(INVOKER, 1000, 0, True),))
         catalog = Catalog(store)
-        scheduler = Scheduler(catalog, kept, Calls(placement), TriggerMetrics(), self.clock)
+        guard = Guard(BudgetStore(store.client), lambda: shipped().at(0), self.clock)
+        scheduler = Scheduler(catalog, kept, Calls(placement, guard), TriggerMetrics(), self.clock)
         catalog.on_change.append(scheduler.changed)
         await catalog.resync()
         return scheduler, catalog

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from jiffy.budgets import Budgets, sentence
 from jiffy.client import Client
 from jiffy.contract.errors import InvalidRequest
 from jiffy.costs import Costs
@@ -97,6 +98,7 @@ for command in (*statement.COMMANDS, export):
 
 def _show(params: dict[str, str | None], limit: int | None, form: str, wide: bool) -> None:
     advice: list[Line] = []
+    pressing: list[str] = []
     with Client() as client:
         if form == "csv":
             for line in client.usage_csv(**params, limit=limit):
@@ -109,10 +111,12 @@ def _show(params: dict[str, str | None], limit: int | None, form: str, wide: boo
             client.function(params["function"])  # says that there is none, and which may have been meant
         if form == "table" and params["by"] == "function":
             advice = Costs(client).advice(**{key: params[key] for key in ("function", "since", "until", "month")})
+        if form == "table":
+            pressing = [sentence(budget) for budget in Budgets(client).pressing()]
     if form == "json":
         show_json(document)
     else:
-        click.echo("\n".join([_page(document, wide), *statement.advice_lines(advice, document["currency"])]))
+        click.echo("\n".join([_page(document, wide), *pressing, *statement.advice_lines(advice, document["currency"])]))
 
 
 def _fetch(client: Client, params: dict[str, str | None], limit: int | None) -> dict[str, Any]:

@@ -42,6 +42,7 @@ COMMANDS = {
     "show": Entry("functions", "Show one function: revisions, layers, routes."),
     "rollback": Entry("rollback", "Put an earlier revision back in service."),
     "logs": Entry("logs", "Show what a function printed."),
+    "budget": Entry("budget", "Say what calls may cost, and see what is spent."),
     "bill": Entry("bill", "Show what calls cost."),
     "cost": Entry("cost", "Estimate what calls will cost."),
     "prices": Entry("prices", "Show and publish what calls cost."),

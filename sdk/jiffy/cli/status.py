@@ -12,6 +12,7 @@ import click
 from rich.live import Live
 from rich.text import Text
 
+from jiffy.budgets import Budgets, sentence
 from jiffy.client import Client
 from jiffy.contract import limits
 
@@ -55,10 +56,11 @@ def status(watch: bool, as_json: bool) -> None:
             _watch(client, as_json)
             return
         platform = client.status()
+        pressing = [] if as_json else Budgets(client).pressing()
     if as_json:
         show_json(platform)
     else:
-        click.echo(_text(client.url, platform))
+        click.echo("\n".join([_text(client.url, platform), *map(sentence, pressing)]))
     if not platform["healthy"]:
         sys.exit(1)
 

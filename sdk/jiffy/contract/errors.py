@@ -5,6 +5,7 @@
     │   ├── InvalidRequest      400  a malformed request, header, event or name
     │   ├── SpecError           400  a mistake in jiffy.toml or in a deploy request
     │   ├── Unauthorized        401  no API key, or a wrong one
+    │   ├── BudgetExceeded      402  a hard budget is used up; `retry_after_s` is when it starts anew
     │   ├── Forbidden           403  a web page of another site
     │   ├── NotFound            404  no such function, revision, invocation, build or route
     │   ├── MethodNotAllowed    405  the route exists, not with this method
@@ -61,6 +62,10 @@ class SpecError(CallerError):
 
 class Unauthorized(CallerError):
     code, status = "unauthorized", 401
+
+
+class BudgetExceeded(CallerError):
+    code, status = "budget_exceeded", 402
 
 
 class Forbidden(CallerError):

@@ -69,6 +69,14 @@ def dead_calls(tenant: str) -> str:
     return f"{P}dead:calls:{tenant}"
 
 
+BUDGETS = f"{P}budgets"  # hash "tenant:name" → budget, as JSON
+
+
+def spending(tenant: str, scope: str, period: str) -> str:
+    """hash of one scope's counters in one day or month: fields in spending.py, and what was told (warnings.py)."""
+    return f"{P}spending:{tenant}:{scope}:{period}"
+
+
 USAGE = f"{P}usage"  # stream {u: Usage}: not yet settled into the ledger
 LEDGER = f"{P}ledger"  # string: which gateway settles in the background; expires after seconds
 STREAMS = f"{P}streams"  # sorted set invoker id → when it was alive, in ms: whoever may have calls on a stream
