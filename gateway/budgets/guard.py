@@ -70,8 +70,9 @@ class Guard:
         self._store = store
         self._book = book
         self._now_ms = now_ms
-        self._budgets: tuple[Budget, ...] = ()
-        self._known: tuple[object, ...] = ()  # what the plans were made of
+        self._known: tuple[tuple[Budget, ...], PriceBook | None] = ((), None)
+        self._budgets: tuple[Budget, ...] = ()  # of the known ones, those in force
+        self._renew_ms = 0
         self._plans: dict[tuple[str, str, int], Plan | None] = {}
         self._close: tuple[Budget, ...] = ()
         self._spent: dict[str, Spent] = {}
@@ -91,18 +92,23 @@ class Guard:
 
     async def look(self) -> list[View]:
         """Take in budgets, prices and counters as they are now. Raises Unavailable."""
-        now_ms, book = self._now_ms(), self._book()
-        every = await self._store.all()
-        budgets = tuple(budget for budget in every if budget.since_ms <= now_ms)
-        known = (budgets, book, period("day", now_ms))
+        known = (await self._store.all(), self._book())
         if known != self._known:
-            self._known, self._budgets = known, budgets
-            self._plans = {}
-        self.active = bool(budgets)
-        views = await self.views(every, now_ms)
+            self._known = known
+            self._renew()
+        views = await self.views(self._known[0], self._now_ms())
         self._spent = {view.counters: view.spent for view in views}
         self._close = tuple(view.budget for view in views if view.state is not State.OK)
         return views
+
+    def _renew(self) -> None:
+        """Forget all plans: budgets or prices are others, one has come into force, or another day has begun."""
+        now_ms, every = self._now_ms(), self._known[0]
+        self._budgets = tuple(budget for budget in every if budget.since_ms <= now_ms)
+        self._plans = {}
+        to_come = [budget.since_ms for budget in every if budget.since_ms > now_ms]
+        self._renew_ms = min([period("day", now_ms).ends_ms, *to_come])
+        self.active = bool(every)
 
     async def views(self, budgets: Sequence[Budget], now_ms: int) -> list[View]:
         """How these budgets stand. Raises Unavailable."""
@@ -126,6 +132,8 @@ class Guard:
         """What calls of this revision spend of; None: of nothing."""
         if not self.active:
             return None
+        if self._now_ms() >= self._renew_ms:
+            self._renew()
         key = revision.tenant, revision.function, revision.number
         try:
             plan = self._plans[key]
