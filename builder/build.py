@@ -21,6 +21,7 @@ from builder import deps, image, libraries, lock, source
 from builder.layers import LayerStore, StoredLayer
 from builder.lock import Lock
 from builder.processes import Processes
+from builder.runtimes.provided import bootstrap
 from builder.runtimes.python import base, check, interpreter, reach
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout, limits
@@ -53,6 +54,30 @@ class _Asked:
     locked: tuple[str, ...]  # what the requirements have to come to
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What one build begins with."""
+
+    spec: FunctionSpec
+    digest: str  # of the archive
+    archive: bytes
+    folder: Path  # to work in
+    code: Path  # where it is unpacked to
+    locked: Lock | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is a runtime's own affair in an image."""
+
+    runtime: str
+    layers: list[StoredLayer]  # base, deps
+    code_bytes: int
+    command: tuple[str, ...]  # what `docker run` starts
+    locked: Lock | None
+    base: str = image.WITH_AGENT  # what the base layer holds
+
+
 Tell = Callable[[Step], None]
 
 
@@ -82,45 +107,81 @@ class Builder:
         author needs.
         """
         spec = parse_function(request.function, request.spec)
-        python = interpreter.choose(spec.runtime, self._interpreters)
         with self._store.staging() as folder:
             code = folder / "code"
-            with _step(tell, "unpack") as step:
-                step.bytes = source.unpack(archive, request.source, code)
-                wanted = deps.requirements(code)
-                if locked is not None:
-                    locked.check(wanted)
-                imports = check.check(code, spec.handler, python, self._processes)
-                step.text = f"{spec.handler} found in {_size(step.bytes)} of source"
-            layers = [self.base(python, tell)]
-            needs = libraries.needs(libraries.native(code), layout.layer_tree(self._data, layers[0].layer.digest))
-            if wanted or needs:
-                asked = _Asked(wanted, needs, spec.whole, locked.lines if locked is not None else ())
-                stored, lines = self._dependencies(asked, python, layers[0], folder, tell)
-                layers.append(stored)
-                locked = Lock(lock.digest(wanted), lines) if lines else None
-            self._warn(spec, imports, code, layers[1:], tell)
-            if spec.slim:
-                layers[0] = self._slim(spec, python, code, layers[1:], tell)
-            _check_size(step.bytes, layers[1:])
+            making = self._provided if spec.runtime == "provided" else self._python
+            part = making(_Source(spec, request.source, archive, folder, code, locked), tell)
+            _check_size(part.code_bytes, part.layers[1:])
             with _step(tell, "code") as step:
-                layers.append(self._store.put("code", code, layout.TASK_DIR))
+                layers = (*part.layers, self._store.put("code", code, layout.TASK_DIR))
                 step.bytes = layers[-1].layer.size_bytes
                 step.text = f"code layer, {_size(step.bytes)}"
         with _step(tell, "image") as step:
-            made = image.write(self._store, _image(spec, python, locked), tuple(layers))
+            made = image.write(self._store, _image(spec, part), layers)
             step.bytes = sum(stored.blob_bytes for stored in layers)
             step.text = f"image of {len(layers)} layers, {_size(step.bytes)} compressed"
-        return _revision(request, spec, python, tuple(layers), made)._replace(store=self._store.id)
+        return _revision(request, spec, part.runtime, layers, made)._replace(store=self._store.id)
+
+    def _python(self, of: _Source, tell: Tell) -> _Part:
+        spec, locked = of.spec, of.locked
+        python = interpreter.choose(spec.runtime, self._interpreters)
+        with _step(tell, "unpack") as step:
+            step.bytes = source.unpack(of.archive, of.digest, of.code)
+            wanted = deps.requirements(of.code)
+            if locked is not None:
+                locked.check(wanted)
+            imports = check.check(of.code, spec.handler, python, self._processes)
+            step.text = f"{spec.handler} found in {_size(step.bytes)} of source"
+        layers = [self.base(python, tell)]
+        lines = self._add_dependencies(of, wanted, python, layers, tell)
+        self._warn(spec, imports, of.code, layers[1:], tell)
+        if spec.slim:
+            layers[0] = self._slim(spec, python, of.code, layers[1:], tell)
+        command = f"/usr/local/bin/{python.runtime}", "-I", "-S", "-B", f"{layout.RUNTIME_DIR}/serve.py"
+        return _Part(python.runtime, layers, step.bytes, command, lines)
+
+    def _provided(self, of: _Source, tell: Tell) -> _Part:
+        """A program, and nothing of ours. A script brings the Python that its first line names."""
+        if of.spec.slim:
+            raise BuildFailed('slim = true is for Python; an image of runtime = "provided" holds nothing to leave out')
+        with _step(tell, "unpack") as step:
+            step.bytes = source.unpack(of.archive, of.digest, of.code)
+            script = bootstrap.check(of.code)
+            step.text = f"bootstrap found in {_size(step.bytes)} of source"
+        lines: Lock | None = None
+        if script:
+            python = interpreter.choose(script, self._interpreters)
+            layers = [self.base(python, tell, files={})]
+            lines = self._add_dependencies(of, deps.requirements(of.code), python, layers, tell)
+        else:
+            with _step(tell, "base") as based:
+                stored, based.cached = bootstrap.base(self._store, of.code, network=of.spec.network)
+                based.bytes = stored.layer.size_bytes
+                based.text = f"base layer of the libraries that it needs, {_size(based.bytes)}"
+            layers = [stored]
+        return _Part(of.spec.runtime, layers, step.bytes, (f"{layout.TASK_DIR}/bootstrap",), lines, image.WITHOUT_AGENT)
+
+    def _add_dependencies(
+        self, of: _Source, wanted: tuple[str, ...], python: Interpreter, layers: list[StoredLayer], tell: Tell
+    ) -> Lock | None:
+        """Append the dependency layer where there is need for one; what its requirements came to."""
+        locked = of.locked
+        needs = libraries.needs(libraries.native(of.code), layout.layer_tree(self._data, layers[0].layer.digest))
+        if wanted or needs:
+            asked = _Asked(wanted, needs, of.spec.whole, locked.lines if locked is not None else ())
+            stored, lines = self._dependencies(asked, python, layers[0], of.folder, tell)
+            layers.append(stored)
+            return Lock(lock.digest(wanted), lines) if lines else None
+        return locked
 
     def name(self, ref: str, made: str) -> None:
         """Give the image `made` the name of its revision."""
         image.name(self._data, ref, made)
 
-    def base(self, python: Interpreter, tell: Tell) -> StoredLayer:
-        """The base layer of `python`, made now if it is not there."""
+    def base(self, python: Interpreter, tell: Tell, files: Mapping[str, bytes] | None = None) -> StoredLayer:
+        """The base layer of `python`, made now if it is not there. `files`: what lies in it instead of our agent."""
         with _step(tell, "base") as step, self._locks[python.runtime]:
-            stored, step.cached = base.ensure_for(self._store, python, self._processes)
+            stored, step.cached = base.ensure_for(self._store, python, self._processes, files)
             step.bytes = stored.layer.size_bytes
             step.text = f"{python.runtime} base layer, {_size(step.bytes)}"
         return stored
@@ -212,20 +273,26 @@ def _size(count: int) -> str:
     return f"{count / limits.MIB:.1f} MiB" if count >= limits.MIB else f"{count / 1024:.1f} KiB"
 
 
-def _image(spec: FunctionSpec, python: Interpreter, locked: Lock | None) -> image.Image:
+def _image(spec: FunctionSpec, part: _Part) -> image.Image:
     settings = {
         "JIFFY_FUNCTION": spec.name,
         "JIFFY_HANDLER": spec.handler,
         "JIFFY_MEMORY_MB": str(spec.memory_mb),
         "JIFFY_TIMEOUT_MS": str(_timeout_ms(spec)),
     }
+    labels = {"jiffy.runtime": part.runtime, "jiffy.handler": spec.handler}
+    if spec.runtime == "provided":
+        settings = {"_HANDLER": spec.handler.replace(":", "."), "LAMBDA_TASK_ROOT": layout.TASK_DIR}
+        labels["jiffy.run"] = (
+            "a client of the Lambda Runtime API at $AWS_LAMBDA_RUNTIME_API; it serves no HTTP by itself"
+        )
     return image.Image(
         title=spec.name,
         description=spec.description,
-        entrypoint=(f"/usr/local/bin/{python.runtime}", "-I", "-S", "-B", f"{layout.RUNTIME_DIR}/serve.py"),
+        entrypoint=part.command,
         env={"PATH": "/usr/local/bin", "LANG": "C.UTF-8", **spec.env, **settings},
-        labels={"jiffy.runtime": python.runtime, "jiffy.handler": spec.handler}
-        | ({lock.LABEL: str(locked)} if locked is not None and locked.lines else {}),
+        base=part.base,
+        labels=labels | ({lock.LABEL: str(part.locked)} if part.locked is not None and part.locked.lines else {}),
     )
 
 
@@ -234,17 +301,17 @@ def _timeout_ms(spec: FunctionSpec) -> int:
 
 
 def _revision(
-    request: BuildRequest, spec: FunctionSpec, python: Interpreter, layers: tuple[StoredLayer, ...], made: str
+    request: BuildRequest, spec: FunctionSpec, runtime: str, layers: tuple[StoredLayer, ...], made: str
 ) -> Revision:
     declared = spec.to_dict()
-    identity = [python.runtime, declared, [stored.layer.digest for stored in layers]]
+    identity = [runtime, declared, [stored.layer.digest for stored in layers]]
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return Revision(
         tenant=request.tenant,
         function=spec.name,
         number=0,  # given when it is published
         digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
-        runtime=python.runtime,
+        runtime=runtime,
         layers=tuple(stored.layer for stored in layers),
         handler=spec.handler,
         memory_mb=spec.memory_mb,

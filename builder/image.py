@@ -31,8 +31,9 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+WITH_AGENT = "interpreter, standard library, shared libraries, Jiffy's agent"
+WITHOUT_AGENT = "what the program needs beside itself"
 _COMMENTS = {
-    "base": "interpreter, standard library, shared libraries, Jiffy's agent",
     "deps": "the packages that the function depends on",
     "code": "the function's own files",
 }
@@ -50,6 +51,7 @@ class Image:
     entrypoint: tuple[str, ...]
     env: Mapping[str, str]
     labels: Mapping[str, str]
+    base: str = WITH_AGENT  # what its base layer holds
 
 
 def write(store: LayerStore, image: Image, layers: tuple[StoredLayer, ...]) -> str:
@@ -80,7 +82,11 @@ def _configuration(image: Image, layers: tuple[StoredLayer, ...]) -> dict[str, A
         },
         "rootfs": {"type": "layers", "diff_ids": [s.layer.digest for s in layers]},
         "history": [
-            {"created": EPOCH, "created_by": f"jiffy: {s.layer.kind}", "comment": _COMMENTS[s.layer.kind]}
+            {
+                "created": EPOCH,
+                "created_by": f"jiffy: {s.layer.kind}",
+                "comment": _COMMENTS.get(s.layer.kind, image.base),
+            }
             for s in layers
         ],
     }

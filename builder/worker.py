@@ -122,7 +122,7 @@ class Worker:
             builder=self._store.builder,
             host=socket.gethostname(),
             at_ms=0,
-            runtimes=tuple(sorted(self._interpreters, key=lambda r: self._interpreters[r].version)),
+            runtimes=(*sorted(self._interpreters, key=lambda r: self._interpreters[r].version), "provided"),
             building=len(self._running),
         )
         await self._store.beat(beat, tuple(self._running))

@@ -31,6 +31,7 @@ from .handover import Handover
 from .heartbeat import Pulse
 from .keepalive import DEFAULT, POLICIES
 from .pool import Pool
+from .program import Program, runs
 from .room import Room
 from .sandbox import Sandbox
 from .stems import Kind, Stems
@@ -197,8 +198,9 @@ def _expect(stems: Stems, runtime: str, base: Layer) -> None:
     stems.want(Kind(runtime, base, False))
 
 
-async def _start(driver: Driver, data: Path, runtime: str, base: Layer, network: bool) -> Sandbox:
-    return await Sandbox.start(driver, data, runtime, base, network=network)
+async def _start(driver: Driver, data: Path, runtime: str, base: Layer, network: bool) -> Sandbox | Program:
+    kind: type[Sandbox | Program] = Program if runs(runtime) else Sandbox
+    return await kind.start(driver, data, runtime, base, network=network)
 
 
 async def _wait_for(stop: asyncio.Event) -> None:

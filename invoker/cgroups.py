@@ -155,6 +155,10 @@ class Group:
         self._limit(memory, self.memory_mb * 1024 * 1024)
         return Cell(self, memory, cpu, self._names)
 
+    def whole(self) -> Cell:
+        """The group of a program that is its sandbox's only instance: where the zygote would be. It goes with ours."""
+        return Cell(self, self._zygote, self._folders["cpuacct"], self._names, own=False)
+
     def bury(self, folders: Iterable[Path]) -> None:
         """Remove instances' groups, now or when their last process is really gone."""
         self._dying.extend(folders)
@@ -233,8 +237,9 @@ class Cell:
     Whoever ends a sandbox (the kernel, an engine) may bury the group before we hear of it: its last values stay.
     """
 
-    def __init__(self, group: Group, memory: Path, cpu: Path, names: Names) -> None:
+    def __init__(self, group: Group, memory: Path, cpu: Path, names: Names, *, own: bool = True) -> None:
         self._group = group
+        self._own = own
         self._memory, self._cpu = memory, cpu
         peak = memory / names.peak
         self._peak_fd = os.open(peak if peak.exists() else memory / names.usage, os.O_RDONLY | os.O_CLOEXEC)
@@ -295,7 +300,8 @@ class Cell:
         os.close(self._peak_fd)
         os.close(self._cpu_fd)
         self._peak_fd = self._cpu_fd = -1
-        self._group.bury((self._memory, self._cpu) if self._memory != self._cpu else (self._memory,))
+        if self._own:
+            self._group.bury((self._memory, self._cpu) if self._memory != self._cpu else (self._memory,))
 
 
 def remove(folder: Path) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
+import os
 import socket
 import struct
 from collections import deque
@@ -182,11 +184,11 @@ class Channel:
 class Log:
     """What one instance prints. Read as it comes, so that a function never waits for us; bounded, so we never drown."""
 
-    __slots__ = ("_fd", "_loop", "_pieces", "_size", "_sock", "dropped_bytes")
+    __slots__ = ("_fd", "_loop", "_pieces", "_size", "_source", "dropped_bytes")
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._fd = sock.fileno()
+    def __init__(self, source: socket.socket | io.FileIO) -> None:
+        self._source = source  # it does not block
+        self._fd = source.fileno()
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
         self._size = 0
@@ -195,7 +197,7 @@ class Log:
 
     def _readable(self) -> bool:
         try:
-            data = self._sock.recv(READ_BYTES)
+            data = os.read(self._fd, READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -228,4 +230,4 @@ class Log:
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             self._fd = -1
-            self._sock.close()
+            self._source.close()

@@ -45,6 +45,7 @@ class Instance(Protocol):
 class Sandbox(Protocol):
     """One isolated container: a stem until it is specialised, then one revision's."""
 
+    forks: bool  # can it have more than one instance?
     on_closed: Callable[[Any], None] | None
 
     async def specialise(self, revision: Revision) -> Loaded: ...

@@ -193,7 +193,7 @@ class RevisionPool:
             self._limit = self._host.admit(self)
             if self._limit:
                 return
-            fertile = [box for box in self.boxes if not box.barren]
+            fertile = [box for box in self.boxes if box.sandbox.forks and not box.barren]
             box = min(fertile, key=lambda box: box.instances, default=None)
             if box is None or box.instances >= policy.INSTANCES_PER_SANDBOX:
                 self._open(now_us)

@@ -1,7 +1,8 @@
-"""One microcontainer's life: started as a stem, given a function, forked into instances, frozen and thawed, closed.
+"""A microcontainer with an agent: started as a stem, given a function, forked into instances.
 
-It owns the control connection and the state machine below. The walls are drivers/', one instance's life is
-instance.py's, the frames on the wire channel.py's, and when any of this should happen is the pool's to say.
+It owns the control connection. Its states, freezing and its end are microcontainer.py's; the walls are drivers/', one
+instance's life is instance.py's, the frames on the wire channel.py's, and when any of this should happen is the pool's
+to say.
 """
 
 from __future__ import annotations
@@ -11,73 +12,36 @@ import contextlib
 import json
 import logging
 import socket
-from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jiffy.contract import layout, limits
-from jiffy.contract.errors import PlatformError, SandboxFailed
+from jiffy.contract.errors import SandboxFailed
 from jiffy.contract.messages import Layer, Revision
 
+from .cgroups import Group
 from .channel import Channel, Log, encode
 from .drivers.base import START_MAX_S, Driver, Jail, new_id
 from .instance import Exit, Instance, Reply
+from .microcontainer import FOLDERS, MOVES, Loaded, Microcontainer, State
 
-__all__ = ["Exit", "Instance", "Loaded", "Reply", "Sandbox", "State"]
+__all__ = ["MOVES", "Exit", "Instance", "Loaded", "Reply", "Sandbox", "State"]
 
 log = logging.getLogger(__name__)
 
-FREEZE_STEP_S, FREEZE_STEP_MAX_S = 0.001, 0.05
-FREEZE_MAX_S = 2.0  # a process deep in the kernel stops late; one that never does is there to run unpaid
-FOLDERS = {"deps": "deps", "code": "task"}  # a layer's kind → which folder of the sandbox it fills
 
+class Sandbox(Microcontainer):
+    """See the module."""
 
-class State(Enum):
-    STARTING = "starting"
-    STEM = "stem"  # the agent answers; no function yet
-    LOADING = "loading"
-    READY = "ready"
-    FROZEN = "frozen"
-    CLOSED = "closed"
-
-
-MOVES: dict[State, frozenset[State]] = {
-    State.STARTING: frozenset({State.STEM, State.CLOSED}),
-    State.STEM: frozenset({State.LOADING, State.CLOSED}),
-    State.LOADING: frozenset({State.READY, State.CLOSED}),
-    State.READY: frozenset({State.FROZEN, State.CLOSED}),
-    State.FROZEN: frozenset({State.READY, State.CLOSED}),
-    State.CLOSED: frozenset(),
-}
-
-
-class Loaded(NamedTuple):
-    """How the import of a function went."""
-
-    import_us: int
-    error: bytes | None  # error JSON: the function's own failure
-    log: bytes  # what it printed meanwhile
-
-
-class Sandbox:
-    """See the module. `on_closed` is called once, whatever the reason."""
+    forks = True
 
     def __init__(self, jail: Jail, sandbox_id: str, data: Path, runtime: str, *, network: bool) -> None:
-        self.id = sandbox_id
-        self.runtime = runtime
-        self.network = network
-        self.state = State.STARTING
-        self.revision: Revision | None = None
+        super().__init__(sandbox_id, data, runtime, network=network)
         self.instances: dict[int, Instance] = {}
-        self.on_closed: Callable[[Sandbox], None] | None = None
         self._jail = jail
-        self._data = data
-        self._loop = asyncio.get_running_loop()
         self._next = 1
         self._awaited: asyncio.Future[tuple[dict[str, Any], bytes]] = self._loop.create_future()
         self._control: Channel | None = None
-        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(cls, driver: Driver, data: Path, runtime: str, base: Layer, *, network: bool = False) -> Sandbox:
@@ -98,11 +62,6 @@ class Sandbox:
             raise SandboxFailed(f"the agent did not start: {reason}") from exc
         self._move(State.STEM)
         return self
-
-    def _move(self, state: State) -> None:
-        if state not in MOVES[self.state]:
-            raise SandboxFailed(f"sandbox {self.id} is {self.state.value}: it can't become {state.value}")
-        self.state = state
 
     # --- the control connection -------------------------------------------------------------------------------
     def connect(self) -> socket.socket:
@@ -244,69 +203,15 @@ class Sandbox:
         await instance.ready()
         return instance
 
-    async def freeze(self) -> None:
-        """Stop all its processes where they are, or end it. Does nothing where control groups can't be written.
-
-        Until all have stopped it stays asked for: thawing what would not stop would let it compute between calls.
-        """
-        group = self._jail.group
-        if group is None or self.state is not State.READY:
-            return
-        self._move(State.FROZEN)
-        end, step = self._loop.time() + FREEZE_MAX_S, FREEZE_STEP_S
-        try:
-            while not group.freeze():
-                if self._loop.time() > end:
-                    log.warning("sandbox %s would not freeze: it is ended", self.id)
-                    self._close_soon()
-                    return
-                await asyncio.sleep(step)
-                step = min(step * 1.2, FREEZE_STEP_MAX_S)
-                if not self._frozen():  # thawed or closed meanwhile
-                    return
-        except OSError as exc:
-            log.warning("sandbox %s can't be frozen: %s", self.id, exc)
-            self._thaw()
-
-    def _frozen(self) -> bool:
-        return self.state is State.FROZEN
-
-    async def thaw(self) -> None:
-        """Let its processes go on."""
-        self._thaw()
-
-    def _thaw(self) -> None:
-        if self.state is State.FROZEN and self._jail.group is not None:
-            self._jail.group.thaw()
-            self._move(State.READY)
-
-    def memory_bytes(self) -> int:
-        """What all its processes use now; 0 where control groups can't be read."""
-        return 0 if self._jail.group is None or self.state is State.CLOSED else self._jail.group.memory_bytes()
-
     # --- the end ----------------------------------------------------------------------------------------------
-    async def close(self) -> None:
-        """Kill it and remove every trace. Returns when that is done, however often it is called."""
-        await asyncio.shield(self._close_soon())
+    @property
+    def _group(self) -> Group | None:
+        return self._jail.group
 
-    def _close_soon(self) -> asyncio.Task[None]:
-        if self._closing is None:
-            self._thaw()
-            self._move(State.CLOSED)
-            self._closing = self._loop.create_task(self._finish())
-        return self._closing
-
-    async def _finish(self) -> None:
-        try:
-            for instance in list(self.instances.values()):
-                with contextlib.suppress(OSError):  # of what is gone already
-                    instance.abandon()
-            await self._end()
-        except (OSError, PlatformError) as exc:
-            log.warning("sandbox %s could not be removed: %s", self.id, exc)
-        finally:
-            if self.on_closed is not None:
-                self.on_closed(self)
+    def _abandon(self) -> None:
+        for instance in list(self.instances.values()):
+            with contextlib.suppress(OSError):  # of what is gone already
+                instance.abandon()
 
     async def _end(self) -> str:
         self.state = State.CLOSED

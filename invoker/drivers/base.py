@@ -12,6 +12,7 @@ import secrets
 import shutil
 import socket
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +42,14 @@ class DriverConfig:
         return self.data / layout.RUN / f"invoker-{self.invoker}"
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a sandbox is started with whose command is no agent: it is held until `Jail.release`."""
+
+    env: Mapping[str, str]
+    trees: Mapping[str, Path]  # folder ("task", "deps") → the files to find there from the beginning
+
+
 class Jail(Protocol):
     """One started sandbox, as its driver knows it."""
 
@@ -59,6 +68,12 @@ class Jail(Protocol):
     def too_many_files(self) -> bool:
         """Are there more in its memory folders than SCRATCH_INODES_MAX? Never, where the driver can bound them."""
 
+    def release(self) -> int:
+        """Let a program begin. Returns a descriptor to read what it prints from, for the caller to close."""
+
+    async def status(self) -> int:
+        """With what a program ended that has ended: its exit status, or 128 and the number of a signal; -1: unknown."""
+
     async def stop(self) -> str:
         """Kill it and remove every trace; returns what its start-up wrote as errors. May be called twice."""
 
@@ -72,8 +87,12 @@ class Driver(Protocol):
     async def open(self) -> None:
         """Check that it works, and remove what an earlier invoker of the same id left. Raises Unavailable."""
 
-    async def start(self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool) -> Jail:
-        """Start `command` in `base`. Raises SandboxFailed, or Unavailable when `network` can't be given."""
+    async def start(
+        self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool, program: Program | None = None
+    ) -> Jail:
+        """Start `command` in `base`: the agent, or a program. Raises SandboxFailed, or Unavailable when `network` or
+        `program` can't be given.
+        """
 
     async def close(self) -> None:
         """Stop whatever still runs, and leave nothing behind."""

@@ -29,7 +29,7 @@ from jiffy.contract.errors import SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 
 from . import seccomp
-from .base import START_MAX_S, DriverConfig, Folder, Jail, Uids
+from .base import START_MAX_S, DriverConfig, Folder, Jail, Program, Uids
 
 MASKED_FILES = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats")
 MASKED_FOLDERS = ("/proc/acpi", "/proc/scsi", "/proc/fs", "/proc/driver")
@@ -45,6 +45,7 @@ class BwrapJail:
         self._errors = os.memfd_create("stderr", os.MFD_CLOEXEC)
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
+        self._block_end = self._printed_end = -1  # of a program: it waits for the one and writes into the other
         self._stopped: asyncio.Future[str] | None = None
         self.group: Group | None = None
         self.pid = 0
@@ -66,26 +67,27 @@ class BwrapJail:
                     return True
         return False
 
-    def spawn(self, arguments: list[str], listener: socket.socket) -> None:
-        """Start bubblewrap, put its child into its group, let it go on. Runs in `Stage.start`."""
+    def spawn(self, arguments: list[str], command: tuple[str, ...], listener: socket.socket | None) -> None:
+        """Start bubblewrap, put its child into its group, let it go on. Runs in `Stage.start`.
+
+        Without a listener it is a program: `release` lets it go on.
+        """
         info, info_end = os.pipe2(os.O_CLOEXEC)
-        block, block_end = os.pipe2(os.O_CLOEXEC)
+        block, self._block_end = os.pipe2(os.O_CLOEXEC)
         filter_fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+        output = self._errors
+        if listener is None:
+            self._printed_end, output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.set_blocking(output, True)
         try:
             os.write(filter_fd, self._driver.filter)
             os.lseek(filter_fd, 0, os.SEEK_SET)
             ours = ["--clearenv", "--seccomp", str(filter_fd), "--info-fd", str(info_end), "--block-fd", str(block)]
-            ours += ["--setenv", "JIFFY_LISTEN_FD", str(listener.fileno())]
-            user: dict[str, object] = {"user": self._uid, "group": self._uid, "extra_groups": []} if self._uid else {}
-            self._process = subprocess.Popen(  # type: ignore[call-overload]
-                [str(self._driver.program), *ours, *arguments],
-                pass_fds=(filter_fd, info_end, block, listener.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=self._errors,
-                stderr=self._errors,
-                env={},
-                **user,
-            )
+            inherited = [filter_fd, info_end, block]
+            if listener is not None:
+                ours += ["--setenv", "JIFFY_LISTEN_FD", str(listener.fileno())]
+                inherited.append(listener.fileno())
+            self._start([*ours, *arguments], command, inherited, output)
             os.close(info_end)
             info_end = -1
             self.pid = _child_pid(info)
@@ -93,13 +95,49 @@ class BwrapJail:
             if self._driver.cgroups is not None:
                 self.group = self._driver.cgroups.make(self._id)
                 self.group.admit(self.pid, self._driver.config.pids_max)
-            os.write(block_end, b"1")
+            if listener is not None:
+                self._unblock()
         except (OSError, ValueError) as exc:
             raise SandboxFailed(f"bubblewrap could not start a sandbox: {self._printed() or exc}") from exc
         finally:
-            for fd in (info, info_end, block, block_end, filter_fd):
+            for fd in (info, info_end, block, filter_fd, output if listener is None else -1):
                 if fd >= 0:
                     os.close(fd)
+
+    def _start(self, arguments: list[str], command: tuple[str, ...], inherited: list[int], output: int) -> None:
+        user: dict[str, object] = {"user": self._uid, "group": self._uid, "extra_groups": []} if self._uid else {}
+        said = os.memfd_create("arguments", os.MFD_CLOEXEC)  # what any user may read of a process has no secrets in it
+        try:
+            os.write(said, b"".join(os.fsencode(word) + b"\0" for word in arguments))
+            os.lseek(said, 0, os.SEEK_SET)
+            self._process = subprocess.Popen(  # type: ignore[call-overload]
+                [str(self._driver.program), "--args", str(said), "--", *command],
+                pass_fds=(said, *inherited),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={},
+                **user,
+            )
+        finally:
+            os.close(said)
+
+    def _unblock(self) -> None:
+        os.write(self._block_end, b"1")
+        os.close(self._block_end)
+        self._block_end = -1
+
+    def release(self) -> int:
+        self._unblock()
+        printed, self._printed_end = self._printed_end, -1
+        return printed
+
+    async def status(self) -> int:
+        assert self._process is not None
+        try:
+            return await asyncio.to_thread(self._process.wait, START_MAX_S)
+        except subprocess.TimeoutExpired:
+            return -1
 
     def _printed(self) -> str:
         if self._errors < 0:
@@ -124,6 +162,10 @@ class BwrapJail:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(START_MAX_S)
+        for fd in (self._block_end, self._printed_end):
+            if fd >= 0:
+                os.close(fd)
+        self._block_end = self._printed_end = -1
         self._driver.stage.empty(self._id)
         self._folder.remove()
         printed = self._printed()
@@ -184,7 +226,9 @@ class Bwrap:
             said = getattr(exc, "stderr", b"") or str(exc).encode()
             raise Unavailable(f"bubblewrap can't isolate here: {said.decode(errors='replace').strip()}") from exc
 
-    async def start(self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool) -> Jail:
+    async def start(
+        self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool, program: Program | None = None
+    ) -> Jail:
         if network:
             raise Unavailable("the function wants a network, which bwrap can't give: run the invoker with docker")
         tree = layout.layer_tree(self.config.data, base.digest)
@@ -195,11 +239,15 @@ class Bwrap:
         jail = BwrapJail(self, sandbox_id, uid, folder)
         self.jails.add(jail)
         try:
-            with folder.listen() as listener:
+            with folder.listen() if program is None else contextlib.nullcontext() as listener:
                 root = await self.stage.run(self.stage.staged, tree)
-                await self.stage.start(
-                    jail.spawn, [*self._walls(root, self.stage.root / sandbox_id), "--", *command], listener
-                )
+                words = self._walls(root, self.stage.root / sandbox_id)
+                if program is not None:
+                    for name, files in program.trees.items():
+                        await jail.fill(name, files)
+                    words += [word for pair in program.env.items() for word in ("--setenv", *pair)]
+                    words += ["--chdir", layout.TASK_DIR]
+                await self.stage.start(jail.spawn, words, command, listener)
         except (OSError, SandboxFailed) as exc:
             await jail.stop()
             raise exc if isinstance(exc, SandboxFailed) else SandboxFailed(f"no sandbox: {exc}") from exc

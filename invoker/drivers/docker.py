@@ -31,7 +31,8 @@ from jiffy.contract import layout, limits
 from jiffy.contract.errors import PlatformError, SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 
-from .base import SOCKET_NAME, START_MAX_S, DriverConfig, Folder, Jail, Uids
+from . import gate
+from .base import SOCKET_NAME, START_MAX_S, DriverConfig, Folder, Jail, Program, Uids
 
 LABEL = "jiffy.invoker"
 REPOSITORY = "jiffy-base"
@@ -58,6 +59,7 @@ class DockerJail:
         self.group: Group | None = None
         self.pid = 0
         self._pidfd = -1
+        self._gate = -1  # held open for a program
 
     def connect(self) -> socket.socket:
         return self._folder.connect()
@@ -73,10 +75,17 @@ class DockerJail:
     def too_many_files(self) -> bool:
         return False  # the kernel refuses them
 
-    async def run(self, image: str, command: tuple[str, ...], *, network: bool) -> None:
+    async def run(self, image: str, command: tuple[str, ...], *, network: bool, program: Program | None) -> None:
         """Create and start the container, and wait until its agent listens. Raises SandboxFailed."""
         bridge = await self._driver.bridge() if network else ""
         options = self._driver.walls(self._uid, self._folder.path, bridge)
+        if program is not None:
+            gate.prepare(self._folder.sock)
+            for name, tree in program.trees.items():
+                await self.fill(name, tree)
+            command = (f"{layout.SOCKET_DIR}/{gate.NAME}", *command)
+            env = options["environment"] | dict(program.env)
+            options |= {"auto_remove": False, "environment": env, "working_dir": layout.TASK_DIR}
         name = f"jiffy-{self._driver.config.invoker}-{self._id}"
         container = await self._driver.create(image, list(command), name=name, **options)
         self._container = container.id
@@ -92,7 +101,8 @@ class DockerJail:
                 self.group.admit(self.pid, self._driver.config.pids_max)
             except OSError:
                 self.group = None
-        await self._listening()
+        if program is None:
+            await self._listening()
 
     async def _listening(self) -> None:
         deadline = asyncio.get_running_loop().time() + START_MAX_S
@@ -102,6 +112,17 @@ class DockerJail:
             if self.pid and not os.path.exists(f"/proc/{self.pid}"):  # noqa: ASYNC240, PTH110 - /proc never blocks
                 raise SandboxFailed("a container ended before its agent listened")
             await asyncio.sleep(POLL_S)
+
+    def release(self) -> int:
+        self._gate, printed = gate.pass_through(self._folder.sock)
+        return printed
+
+    async def status(self) -> int:
+        try:
+            ended = await asyncio.to_thread(self._driver.client.api.wait, self._container, timeout=START_MAX_S)
+            return int(ended["StatusCode"])
+        except _ENGINE_ERRORS:
+            return -1
 
     async def stop(self) -> str:
         if self._stopped is None:
@@ -117,6 +138,9 @@ class DockerJail:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             os.close(self._pidfd)
             self._pidfd = -1
+        if self._gate >= 0:
+            os.close(self._gate)
+            self._gate = -1
         if self._container:
             with contextlib.suppress(PlatformError):
                 await asyncio.to_thread(self._driver.remove, self._container)
@@ -187,18 +211,24 @@ class Docker:
         except _ENGINE_ERRORS as exc:
             raise SandboxFailed(f"Docker could not remove a container: {_reason(exc)}") from exc
 
-    async def start(self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool) -> Jail:
+    async def start(
+        self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool, program: Program | None = None
+    ) -> Jail:
+        if program is not None and self.foreign:
+            raise Unavailable(f"{self.config.docker_runtime} has a network of its own: no program can be served there")
         image = await self._image(base)
         uid = self.uids.take()
         folder = Folder(self.config.run, sandbox_id)
         jail = DockerJail(self, sandbox_id, uid, folder)
         self.jails.add(jail)
         try:
-            if os.geteuid() == 0:
+            if program is not None:
+                pass  # nothing is bound in there
+            elif os.geteuid() == 0:
                 os.chown(folder.sock, uid, uid)
             else:
                 folder.sock.chmod(0o777)  # its agent runs as another user; `seal` takes this back
-            await jail.run(image, command, network=network)
+            await jail.run(image, command, network=network, program=program)
         except (OSError, PlatformError) as exc:
             await jail.stop()
             raise exc if isinstance(exc, PlatformError) else SandboxFailed(f"no container: {exc}") from exc

@@ -120,6 +120,8 @@ class FakeInstance:
 
 
 class FakeSandbox:
+    forks = True
+
     def __init__(self, world: World) -> None:
         self.world = world
         self.on_closed: Callable[[Any], None] | None = None

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from builder.layers import LayerStore, StoredLayer
 from builder.processes import Processes
-from jiffy.contract import layout
+from builder.runtimes import root
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Layer
 
@@ -56,37 +54,22 @@ def ensure_for(
     `only` are the modules of the standard library that a slim image holds.
     """
     files = runtime_files() if files is None else files
-    note = store.data / layout.CACHE / "base" / f"{_key(python, files, only)}.json"
-    known = _remembered(store, note)
-    if known is not None:
-        return known, True
-    with store.staging() as folder:
-        root = folder / "root"
-        sources = rootfs.fill(root, python, files, processes, only)
-        stored = store.put("base", root, dense=True)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    draft = note.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps({"digest": stored.layer.digest, "sources": sources}))
-    draft.replace(note)
-    return stored, False
+    key = _key(python, files, only)
+    return root.ensure(store, key, lambda folder: rootfs.fill(folder, python, files, processes, only))
 
 
 def _key(python: Interpreter, files: Mapping[str, bytes], only: frozenset[str] | None) -> str:
     hashed = hashlib.sha256(f"{python} {sorted(only) if only is not None else 'all'}".encode())
-    for name in ("rootfs.py", "stdlib.py", "zones.py", "jiffy_library.py", "bytecode.py", "compile_job.py"):
+    for name in (
+        "../root.py",
+        "rootfs.py",
+        "stdlib.py",
+        "zones.py",
+        "jiffy_library.py",
+        "bytecode.py",
+        "compile_job.py",
+    ):
         hashed.update((_HERE / name).read_bytes())
     for name in sorted(files):
         hashed.update(f"\0{name}\0".encode() + files[name])
     return f"{python.runtime}-{hashed.hexdigest()[:24]}"
-
-
-def _remembered(store: LayerStore, note: Path) -> StoredLayer | None:
-    """The layer made before, if the host's files it came from are still the same."""
-    try:
-        found = json.loads(note.read_text())
-        for path, stamp in found["sources"].items():
-            if rootfs.stamp(Path(path)) != stamp:
-                return None
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None
-    return store.get(found["digest"])

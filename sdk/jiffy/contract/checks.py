@@ -15,7 +15,8 @@ from .routes import parse as parse_route
 _HANDLER = re.compile(r"([A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*)[:.]([A-Za-z_]\w*)")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_]{0,63}){0,9}")
 _PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-_RUNTIME = re.compile(r"python3(?:\.\d{1,2})?")
+_RUNTIME = re.compile(r"python3(?:\.\d{1,2})?|provided")
+BOOTSTRAP = "bootstrap"  # the handler of a function that is a program
 _FUNCTION_TARGET = re.compile(r"function:[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAG_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -88,6 +89,8 @@ def boolean(value: Any) -> bool:
 
 
 def handler(value: Any) -> str:
+    if value == BOOTSTRAP:
+        return BOOTSTRAP
     match = _HANDLER.fullmatch(value) if isinstance(value, str) else None
     if not match:
         raise ValueError('"module:attribute", such as "hello:handler" (Lambda\'s "hello.handler" works too)')
@@ -96,7 +99,9 @@ def handler(value: Any) -> str:
 
 def runtime(value: Any) -> str:
     if not isinstance(value, str) or not _RUNTIME.fullmatch(value):
-        raise ValueError('"python3" (the one that Jiffy itself runs on) or one version, such as "python3.11"')
+        raise ValueError(
+            '"python3" (the one that Jiffy itself runs on), one version, such as "python3.11", or "provided"'
+        )
     return value
 
 

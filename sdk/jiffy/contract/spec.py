@@ -86,7 +86,9 @@ class Key(NamedTuple):
 
 KEYS: dict[str, Key] = {
     "handler": Key(
-        checks.handler, "(required)", "What to call: module and attribute, relative to the folder of jiffy.toml."
+        checks.handler,
+        "(required)",
+        "What to call: module and attribute, relative to the folder of jiffy.toml; a program needs none.",
     ),
     "runtime": Key(checks.runtime, '"python3"', "The language and its version."),
     "memory_mb": Key(
@@ -187,8 +189,13 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
         except ValueError as exc:
             found = f"a {type(value).__name__}" if key in SECRET else _found(value)
             mistakes.append(f"{place}: {key} = {found}; allowed: {exc}")
-    if "handler" not in table:
+    program = values.get("runtime") == "provided"
+    if program:
+        values.setdefault("handler", checks.BOOTSTRAP)
+    if "handler" not in table and not program:
         mistakes.append(f'{place}: handler is missing; add handler = "module:attribute"')
+    elif values.get("handler") == checks.BOOTSTRAP and not program:
+        mistakes.append(f'{place}: handler = "{checks.BOOTSTRAP}" is for runtime = "provided"')
     if unset := triggers.unset(values.get("triggers", ()), values.get("env", {})):
         mistakes.append(f"{where}: [[functions.{name}.triggers]] {unset}")
     try:

@@ -1,0 +1,79 @@
+"""The examples in other languages: built as their README says, deployed, called, against a real `jiffy up`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.platforms import Up, platform
+
+pytestmark = [pytest.mark.redis, pytest.mark.root]
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture(scope="module", params=[pytest.param("docker", marks=pytest.mark.docker), "bwrap"])
+def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with platform(tmp_path_factory.mktemp("languages") / "data", "--sandbox", request.param) as up:
+        yield up
+
+
+def build(example: str, tmp_path: Path) -> Path:
+    """The example's folder, copied, with what the first command of its README makes in it."""
+    folder = tmp_path / "examples" / example
+    shutil.copytree(EXAMPLES / example, folder)
+    commands = re.search(r"```sh\n(.+?)\n", (folder / "README.md").read_text())
+    assert commands is not None
+    words = commands[1].split()
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"no {words[0]} here")
+    subprocess.run(words, cwd=tmp_path, check=True, timeout=120)
+    return folder
+
+
+def report(up: Up, name: str) -> str:
+    return next(line for line in up.jiffy("logs", name).stdout.splitlines() if "REPORT" in line)
+
+
+def test_c(up: Up, tmp_path: Path) -> None:
+    up.jiffy("deploy", str(build("c-echo", tmp_path)))
+    answer = up.invoke("c-echo", {"name": "Ada"})
+    assert answer.json() == {"language": "C", "event": {"name": "Ada"}}
+    assert up.invoke("c-echo", [1]).json()["event"] == [1]
+    assert "14 bytes" in up.jiffy("logs", "c-echo").stdout
+    assert "Memory Size: 128 MB" in report(up, "c-echo")
+    image: dict[str, Any] = up.json("image", "c-echo", "--data", str(up.data))
+    assert image["runtime"] == "provided"
+    assert image["user_share"] > 0.99, "nothing but itself"
+    assert up.json("show", "c-echo")["handler"] == "bootstrap"
+
+
+def test_rust(up: Up, tmp_path: Path) -> None:
+    up.jiffy("deploy", str(build("rust-primes", tmp_path)))
+    assert up.invoke("rust-primes", {"below": 1000}).json() == {"below": 1000, "primes": 168}
+    refused = up.invoke("rust-primes", {"below": "many"})
+    assert refused.json()["errorType"] == "BadEvent"
+    assert up.get("/function/rust-primes").status_code == 502
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("", "there is none"),
+        ("#!/bin/sh\nexec true\n", "neither an ELF executable nor a script for Python"),
+        ("\x7fELF nothing", "built for another kind of machine"),
+    ],
+)
+def test_what_can_not_run_is_refused(up: Up, tmp_path: Path, file: str, says: str) -> None:
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "jiffy.toml").write_text('[functions.bad]\nruntime = "provided"\n')
+    (folder / "other").write_text("x")
+    if file:
+        (folder / "bootstrap").write_text(file)
+    assert says in up.jiffy("deploy", str(folder), status=1).stderr
