@@ -160,21 +160,22 @@ class Store:
             jobs.append(Job(entry.decode(), request, deliveries))
         return jobs
 
-    async def source(self, digest: str) -> bytes:
+    async def source(self, tenant: str, digest: str) -> bytes:
         """The uploaded archive. Raises BuildFailed when it has expired."""
         with _translated():
-            found = await self._redis.getex(keys.source(digest), ex=limits.BUILD_KEEP_S)
+            found = await self._redis.getex(keys.source(tenant, digest), ex=limits.BUILD_KEEP_S)
         if found is None:
             raise BuildFailed(f"source {digest} is not here (any more): upload it again")
         return bytes(found)
 
-    async def tell(self, build: str, events: Iterable[BuildEvent]) -> None:
+    async def tell(self, request: BuildRequest, events: Iterable[BuildEvent]) -> None:
         """Add progress to a build's events."""
+        name = keys.build(request.tenant, request.build)
         with _translated():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for event in events:
-                    pipe.xadd(keys.build(build), {"e": wire.pack(event)})
-                pipe.expire(keys.build(build), limits.BUILD_KEEP_S)
+                    pipe.xadd(name, {"e": wire.pack(event)})
+                pipe.expire(name, limits.BUILD_KEEP_S)
                 await pipe.execute()
 
     # --- ends ---------------------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ class Store:
         """End a build with its final event. False: someone else has ended it."""
         with _translated():
             told = await self._fail(
-                keys=[keys.BUILDS, keys.build(job.request.build)],
+                keys=[keys.BUILDS, keys.build(job.request.tenant, job.request.build)],
                 args=[job.entry, keys.BUILD_GROUP, wire.pack(event), limits.BUILD_KEEP_S],
             )
         return bool(told == b"ok")
@@ -216,7 +217,7 @@ class Store:
                     keys.functions(revision.tenant),
                     keys.TENANTS,
                     keys.BUILDS,
-                    keys.build(job.request.build),
+                    keys.build(job.request.tenant, job.request.build),
                 ],
                 args=[
                     *(job.entry, keys.BUILD_GROUP, live, latest, "" if event.unchanged else revision.number),
@@ -226,15 +227,13 @@ class Store:
             )
         return bytes(told)
 
-    async def routes(self) -> RouteTable:
-        """Every function's live routes."""
+    async def routes(self, tenant: str) -> RouteTable:
+        """The live routes of all of a tenant's functions."""
         table = RouteTable()
         with _translated():
-            tenants = [t.decode() for t in await self._redis.smembers(keys.TENANTS)]
-            for tenant in sorted(tenants):
-                names = sorted(n.decode() for n in await self._redis.smembers(keys.functions(tenant)))
-                for revision in await self._live(tenant, names):
-                    table.replace(tenant, revision.function, revision.routes)
+            names = sorted(n.decode() for n in await self._redis.smembers(keys.functions(tenant)))
+            for revision in await self._live(tenant, names):
+                table.replace(tenant, revision.function, revision.routes)
         return table
 
     async def live(self, tenant: str, name: str) -> Revision | None:

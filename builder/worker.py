@@ -165,7 +165,7 @@ class Worker:
         request = job.request
         if job.deliveries > DELIVERIES_MAX:
             raise BuildFailed(f"given up: {job.deliveries - 1} builders ended while they built it")
-        archive = await self._store.source(request.source)
+        archive = await self._store.source(request.tenant, request.source)
         progress = Progress(self._store, request)
         telling = asyncio.create_task(progress.send())
         try:
@@ -196,12 +196,11 @@ class Worker:
         await asyncio.to_thread(self._builder.name, ref, revision.image)
 
     async def _check_routes(self, revision: Revision) -> None:
-        table = await self._store.routes()
+        table = await self._store.routes(revision.tenant)
         for text in revision.routes:
             owner = table.owner(parse(text))
             if owner is not None and owner != (revision.tenant, revision.function):
-                theirs = owner[1] if owner[0] == revision.tenant else f"another tenant's {owner[1]}"
-                raise BuildFailed(f"route {text!r} belongs to {theirs!r}; remove it there first")
+                raise BuildFailed(f"route {text!r} belongs to {owner[1]!r}; remove it there first")
 
     async def _fail(self, job: Job, error: JiffyError) -> None:
         if self._stopping:
@@ -229,7 +228,7 @@ class Progress:
     """Carries a build's steps from its thread to Redis, in order, several at a time when they come fast."""
 
     def __init__(self, store: Store, request: BuildRequest) -> None:
-        self._store, self._build = store, request.build
+        self._store, self._request = store, request
         self._loop = asyncio.get_running_loop()
         self._steps: asyncio.Queue[BuildEvent | None] = asyncio.Queue()
 
@@ -254,6 +253,6 @@ class Progress:
             told = [event for event in events if event is not None]
             try:
                 if told:
-                    await self._store.tell(self._build, told)
+                    await self._store.tell(self._request, told)
             except PlatformError as exc:
-                log.warning("progress of %s not told: %s", self._build, exc)
+                log.warning("progress of %s not told: %s", self._request.build, exc)

@@ -48,6 +48,7 @@ from gateway.durable.store import DurableStore
 from gateway.durable.takeover import Takeover
 from gateway.durable.takeover_store import TakeoverStore
 from gateway.following import Following
+from gateway.keyring import Keyring
 from gateway.ledger.questions import By
 from gateway.loops import Loops
 from gateway.metrics import Metrics
@@ -103,6 +104,7 @@ class Config:
     ledger: str
     prices: Path | None  # None: those that the ledger has, or at first those that are shipped
     api_key: str | None
+    keys: Path | None = None  # API keys of tenants
     allow_hosts: tuple[str, ...] = ()
     callbacks_to: tuple[Network, ...] = ()  # what callbacks may reach though it is not public
 
@@ -117,6 +119,7 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
     parser.add_argument("--name", help="unique among the gateways of one Redis (default: made up)")
     parser.add_argument("--ledger", metavar="URL", help="database of the ledger (default: SQLite in the data folder)")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="price books to publish (TOML)")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys of tenants (TOML)")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="answer to it without a key")
     parser.add_argument(
         *("--callbacks-to",),
@@ -137,6 +140,7 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
         ledger=given.ledger or layout.ledger_url(given.data),
         prices=given.prices,
         api_key=environment.get("JIFFY_API_KEY") or None,
+        keys=given.keys,
         allow_hosts=tuple(given.allow_host),
         callbacks_to=tuple(given.callbacks_to),
     )
@@ -145,7 +149,7 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
 class Gateway:
     """All parts of one gateway, wired. Make it with `open`, inside a running loop."""
 
-    def __init__(self, config: Config, store: Store, ledger: books.Ledger) -> None:
+    def __init__(self, config: Config, store: Store, ledger: books.Ledger, keyring: Keyring | None) -> None:
         self.store, self.ledger = store, ledger
         self.following = Following()
         self.placement, self.admission, metrics = Placement(), Admission(), Metrics()
@@ -210,7 +214,7 @@ class Gateway:
             catalog=self.catalog,
             control=control(self.endpoints, usage.routes(ledger)),
             open_paths=[endpoint.path for endpoint in self.endpoints if endpoint.open],
-            api_key=config.api_key,
+            keys=keyring,
             allow_hosts=config.allow_hosts,
             start=self.start,
             stop=self.stop,
@@ -227,12 +231,16 @@ class Gateway:
                 self.scheduler.watch,
                 self.queues.watch,
             ),
+            *([keyring.watch] if keyring else []),
         )
 
     @classmethod
     async def open(cls, config: Config) -> Gateway:
-        """Raises Unavailable when Redis or the ledger's database can't be reached, SpecError or Conflict for prices."""
+        """Raises Unavailable when Redis or the ledger's database can't be reached, SpecError or Conflict for prices,
+        SpecError for keys.
+        """
         given = books.read_prices(config.prices) if config.prices else None
+        keyring = Keyring(config.api_key, config.keys) if config.api_key or config.keys else None
         store = Store(config.redis)
         try:
             await store.ping()
@@ -240,7 +248,7 @@ class Gateway:
         except JiffyError:
             await store.close()
             raise
-        return cls(config, store, ledger)
+        return cls(config, store, ledger, keyring)
 
     async def start(self) -> None:
         await self.pulse.look()
@@ -308,7 +316,8 @@ def listen(config: Config) -> socket.socket:
 def guarded(listener: socket.socket, config: Config) -> bool:
     """Is it safe to serve here: on loopback, or with a key?"""
     address = listener.getsockname()
-    return config.api_key is not None or isinstance(address, str) or ipaddress.ip_address(address[0]).is_loopback
+    keyed = config.api_key is not None or config.keys is not None
+    return keyed or isinstance(address, str) or ipaddress.ip_address(address[0]).is_loopback
 
 
 def server(app: App) -> Server:

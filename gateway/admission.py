@@ -6,11 +6,11 @@ business of routes/.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Collection
 from typing import NamedTuple
 
 from gateway.hosts import GUARDED, Hosts
+from gateway.keyring import OWNER, Caller, Keyring
 from jiffy.contract import limits
 from jiffy.contract.errors import (
     InvalidRequest,
@@ -27,15 +27,8 @@ CALLS_MAX = 10_000  # in flight; about 20 KB of memory each, connection and buff
 HELD_MAX_BYTES = 256 * limits.MIB  # of bodies in flight; each exists about three times: read, packed, sent
 PATH_MAX_BYTES = 8 * 1024
 HEADERS_MAX = 200  # pairs; each costs more memory than its bytes
-_LOOKED_AT = GUARDED | {
-    b"content-length",
-    b"transfer-encoding",
-    b"idempotency-key",
-    b"authorization",
-    b"x-api-key",
-    b"upgrade",
-}
-TENANT = "default"  # the one API key stands for one tenant
+_KEYS = (b"authorization", b"x-api-key")
+_LOOKED_AT = GUARDED | {b"content-length", b"transfer-encoding", b"idempotency-key", b"upgrade", *_KEYS}
 
 
 class Head(NamedTuple):
@@ -45,21 +38,20 @@ class Head(NamedTuple):
     length: int | None  # content-length, when stated
     body: bool  # may a body follow?
     once: str = ""  # Idempotency-Key
+    caller: Caller | None = OWNER  # None: who has no key that is known here
 
 
-def read_head(
-    raw: Collection[tuple[bytes, bytes]], key: bytes | None, hosts: Hosts | None = None, public: bool = False
-) -> Head:
-    """Check the size of the headers and, when the gateway has one, the API key; when not, that it is no page's request.
+def read_head(raw: Collection[tuple[bytes, bytes]], keys: Keyring | None, hosts: Hosts | None = None) -> Head:
+    """Check the size of the headers and find the caller by its API key; without keys, see that it is no page's request.
 
-    For what is `public` no key is needed. The key's own header is left out: a function must not learn what opens the
-    platform.
-    Raises InvalidRequest, Unauthorized, Forbidden, NotOffered.
+    The key's own header is left out: a function must not learn what opens the platform.
+    Raises InvalidRequest, Forbidden, NotOffered.
     """
     pairs: list[tuple[str, str]] = []
     length: int | None = None
     once = ""
-    size, body, known = 0, False, public or key is None
+    caller = OWNER if keys is None else None
+    size, body = 0, False
     for name, value in raw:
         size += len(name) + len(value) + 4
         if name not in _LOOKED_AT:
@@ -73,8 +65,8 @@ def read_head(
             body = True
         elif name == b"idempotency-key":
             once = _once(value)
-        elif key is not None and name in (b"authorization", b"x-api-key") and _opens(name, value, key):
-            known = True
+        elif keys is not None and name in _KEYS and (found := _found(name, value, keys)) is not None:
+            caller = caller or found
             continue
         elif name == b"upgrade":
             _stay(value)
@@ -83,13 +75,38 @@ def read_head(
         pairs.append((name.decode("latin-1"), value.decode("latin-1")))
     if size > limits.HEADERS_MAX_BYTES or len(pairs) > HEADERS_MAX:
         raise InvalidRequest(f"more than {limits.HEADERS_MAX_BYTES} bytes or {HEADERS_MAX} lines of headers")
-    if not known:
-        if any(name in (b"authorization", b"x-api-key") for name, _ in raw):
-            raise Unauthorized("wrong API key: this platform has another (JIFFY_API_KEY)")
-        raise Unauthorized(
-            "this platform needs an API key: set JIFFY_API_KEY, or send Authorization: Bearer KEY or X-Api-Key: KEY"
-        )
-    return Head(pairs, length, body, once)
+    return Head(pairs, length, body, once, caller)
+
+
+def known(raw: Collection[tuple[bytes, bytes]], keys: Keyring | None) -> Caller | None:
+    """The caller alone, for who has to know it before the rest of the head is looked at."""
+    if keys is None:
+        return OWNER
+    found = (_found(name, value, keys) for name, value in raw if name in _KEYS)
+    return next(filter(None, found), None)
+
+
+def acting(caller: Caller | None, tenant: str, raw: Collection[tuple[bytes, bytes]]) -> Caller:
+    """The caller, acting for `tenant`: its own, or any if it is an admin. To all others there is no such tenant.
+
+    Raises Unauthorized, NotFound.
+    """
+    if caller is None:
+        raise _unknown(raw)
+    if caller.tenant == tenant:
+        return caller
+    if not caller.admin:
+        raise NotFound("there is no such tenant, or this key is none of its keys")
+    return caller._replace(tenant=tenant)
+
+
+def _unknown(raw: Collection[tuple[bytes, bytes]]) -> Unauthorized:
+    """That these headers hold no key, or none that is known."""
+    if any(name in _KEYS for name, _ in raw):
+        return Unauthorized("wrong API key: this platform has no such key (JIFFY_API_KEY)")
+    return Unauthorized(
+        "this platform needs an API key: set JIFFY_API_KEY, or send Authorization: Bearer KEY or X-Api-Key: KEY"
+    )
 
 
 def _stay(value: bytes) -> None:
@@ -105,12 +122,12 @@ def _once(value: bytes) -> str:
     return text
 
 
-def _opens(name: bytes, value: bytes, key: bytes) -> bool:
+def _found(name: bytes, value: bytes, keys: Keyring) -> Caller | None:
     if name == b"authorization":
         scheme, _, value = value.partition(b" ")
         if scheme.lower() != b"bearer":
-            return False
-    return hmac.compare_digest(value.strip(), key)
+            return None
+    return keys.find(value.strip())
 
 
 def known_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """The outermost ASGI app: calls go straight to routes/invoke.py, all else to a Starlette app of control routes.
 
 /function/{name}[/…]                 a function's own URL
+/t/{tenant}/…                        all of this for a stated tenant; else it is the key's, or the default one
 /v1/functions/{name}/invocations     a call with a JSON event
 /v1/… /healthz /metrics /openapi.json   control: Starlette, built from one table (openapi.py)
 anything else                        a route that some function declares, or 404
@@ -18,20 +19,24 @@ from starlette.responses import Response as StarletteResponse
 from starlette.routing import BaseRoute, Route
 
 from gateway import asgi, cors
-from gateway.admission import PATH_MAX_BYTES, TENANT, Head, known_name, read_head
+from gateway.admission import PATH_MAX_BYTES, Head, acting, known, known_name, read_head
 from gateway.asgi import ClientGone, Receive, Response, Scope, Send
 from gateway.catalog import Catalog
 from gateway.edge import Edges
 from gateway.hosts import Hosts
+from gateway.keyring import Caller, Keyring, nobody
 from gateway.openapi import Endpoint
 from gateway.rates import Rates
+from gateway.routes.caller import of
 from gateway.routes.invoke import Invoke, Respond, Target
-from jiffy.contract.errors import InvalidRequest, JiffyError, MethodNotAllowed, NotFound
+from jiffy.contract.access import DEFAULT_TENANT, Role
+from jiffy.contract.errors import InvalidRequest, JiffyError, MethodNotAllowed, NotFound, SpecError
 from jiffy.contract.routes import Match
+from jiffy.contract.spec import check_name
 
-FUNCTION, CONTROL, INVOCATIONS = "/function/", "/v1/", "/invocations"
+FUNCTION, CONTROL, INVOCATIONS, TENANT = "/function/", "/v1/", "/invocations", "/t/"
 HOOKS = "/v1/hooks/"
-FIXED = ("/healthz", "/metrics", "/openapi.json", "/v1", "/function")
+FIXED = ("/healthz", "/metrics", "/openapi.json", "/v1", "/function", "/t")
 
 
 class App:
@@ -45,7 +50,7 @@ class App:
         catalog: Catalog,
         control: Starlette,
         open_paths: Iterable[str],
-        api_key: str | None,
+        keys: Keyring | None,
         allow_hosts: Iterable[str] = (),
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
@@ -54,9 +59,9 @@ class App:
         self._catalog = catalog
         self._control = control
         self._open = frozenset(open_paths)
-        self._key = api_key.encode() if api_key else None
-        self._hosts = None if api_key else Hosts(allow_hosts)
-        self._edges = Edges(invoke, rates, self._key, self._hosts)
+        self._keys = keys
+        self._hosts = None if keys else Hosts(allow_hosts)
+        self._edges = Edges(invoke, rates, keys, self._hosts)
         self._start = start
         self._stop = stop
 
@@ -79,15 +84,16 @@ class App:
         path = scope["raw_path"].decode("latin-1")
         if not path.startswith(FUNCTION) or len(path) + len(scope["query_string"]) > PATH_MAX_BYTES:
             return False
-        name, rest = _function_path(scope, path)
-        function = self._catalog.get(TENANT, name)
-        if function is None or function.own is not None:
-            return False
         try:
-            head = read_head(scope["headers"], self._key, self._hosts, function.revision.public)
+            head = read_head(scope["headers"], self._keys, self._hosts)
         except JiffyError:
             return False
-        if head.once:
+        name, rest = _function_path(scope, path)
+        caller = head.caller
+        function = self._catalog.get(caller.tenant if caller else DEFAULT_TENANT, name)
+        if function is None or function.own is not None or head.once:
+            return False
+        if not (function.revision.public or (caller and Role.INVOKE in caller.rights)):
             return False
         self._invoke.whole(scope, head, Target(function, rest), body, respond)
         return True
@@ -96,75 +102,87 @@ class App:
         path = scope["raw_path"].decode("latin-1")
         if len(path) + len(scope["query_string"]) > PATH_MAX_BYTES:
             raise InvalidRequest(f"path and query have more than {PATH_MAX_BYTES} bytes")
+        stated, path = _tenant(scope, path)
         if path in self._open or path.startswith(HOOKS):  # whose signature is their key
             if self._hosts is not None:
                 read_head(scope["headers"], None, self._hosts)
+            scope["caller"] = nobody(stated or DEFAULT_TENANT)
             await self._control(scope, receive, send)
             return
-        if (preflight := cors.asked(scope)) and (answer := self._preflight(scope, path, preflight)):
+        caller = known(scope["headers"], self._keys)
+        tenant = stated or (caller.tenant if caller else DEFAULT_TENANT)
+        if (preflight := cors.asked(scope)) and (answer := self._preflight(scope, path, tenant, preflight)):
             await asgi.reply(scope, send, answer)
             return
-        target = self._target(scope, scope["method"], path)
-        if target is not None and target.edge is not None:
-            await self._edges.http(scope, receive, send, target, target.edge)
-            return
-        public = target is not None and target.function.revision.public
-        head = read_head(scope["headers"], self._key, self._hosts, public)
+        target = self._target(scope, scope["method"], path, tenant)
         if target is not None:
-            await self._invoke.http(scope, receive, send, head, target)
-        elif path.startswith(CONTROL) and path.endswith(INVOCATIONS) and path.count("/") == 4:
-            await self._invocations(scope, receive, send, head, path)
+            await self._call(scope, receive, send, target)
+            return
+        head = read_head(scope["headers"], self._keys, self._hosts)
+        caller = scope["caller"] = acting(head.caller, tenant, scope["headers"])
+        if path.startswith(CONTROL) and path.endswith(INVOCATIONS) and path.count("/") == 4:
+            await self._invocations(scope, receive, send, head, path, caller)
         elif path.startswith(CONTROL) or path in FIXED:
             await self._control(scope, receive, send)
         elif path.startswith(FUNCTION):
+            caller.need(Role.INVOKE)
             name, rest = _function_path(scope, path)  # not known here yet, perhaps
-            function = await self._catalog.find(TENANT, known_name(name))
-            target = Target(function, rest, edge=function.own)
-            if function.own is not None:
-                await self._edges.http(scope, receive, send, target, function.own)
-            else:
-                await self._invoke.http(scope, receive, send, head, target)
+            function = await self._catalog.find(tenant, known_name(name))
+            await self._call(scope, receive, send, Target(function, rest, edge=function.own))
         else:
-            self._no_route(scope, path)
+            self._no_route(scope, path, tenant)
 
-    def _target(self, scope: Scope, method: str, path: str) -> Target | None:
+    async def _call(self, scope: Scope, receive: Receive, send: Send, target: Target) -> None:
+        if target.edge is not None:
+            await self._edges.http(scope, receive, send, target, target.edge)
+            return
+        head = read_head(scope["headers"], self._keys, self._hosts)
+        if not target.function.revision.public:
+            acting(head.caller, target.function.tenant, scope["headers"]).need(Role.INVOKE)
+        await self._invoke.http(scope, receive, send, head, target)
+
+    def _target(self, scope: Scope, method: str, path: str, tenant: str) -> Target | None:
         """The function whose URL or route this is, if it is known here: who has no key can't make us ask Redis."""
         if path.startswith(FUNCTION):
             name, rest = _function_path(scope, path)
-            known = self._catalog.get(TENANT, name)
-            return Target(known, rest, edge=known.own) if known else None
+            function = self._catalog.get(tenant, name)
+            return Target(function, rest, edge=function.own) if function else None
         if path.startswith(CONTROL) or path in FIXED:
             return None
-        found = self._find(scope, method, path)
+        found = self._find(scope, method, path, tenant)
         function = self._catalog.get(found.tenant, found.function) if isinstance(found, Match) else None
         if function is None or not isinstance(found, Match):
             return None
         key = found.route.key
         return Target(function, scope["path"], key, found.parameters, function.edges.get(key))
 
-    def _find(self, scope: Scope, method: str, path: str) -> Match | tuple[str, ...]:
-        table = self._catalog.routes
+    def _find(self, scope: Scope, method: str, path: str, tenant: str) -> Match | tuple[str, ...]:
+        table = self._catalog.routes_of(tenant)
         return table.find(method, path, _host(scope) if table.by_host else "")
 
-    def _preflight(self, scope: Scope, path: str, asked: cors.Preflight) -> Response | None:
+    def _preflight(self, scope: Scope, path: str, tenant: str, asked: cors.Preflight) -> Response | None:
         """The answer to a browser that asks whether a page may send a request. It comes without the key."""
-        target = self._target(scope, asked.method, path)
+        target = self._target(scope, asked.method, path, tenant)
         if target is None:  # a method that the route has not, perhaps: the answer says which it has
-            allowed = self._find(scope, asked.method, path)
-            target = self._target(scope, allowed[0], path) if allowed and not isinstance(allowed, Match) else None
+            allowed = self._find(scope, asked.method, path, tenant)
+            if allowed and not isinstance(allowed, Match):
+                target = self._target(scope, allowed[0], path, tenant)
         edge = target.edge if target else None
         return cors.answer(edge, edge.cors, asked) if edge and edge.cors else None
 
-    async def _invocations(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str) -> None:
+    async def _invocations(
+        self, scope: Scope, receive: Receive, send: Send, head: Head, path: str, caller: Caller
+    ) -> None:
         _, _, resource, name, _ = path.split("/")
         if resource != "functions":
             raise NotFound(f"there is nothing at {path[:200]}")
         if scope["method"] != "POST":
             raise MethodNotAllowed("call a function with POST", allow=("POST",))
-        await self._invoke.invocation(scope, receive, send, head, TENANT, known_name(name))
+        caller.need(Role.INVOKE)
+        await self._invoke.invocation(scope, receive, send, head, caller.tenant, known_name(name))
 
-    def _no_route(self, scope: Scope, path: str) -> NoReturn:
-        allowed = self._find(scope, scope["method"], path)
+    def _no_route(self, scope: Scope, path: str, tenant: str) -> NoReturn:
+        allowed = self._find(scope, scope["method"], path, tenant)
         if allowed and not isinstance(allowed, Match):
             raise MethodNotAllowed(f"this route takes {', '.join(allowed)}", allow=allowed)
         raise NotFound(f"there is nothing at {path[:200]}")
@@ -181,6 +199,22 @@ class App:
                 await self._stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _tenant(scope: Scope, path: str) -> tuple[str, str]:
+    """(the tenant that the path states, or "", what follows); `scope` has then only what follows. Raises NotFound."""
+    if not path.startswith(TENANT):
+        return "", path
+    tenant, slash, _ = path[len(TENANT) :].partition("/")
+    try:
+        check_name(tenant, "tenant")
+    except SpecError as exc:
+        raise NotFound(f"there is nothing at {path[:200]}") from exc
+    before = len(TENANT) + len(tenant)  # a tenant's name has no escapes: it is as long in `path` as in `raw_path`
+    scope["path"] = scope["path"][before:] if slash else "/"
+    rest = path[before:] if slash else "/"
+    scope["raw_path"] = rest.encode("latin-1")
+    return tenant, rest
 
 
 def _host(scope: Scope) -> str:
@@ -216,6 +250,8 @@ def _route(path: str, table: dict[str, Endpoint]) -> Route:
     async def endpoint(request: Request) -> StarletteResponse:
         found = table.get(request.method) or table["GET"]  # HEAD of a resource without one of its own
         assert found.handler is not None
+        if not found.open:
+            of(request).need(found.needs)
         return await found.handler(request)
 
     return Route(path, endpoint, methods=sorted(table))

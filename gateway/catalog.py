@@ -1,4 +1,4 @@
-"""Which function? All live revisions in memory, each already packed for the envelope, and the table of their routes.
+"""Which function? All live revisions in memory, each already packed for the envelope, and the tables of their routes.
 
 Kept true by what Redis publishes, and by comparing all live numbers every RESYNC_S, because a published message can be
 lost. A call costs one dictionary look-up, however many functions there are.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jiffy.contract import edges, routes, wire
+from jiffy.contract.access import qualified
 from jiffy.contract.edges import Edge
 from jiffy.contract.errors import JiffyError, NotFound, PlatformError
 from jiffy.contract.messages import Revision
@@ -32,10 +33,12 @@ class Function:
     edges: Mapping[str, Edge] = field(default_factory=dict)  # by route; "" is its own URL
     own: Edge | None = field(init=False)  # edges[""]
     number: bytes = field(init=False)  # as a header has it
+    label: str = field(init=False)  # as metrics have it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "own", self.edges.get(""))
         object.__setattr__(self, "number", b"%d" % self.revision.number)
+        object.__setattr__(self, "label", qualified(self.tenant, self.name))
 
 
 class Functions(Protocol):
@@ -54,9 +57,9 @@ class Catalog:
     """The functions as this gateway knows them."""
 
     def __init__(self, source: Functions) -> None:
-        self.routes = routes.RouteTable()
         self.on_change: list[Callable[[str, str], None]] = []  # told (tenant, function) of every change
         self._source = source
+        self._routes: dict[str, routes.RouteTable] = {}  # by tenant
         self._live: dict[tuple[str, str], Function] = {}
         self._stored: dict[tuple[str, str], bytes] = {}  # of _live: as Redis has it
         self._blocked: set[tuple[str, str]] = set()  # declare a route that another function holds
@@ -67,6 +70,10 @@ class Catalog:
 
     def get(self, tenant: str, name: str) -> Function | None:
         return self._live.get((tenant, name))
+
+    def routes_of(self, tenant: str) -> routes.RouteTable:
+        """Each tenant has a table of its own: nobody can take a path from another, or learn that it is taken."""
+        return self._routes.get(tenant) or routes.RouteTable()
 
     def all(self, tenant: str) -> list[Function]:
         """A tenant's functions, by name."""
@@ -144,7 +151,7 @@ class Catalog:
             del self._stored[key]
             for pinned in [p for p in self._pinned if p[:2] == key]:
                 del self._pinned[pinned]
-            self.routes.remove(*key)
+            self.routes_of(key[0]).remove(*key)
             self._blocked.discard(key)
             self._unblock()
             self._tell(key)
@@ -164,12 +171,12 @@ class Catalog:
             self._place(key)
 
     def _place(self, key: tuple[str, str]) -> None:
-        declared = self._live[key].revision.routes
+        declared, table = self._live[key].revision.routes, self._routes.setdefault(key[0], routes.RouteTable())
         try:
-            self.routes.replace(*key, declared)
-            blocked = any(self.routes.owner(routes.parse(text)) != key for text in declared)
+            table.replace(*key, declared)
+            blocked = any(table.owner(routes.parse(text)) != key for text in declared)
         except ValueError:  # written by a release with another grammar: /function/NAME still works
-            self.routes.remove(*key)
+            table.remove(*key)
             blocked = False
         (self._blocked.add if blocked else self._blocked.discard)(key)
 

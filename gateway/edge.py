@@ -14,13 +14,15 @@ from functools import partial
 from urllib.parse import quote
 
 from gateway import cors
-from gateway.admission import read_head
+from gateway.admission import acting, read_head
 from gateway.asgi import Receive, Response, Scope, Send, error_response, reply
 from gateway.catalog import Function
 from gateway.hosts import Hosts
+from gateway.keyring import Keyring
 from gateway.rates import Counted, Rates
 from gateway.representation import represent
 from gateway.routes.invoke import Invoke, Target
+from jiffy.contract.access import Role
 from jiffy.contract.edges import Edge, Fixed
 from jiffy.contract.errors import JiffyError
 
@@ -28,12 +30,12 @@ _SAFE = "/%:@!$&'()*+,;=-._~"  # what may stand in a path as it is
 
 
 class Edges:
-    """All http triggers of one gateway. `key` and `hosts`: see admission.read_head."""
+    """All http triggers of one gateway. `keys` and `hosts`: see admission.read_head."""
 
-    def __init__(self, invoke: Invoke, rates: Rates, key: bytes | None, hosts: Hosts | None) -> None:
+    def __init__(self, invoke: Invoke, rates: Rates, keys: Keyring | None, hosts: Hosts | None) -> None:
         self._invoke = invoke
         self._rates = rates
-        self._key = key
+        self._keys = keys
         self._hosts = hosts
         self._for_pages = hosts.for_pages() if hosts else None
 
@@ -51,7 +53,9 @@ class Edges:
         function = target.function
         welcome = edge.cors is not None and edge.cors.allows(origin)  # whoever deployed the function let this page in
         hosts = self._for_pages if welcome else self._hosts
-        head = read_head(scope["headers"], self._key, hosts, function.revision.public)
+        head = read_head(scope["headers"], self._keys, hosts)
+        if not function.revision.public:
+            acting(head.caller, function.tenant, scope["headers"]).need(Role.INVOKE)
         if edge.rate_per_s:
             await self._rates.take(Counted(function.tenant, function.name, edge), scope)
         finish = partial(_finish, edge, scope, origin)

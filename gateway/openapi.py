@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from jiffy.contract import spec
+from jiffy.contract.access import Role
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -22,6 +23,7 @@ _ERRORS = {
     "400": "The request is malformed; the message says where.",
     "401": "No API key, or a wrong one.",
     "402": "A hard budget is used up; Retry-After says when it starts anew.",
+    "403": "The key's role does not allow it.",
     "404": "There is no such thing.",
     "409": "What is asked for contradicts what is there.",
     "413": "Larger than allowed.",
@@ -47,6 +49,11 @@ class Endpoint:
     answer: str = "application/json"
     errors: tuple[str, ...] = ()
     open: bool = False  # works without an API key
+    role: Role | None = None  # what a key must allow; None: read for what only looks, deploy for the rest
+
+    @property
+    def needs(self) -> Role:
+        return self.role or (Role.READ if self.method in ("GET", "HEAD") else Role.DEPLOY)
 
 
 def document(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
@@ -86,13 +93,15 @@ def _operation(endpoint: Endpoint, method: str) -> dict[str, Any]:
     if endpoint.answer and method != "head":
         done["content"] = {endpoint.answer: {}}
     responses: dict[str, Any] = {endpoint.status: done}
-    for status in endpoint.errors if endpoint.open else ("401", *endpoint.errors):
+    for status in endpoint.errors if endpoint.open else ("401", "403", *endpoint.errors):
         responses[status] = {"description": _ERRORS[status], "content": {"application/json": {"schema": _ERROR}}}
     operation: dict[str, Any] = {"summary": endpoint.summary, "parameters": parameters, "responses": responses}
     if endpoint.body and method not in ("get", "head"):
         operation["requestBody"] = {"content": {endpoint.body: {}}}
     if endpoint.open:
         operation["security"] = []
+    else:
+        operation["x-jiffy-role"] = endpoint.needs.value
     return operation
 
 

@@ -16,6 +16,7 @@ from gateway.asgi import Scope
 from gateway.cors import find
 from gateway.store import translated
 from jiffy.contract import keys
+from jiffy.contract.access import qualified
 from jiffy.contract.edges import Edge
 from jiffy.contract.errors import Throttled
 from jiffy.contract.httpevent import LOCAL
@@ -51,7 +52,7 @@ class Rates:
                 )
             )
         if wait_us > 0:
-            self._refused(counted.function, Throttled.code)
+            self._refused(qualified(counted.tenant, counted.function), Throttled.code)
             whose = "this client" if who else "this route"
             text = f"{whose} may send {edge.rate_per_s:g} requests a second"
             raise Throttled(text, retry_after_s=math.ceil(wait_us / 1000) / 1000)

@@ -39,7 +39,7 @@ return live and redis.call('HGET', KEYS[1], 'rev:' .. live)
 
 PUT_SOURCE = """
 -- Keeps an uploaded source archive, if there is room for it beside the others that are still kept.
--- KEYS[1]: source:{digest} (string)  [2]: sources (hash: key of a source → its bytes)
+-- KEYS[1]: source:{tenant}:{digest} (string)  [2]: sources (hash: key of a source → its bytes)
 -- ARGV[1]: the archive  [2]: for how many seconds  [3]: how many bytes all may have  [4]: how many there may be
 -- returns 1, or 0 when there is no room
 local bytes, count = #ARGV[1], 1

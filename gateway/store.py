@@ -291,35 +291,38 @@ class Store:
 
     # --- sources and builds ---------------------------------------------------------------------------------
 
-    async def has_source(self, digest: str) -> bool:
+    async def has_source(self, tenant: str, digest: str) -> bool:
         """Is this archive there? If so it is kept for as long again."""
         with translated():
-            return bool(await self._redis.expire(keys.source(digest), limits.BUILD_KEEP_S))
+            return bool(await self._redis.expire(keys.source(tenant, digest), limits.BUILD_KEEP_S))
 
-    async def put_source(self, digest: str, archive: bytes) -> bool:
+    async def put_source(self, tenant: str, digest: str, archive: bytes) -> bool:
         """Keep it; False when there is no room beside the others."""
         bounds = (limits.BUILD_KEEP_S, limits.SOURCES_MAX_BYTES, limits.SOURCES_MAX)
         with translated():
-            return bool(await self._put_source(keys=[keys.source(digest), keys.SOURCES], args=[archive, *bounds]))
+            return bool(
+                await self._put_source(keys=[keys.source(tenant, digest), keys.SOURCES], args=[archive, *bounds])
+            )
 
     async def request_build(self, request: BuildRequest, first: BuildEvent) -> None:
         """Queue a build, with its first event, in one step."""
         pipe = self._redis.pipeline(transaction=True)
-        pipe.xadd(keys.build(request.build), {"e": wire.pack(first)})
-        pipe.expire(keys.build(request.build), limits.BUILD_KEEP_S)
+        name = keys.build(request.tenant, request.build)
+        pipe.xadd(name, {"e": wire.pack(first)})
+        pipe.expire(name, limits.BUILD_KEEP_S)
         pipe.xadd(keys.BUILDS, {"b": wire.pack(request)})
         with translated():
             await pipe.execute()
 
-    async def last_build_event(self, build: str) -> BuildEvent | None:
+    async def last_build_event(self, tenant: str, build: str) -> BuildEvent | None:
         """The newest event; None when there is no such build (any more)."""
         with translated():
-            found = await self._redis.xrevrange(keys.build(build), count=1)
+            found = await self._redis.xrevrange(keys.build(tenant, build), count=1)
         return _entries(found, b"e", BuildEvent)[0][1] if found else None
 
-    async def build_events(self, build: str, after: str, wait_ms: int) -> list[tuple[str, BuildEvent]]:
+    async def build_events(self, tenant: str, build: str, after: str, wait_ms: int) -> list[tuple[str, BuildEvent]]:
         """Events after the one with id `after`; waits up to `wait_ms` for the first."""
-        return await self._follow(keys.build(build), b"e", BuildEvent, after, wait_ms)
+        return await self._follow(keys.build(tenant, build), b"e", BuildEvent, after, wait_ms)
 
     # --- logs -----------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.durable.audit import Books, Kept, audit
 from gateway.openapi import Endpoint
+from jiffy.contract.access import Role
 
 
 class Audits:
@@ -15,7 +16,9 @@ class Audits:
         self._books = books
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        return (Endpoint("GET", "/v1/audit", self.audit, "Every total counted anew.", errors=("503",)),)
+        return (
+            Endpoint("GET", "/v1/audit", self.audit, "Every total counted anew.", errors=("503",), role=Role.ADMIN),
+        )
 
     async def audit(self, request: Request) -> Response:
         found = await audit(self._kept, self._books)

@@ -10,13 +10,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.admission import TENANT
 from gateway.budgets.budget import Budget, amount_text, parse, period
 from gateway.budgets.guard import IN_FORCE_MS, Guard, View
 from gateway.budgets.seed import Seed
 from gateway.budgets.store import BudgetStore
 from gateway.openapi import Endpoint
-from gateway.routes import bodies
+from gateway.routes import bodies, caller
 from jiffy.contract.errors import InvalidRequest, NotFound
 
 BODY_MAX_BYTES = 16 * 1024
@@ -54,7 +53,7 @@ class Budgets:
         )
 
     async def all(self, request: Request) -> Response:
-        views = await self._guard.views(await self._mine(), self._now_ms())
+        views = await self._guard.views(await self._mine(caller.tenant(request)), self._now_ms())
         return JSONResponse({"budgets": [self._document(view) for view in views]})
 
     async def show(self, request: Request) -> Response:
@@ -64,8 +63,8 @@ class Budgets:
     async def set(self, request: Request) -> Response:
         """Answers when the budget is in force in every gateway, and knows what was spent before."""
         document = bodies.parse(await bodies.read(request, BODY_MAX_BYTES), 'such as {"limit": "5.00", "per": "day"}')
-        wanted = parse(TENANT, request.path_params["name"], document, self._now_ms() + IN_FORCE_MS)
-        mine = await self._mine()
+        wanted = parse(caller.tenant(request), request.path_params["name"], document, self._now_ms() + IN_FORCE_MS)
+        mine = await self._mine(caller.tenant(request))
         if len(mine) >= BUDGETS_MAX and all(one.name != wanted.name for one in mine):
             raise InvalidRequest(f"there are {BUDGETS_MAX} budgets already, as many as there may be")
         budget = await self._counted(wanted, mine)
@@ -77,7 +76,7 @@ class Budgets:
 
     async def remove(self, request: Request) -> Response:
         budget = await self._find(request)
-        await self._store.remove(TENANT, budget.name)
+        await self._store.remove(budget.tenant, budget.name)
         await self._guard.look()
         return Response(status_code=204)
 
@@ -89,12 +88,12 @@ class Budgets:
         await self._store.begin(wanted.counters(period(wanted.per, wanted.since_ms)))
         return wanted
 
-    async def _mine(self) -> list[Budget]:
-        return [budget for budget in await self._store.all() if budget.tenant == TENANT]
+    async def _mine(self, tenant: str) -> list[Budget]:
+        return [budget for budget in await self._store.all() if budget.tenant == tenant]
 
     async def _find(self, request: Request) -> Budget:
         name = request.path_params["name"]
-        mine = {budget.name: budget for budget in await self._mine()}
+        mine = {budget.name: budget for budget in await self._mine(caller.tenant(request))}
         if name not in mine:
             raise NotFound(f"there is no budget {name[:80]!r}")
         return mine[name]

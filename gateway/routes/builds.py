@@ -11,7 +11,9 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.following import Following
 from gateway.openapi import Endpoint
+from gateway.routes import caller
 from gateway.store import Store
+from jiffy.contract.access import Role
 from jiffy.contract.errors import InvalidRequest, NotFound, Unavailable
 from jiffy.contract.messages import BuildEvent
 
@@ -32,25 +34,27 @@ class Builds:
                 query={"after": "id of the last event that was seen; the answer goes on after it"},
                 answer="application/x-ndjson",
                 errors=("400", "404", "503"),
+                role=Role.DEPLOY,
             ),
         )
 
     async def events(self, request: Request) -> Response:
         build, after = request.path_params["build"], request.query_params.get("after", "0")
+        tenant = caller.tenant(request)
         if not _POSITION.fullmatch(after):
             raise InvalidRequest(f'after = {after[:40]!r}; allowed: the "id" of an event')
-        if not _BUILD.fullmatch(build) or await self._store.last_build_event(build) is None:
+        if not _BUILD.fullmatch(build) or await self._store.last_build_event(tenant, build) is None:
             raise NotFound(f"there is no build {build[:80]!r}; its events are kept for an hour")
         self._following.admit()
-        return StreamingResponse(self._lines(build, after), media_type="application/x-ndjson")
+        return StreamingResponse(self._lines(tenant, build, after), media_type="application/x-ndjson")
 
-    async def _lines(self, build: str, after: str) -> AsyncIterator[bytes]:
+    async def _lines(self, tenant: str, build: str, after: str) -> AsyncIterator[bytes]:
         async def read(after: str, wait_ms: int) -> list[tuple[str, BuildEvent]]:
-            return await self._store.build_events(build, after, wait_ms)
+            return await self._store.build_events(tenant, build, after, wait_ms)
 
         async for entry in self._following.follow(read, after):
             if entry is None:
-                if await self._over(build):
+                if await self._over(tenant, build):
                     return
                 continue
             position, event = entry
@@ -58,10 +62,10 @@ class Builds:
             if event.kind in LAST:
                 return
 
-    async def _over(self, build: str) -> bool:
+    async def _over(self, tenant: str, build: str) -> bool:
         """Nothing came: is that because nothing more will?"""
         try:
-            last = await self._store.last_build_event(build)
+            last = await self._store.last_build_event(tenant, build)
         except Unavailable:
             return False
         return last is None or last.kind in LAST

@@ -9,13 +9,13 @@ from decimal import Decimal, InvalidOperation
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.admission import TENANT
 from gateway.catalog import Catalog
 from gateway.ledger import Ledger, bookfile, estimate
 from gateway.ledger.estimate import Load
 from gateway.ledger.prices import PriceBook
 from gateway.ledger.questions import By, Question
 from gateway.openapi import Endpoint
+from gateway.routes import caller
 from gateway.routes.usage import parse
 from jiffy.contract import limits
 from jiffy.contract.errors import InvalidRequest, SpecError
@@ -69,13 +69,13 @@ class Costs:
         query = dict(request.query_params)
         name = query.pop("book", "")
         other = _example(name)
-        question = self._question(query)
+        question = self._question(request, query)
         await self._ledger.settle_now()
         found = await self._ledger.compare(question, other)
         return JSONResponse(found.to_dict(other, name, self._ledger.price_list.currency))
 
     async def advice(self, request: Request) -> Response:
-        question = self._question(dict(request.query_params))
+        question = self._question(request, dict(request.query_params))
         await self._ledger.settle_now()
         found = await self._ledger.advice(question)
         return JSONResponse({"currency": self._ledger.price_list.currency, "advice": [one.to_dict() for one in found]})
@@ -84,30 +84,31 @@ class Costs:
         query = dict(request.query_params)
         name = query.pop("compare", "")
         load = _load(query)
-        document = {"estimate": estimate.of_load(load, TENANT, self._ledger.price_list.at(self._ledger.now_ms()))}
+        book = self._ledger.price_list.at(self._ledger.now_ms())
+        document = {"estimate": estimate.of_load(load, caller.tenant(request), book)}
         if name:
             document[name] = estimate.of_load(load, "", _example(name))
         return JSONResponse(document)
 
     async def function(self, request: Request) -> Response:
         """From the newest revision that was called lately, at the memory that the live one declares."""
-        name = check_name(request.path_params["name"])
-        live = (await self._catalog.find(TENANT, name)).revision
+        name, tenant = check_name(request.path_params["name"]), caller.tenant(request)
+        live = (await self._catalog.find(tenant, name)).revision
         await self._ledger.settle_now()
-        seen = await self._ledger.newest_revision(TENANT, name, self._ledger.now_ms() - SEEN_MS)
+        seen = await self._ledger.newest_revision(tenant, name, self._ledger.now_ms() - SEEN_MS)
         document: dict[str, object] = {"function": name, "revision": live.number, "estimate": None}
         if seen is not None:
             number, memory_mb, total = seen
             book = self._ledger.price_list.at(self._ledger.now_ms())
-            found = estimate.of_function(total, memory_mb, live.memory_mb, TENANT, live.runtime, book)
+            found = estimate.of_function(total, memory_mb, live.memory_mb, tenant, live.runtime, book)
             document["estimate"] = {"revision_seen": number} | found
         return JSONResponse(document)
 
-    def _question(self, query: Mapping[str, str]) -> Question:
+    def _question(self, request: Request, query: Mapping[str, str]) -> Question:
         for key in query:
             if key not in SPAN:
                 raise InvalidRequest(f"unknown parameter {key[:40]!r}; allowed: {', '.join(SPAN)}")
-        return parse({**query, "by": By.TOTAL.value}, TENANT, self._ledger.now_ms())[0]
+        return parse({**query, "by": By.TOTAL.value}, caller.tenant(request), self._ledger.now_ms())[0]
 
 
 def _example(name: str) -> PriceBook:

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.admission import TENANT, known_name
+from gateway.admission import known_name
 from gateway.durable.dead_letters import DeadLetters
 from gateway.durable.deliveries import event
 from gateway.openapi import Endpoint
+from gateway.routes import caller
+from jiffy.contract.access import Role
 from jiffy.contract.errors import InvalidRequest
 from jiffy.contract.messages import Call, DeadLetter
 
@@ -38,6 +40,7 @@ class Dlq:
             Endpoint(
                 *("GET", "/v1/callback-secret", self.secret, "What callbacks are signed with (Standard Webhooks)."),
                 errors=("503",),
+                role=Role.DEPLOY,
             ),
             Endpoint(
                 *("GET", "/v1/dlq", self.all, "Dead letters: asynchronous calls that failed for good, newest first."),
@@ -54,7 +57,7 @@ class Dlq:
         )
 
     async def secret(self, request: Request) -> Response:
-        return JSONResponse({"secret": await self._secrets.secret(TENANT)})
+        return JSONResponse({"secret": await self._secrets.secret(caller.tenant(request))})
 
     async def all(self, request: Request) -> Response:
         query = request.query_params
@@ -62,29 +65,29 @@ class Dlq:
         if not (limit.isascii() and limit.isdigit() and len(limit) < 6 and 1 <= int(limit) <= LIMIT_MAX):
             raise InvalidRequest(f"limit = {limit[:40]!r}; allowed: a whole number from 1 to {LIMIT_MAX}")
         try:
-            page = await self._letters.page(TENANT, _function(request), query.get("after"), int(limit))
+            page = await self._letters.page(caller.tenant(request), _function(request), query.get("after"), int(limit))
         except ValueError as exc:
             raise InvalidRequest("after must be what the page before said as `next`") from exc
         return JSONResponse({"letters": [_document(letter) for letter in page.letters], "next": page.next})
 
     async def show(self, request: Request) -> Response:
-        letter, call = await self._letters.find(TENANT, request.path_params["invocation"][:80])
+        letter, call = await self._letters.find(caller.tenant(request), request.path_params["invocation"][:80])
         payload = call.payload if isinstance(call, Call) else await asyncio.to_thread(event, call)
         return JSONResponse(_document(letter) | {"error": _json(letter.error), "payload": _json(payload)})
 
     async def replay(self, request: Request) -> Response:
-        await self._letters.replay(TENANT, request.path_params["invocation"][:80])
+        await self._letters.replay(caller.tenant(request), request.path_params["invocation"][:80])
         return JSONResponse({"replayed": 1})
 
     async def replay_all(self, request: Request) -> Response:
-        return JSONResponse({"replayed": await self._letters.replay_all(TENANT, _function(request))})
+        return JSONResponse({"replayed": await self._letters.replay_all(caller.tenant(request), _function(request))})
 
     async def purge(self, request: Request) -> Response:
-        await self._letters.purge(TENANT, request.path_params["invocation"][:80])
+        await self._letters.purge(caller.tenant(request), request.path_params["invocation"][:80])
         return Response(status_code=204)
 
     async def purge_all(self, request: Request) -> Response:
-        return JSONResponse({"purged": await self._letters.purge_all(TENANT, _function(request))})
+        return JSONResponse({"purged": await self._letters.purge_all(caller.tenant(request), _function(request))})
 
 
 def _function(request: Request) -> str | None:

@@ -9,19 +9,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from uuid_utils import uuid7
 
-from gateway.admission import TENANT, known_name
+from gateway.admission import known_name
 from gateway.catalog import Catalog
 from gateway.openapi import Endpoint
 from gateway.pulse import Pulse
-from gateway.routes import bodies
+from gateway.routes import bodies, caller
 from gateway.store import Store
 from gateway.triggers.sources.doors import missing
 from gateway.triggers.trigger import public
 from jiffy.contract import limits, spec
+from jiffy.contract.access import DEFAULT_TENANT, Role
 from jiffy.contract.errors import Conflict, InvalidRequest, SpecError, Unavailable
 from jiffy.contract.messages import BuildEvent, BuildRequest, Revision
 
 BODY_MAX_BYTES = 64 * 1024  # a spec with all of its environment and routes fits several times
+HIDDEN = "(hidden)"
 _SOURCE = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -52,20 +54,24 @@ class Functions:
 
     async def all(self, request: Request) -> Response:
         return JSONResponse(
-            {"functions": [_summary(request, function.revision) for function in self._catalog.all(TENANT)]}
+            {"functions": [_summary(request, one.revision) for one in self._catalog.all(caller.tenant(request))]}
         )
 
     async def show(self, request: Request) -> Response:
         name = known_name(request.path_params["name"])
-        live, revisions = await self._store.revisions(TENANT, name)
+        live, revisions = await self._store.revisions(caller.tenant(request), name)
         current = next((r for r in revisions if r.number == live), None)
         if current is None:
-            raise self._catalog.missing(TENANT, name)
+            raise self._catalog.missing(caller.tenant(request), name)
+        env = dict(current.env)
+        if Role.DEPLOY not in caller.of(request).rights:  # values may be secrets of the function
+            env = dict.fromkeys(env, HIDDEN)
+        shown = {k: [public(t) for t in v] if k == "triggers" else v for k, v in current.spec.items()}
         return JSONResponse(
             _summary(request, current)
             | {
-                "env": dict(current.env),
-                "spec": {k: [public(t) for t in v] if k == "triggers" else v for k, v in current.spec.items()},
+                "env": env,
+                "spec": shown | {"env": env} if "env" in shown else shown,
                 "layers": _layers(current),
                 "revisions": [_revision(revision, revision.number == live) for revision in revisions],
             }
@@ -85,19 +91,19 @@ class Functions:
             raise InvalidRequest("locked must be true or false")
         if not self._pulse.builders():
             raise Unavailable("no builder is alive", retry_after_s=limits.SILENT_AFTER_S)
-        if not await self._store.has_source(source):
+        if not await self._store.has_source(caller.tenant(request), source):
             raise Conflict(f"there is no source {source}; upload it first: PUT /v1/sources/{source[7:]}")
         now_ms = self._store.now_ms()
-        build = BuildRequest(str(uuid7()), TENANT, name, declared.to_dict(), source, now_ms, locked)
+        build = BuildRequest(str(uuid7()), caller.tenant(request), name, declared.to_dict(), source, now_ms, locked)
         queued = BuildEvent("step", "queued", "queue", now_ms, 0, False, 0)
         await self._store.request_build(build, queued)
         return JSONResponse({"build": build.build}, 202, headers={"location": f"/v1/builds/{build.build}/events"})
 
     async def remove(self, request: Request) -> Response:
         name = known_name(request.path_params["name"])
-        if not await self._store.remove(TENANT, name):
-            raise self._catalog.missing(TENANT, name)
-        await self._catalog.refresh(TENANT, name)
+        if not await self._store.remove(caller.tenant(request), name):
+            raise self._catalog.missing(caller.tenant(request), name)
+        await self._catalog.refresh(caller.tenant(request), name)
         return Response(status_code=204)
 
 
@@ -115,7 +121,7 @@ def _summary(request: Request, revision: Revision) -> dict[str, Any]:
     return {
         "name": revision.function,
         "revision": revision.number,
-        "url": f"{request.url.scheme}://{request.url.netloc}/function/{revision.function}",
+        "url": f"{request.url.scheme}://{request.url.netloc}{_path(revision)}",
         "routes": list(revision.routes),
         "runtime": revision.runtime,
         "handler": revision.handler,
@@ -128,6 +134,12 @@ def _summary(request: Request, revision: Revision) -> dict[str, Any]:
         "size_bytes": sum(layer.size_bytes for layer in revision.layers),
         "created_ms": revision.created_ms,
     }
+
+
+def _path(revision: Revision) -> str:
+    """Where it is called, whoever calls."""
+    path = f"/function/{revision.function}"
+    return path if revision.tenant == DEFAULT_TENANT else f"/t/{revision.tenant}{path}"
 
 
 def _revision(revision: Revision, live: bool) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from gateway.dispatch import Dispatcher
 from gateway.metrics import Metrics, invoker_lines
 from gateway.openapi import Endpoint
 from gateway.pulse import Pulse
+from gateway.routes import caller
 from gateway.store import Store
 from gateway.triggers.metrics import TriggerMetrics
 from jiffy.contract import limits
+from jiffy.contract.access import Role
 from jiffy.contract.errors import JiffyError, Unavailable
 
 
@@ -43,7 +45,7 @@ class Health:
         return (
             Endpoint("GET", "/healthz", self.healthz, "Can functions be called and built?", errors=("503",), open=True),
             Endpoint("GET", "/v1/status", self.status, "Invokers, builders and what they are doing."),
-            Endpoint("GET", "/metrics", self.metrics, "Counters for Prometheus.", answer="text/plain"),
+            Endpoint("GET", "/metrics", self.metrics, "Counters for Prometheus.", answer="text/plain", role=Role.ADMIN),
             Endpoint("GET", "/openapi.json", self.openapi, "This description.", open=True),
         )
 
@@ -63,11 +65,15 @@ class Health:
         return JSONResponse({"status": "ok"})
 
     async def status(self, request: Request) -> Response:
+        """Hosts, and what runs there, are the admin's to see."""
+        asking, missing = caller.of(request), self._pulse.missing()
+        health = {"version": self._version, "healthy": not missing, "missing": missing}
+        if not asking.admin:
+            own = len(self._catalog.all(asking.tenant))
+            return JSONResponse(health | {"invokers": [], "builders": [], "functions": own})
         return JSONResponse(
-            {
-                "version": self._version,
-                "healthy": not self._pulse.missing(),
-                "missing": self._pulse.missing(),
+            health
+            | {
                 "gateway": {"name": self._dispatcher.gateway, "in_flight": len(self._dispatcher)},
                 "invokers": [
                     beat._asdict() | {"functions": [function._asdict() for function in beat.functions]}

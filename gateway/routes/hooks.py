@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from uuid_utils import uuid7
 
-from gateway.admission import TENANT, Admission, known_name
+from gateway.admission import Admission, known_name
 from gateway.asgi import BODY_MAX_S
 from gateway.catalog import Catalog, Function
 from gateway.durable.acceptance import Acceptance
 from gateway.durable.store import Claim
 from gateway.openapi import Endpoint
-from gateway.routes import bodies
+from gateway.routes import bodies, caller
 from gateway.triggers.metrics import TriggerMetrics
 from gateway.triggers.store import TriggerStore
 from gateway.triggers.trigger import Trigger, declared
@@ -61,7 +61,7 @@ class Hooks:
 
     async def take(self, request: Request) -> Response:
         name, wanted = known_name(request.path_params["function"]), request.path_params["trigger"]
-        function = self._catalog.get(TENANT, name)
+        function = self._catalog.get(caller.tenant(request), name)
         found = {one.id.name: one for one in declared(function) if one.type == "webhook"}
         if function is None or wanted not in found:
             raise NotFound("there is no such webhook")  # to strangers, no more than that
@@ -99,7 +99,7 @@ class Hooks:
         if (challenge := _challenge(options["scheme"], body)) is not None:
             return PlainTextResponse(challenge)
         invocation = str(uuid7())
-        once = keys.once(TENANT, function.name, f"hook-{trigger.id.name}-{identity}")
+        once = keys.once(function.tenant, function.name, f"hook-{trigger.id.name}-{identity}")
         took = await self._acceptance.accept(
             function,
             _event(request, body, invocation, now_ms),

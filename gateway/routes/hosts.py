@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 from gateway.openapi import Endpoint
 from gateway.pulse import Pulse
 from gateway.store import Store
+from jiffy.contract.access import Role
 from jiffy.contract.errors import NotFound
 
 
@@ -19,8 +20,24 @@ class Hosts:
     def endpoints(self) -> tuple[Endpoint, ...]:
         path = "/v1/invokers/{invoker}/drain"
         return (
-            Endpoint("POST", path, self.drain, "Have a host take no further calls.", status="202", errors=("404",)),
-            Endpoint("DELETE", path, self.undrain, "Have it take calls again.", status="202", errors=("404",)),
+            Endpoint(
+                "POST",
+                path,
+                self.drain,
+                "Have a host take no further calls.",
+                status="202",
+                errors=("404",),
+                role=Role.ADMIN,
+            ),
+            Endpoint(
+                "DELETE",
+                path,
+                self.undrain,
+                "Have it take calls again.",
+                status="202",
+                errors=("404",),
+                role=Role.ADMIN,
+            ),
         )
 
     async def drain(self, request: Request) -> Response:

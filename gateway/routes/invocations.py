@@ -10,13 +10,15 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.admission import TENANT
 from gateway.durable.cancellation import Cancellation
 from gateway.openapi import Endpoint
+from gateway.routes import caller
 from gateway.store import Store
+from jiffy.contract.access import Role
 from jiffy.contract.errors import NotFound
 from jiffy.contract.messages import Answer, InvocationRecord
 
+CALLS = Role.INVOKE  # results are for those who call, and who calls may take it back
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -29,7 +31,7 @@ class Attempt(Protocol):
 class Ledger(Protocol):
     """What is needed of the ledger."""
 
-    async def invocation(self, invocation_id: str) -> Sequence[Attempt]: ...
+    async def invocation(self, invocation_id: str, tenant: str) -> Sequence[Attempt]: ...
 
 
 class Invocations:
@@ -41,20 +43,20 @@ class Invocations:
     def endpoints(self) -> tuple[Endpoint, ...]:
         path = "/v1/invocations/{invocation}"
         return (
-            Endpoint("GET", path, self.show, "State, outcome and result of a call.", errors=("404", "503")),
-            Endpoint("DELETE", path, self.cancel, "Take back a queued call.", errors=("404", "409", "503")),
+            Endpoint("GET", path, self.show, "State, outcome and result of a call.", errors=("404", "503"), role=CALLS),
+            Endpoint("DELETE", path, self.cancel, "Take back a queued call.", errors=("404", "409", "503"), role=CALLS),
         )
 
     async def cancel(self, request: Request) -> Response:
-        record = await self._cancellation.cancel(TENANT, _invocation(request))
+        record = await self._cancellation.cancel(caller.tenant(request), _invocation(request))
         return JSONResponse(_document(record))
 
     async def show(self, request: Request) -> Response:
         invocation = _invocation(request)
         record = await self._store.invocation(invocation)
-        if record is not None and record.tenant == TENANT:
+        if record is not None and record.tenant == caller.tenant(request):
             return JSONResponse(_document(record))
-        attempts = await self._ledger.invocation(invocation)
+        attempts = await self._ledger.invocation(invocation, caller.tenant(request))
         if not attempts:
             raise NotFound(f"there is no invocation {invocation}; results are kept for a day")
         return JSONResponse(_from_ledger(attempts))

@@ -196,10 +196,10 @@ class Invoke:
                 Request(function, claim, invocation, trigger, event, self._now_ms(), wait_ms)
             )
         except JiffyError as exc:
-            self._metrics.count(function.name, exc.code)
+            self._metrics.count(function.label, exc.code)
             raise
         if answer.invocation == invocation:
-            self._metrics.observe(function.name, answer.outcome, answer.duration_us, answer.cold)
+            self._metrics.observe(function.label, answer.outcome, answer.duration_us, answer.cold)
         return answer
 
     async def invocation(self, scope: Scope, receive: Receive, send: Send, head: Head, tenant: str, name: str) -> None:
@@ -253,9 +253,9 @@ class Invoke:
         def ended(answer: Answer | JiffyError) -> None:
             placement.ended(invoker)
             if isinstance(answer, JiffyError):
-                self._metrics.count(function.name, answer.code)
+                self._metrics.count(function.label, answer.code)
             else:
-                self._metrics.observe(function.name, answer.outcome, answer.duration_us, answer.cold)
+                self._metrics.observe(function.label, answer.outcome, answer.duration_us, answer.cold)
             done(answer)
 
         placement.begun(invoker)
@@ -289,10 +289,10 @@ class Invoke:
                 function, event, trigger="invoke", wishes=wishes, invocation=invocation, claim=claim
             )
         except JiffyError as exc:
-            self._metrics.count(function.name, exc.code)
+            self._metrics.count(function.label, exc.code)
             raise
         if accepted == invocation:
-            self._metrics.count(function.name, "queued")
+            self._metrics.count(function.label, "queued")
         text = accepted.encode()
         headers = [
             JSON,

@@ -7,10 +7,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.admission import TENANT, known_name
+from gateway.admission import known_name
 from gateway.catalog import Catalog
 from gateway.openapi import Endpoint
-from gateway.routes import bodies
+from gateway.routes import bodies, caller
 from gateway.store import Store
 from jiffy.contract import routes
 from jiffy.contract.errors import Conflict, InvalidRequest, NotFound
@@ -37,20 +37,20 @@ class Live:
     async def move(self, request: Request) -> Response:
         name = known_name(request.path_params["name"])
         wanted = _wanted(await bodies.read(request, BODY_MAX_BYTES))
-        live, revisions = await self._store.revisions(TENANT, name)
+        live, revisions = await self._store.revisions(caller.tenant(request), name)
         if not live:
-            raise self._catalog.missing(TENANT, name)
+            raise self._catalog.missing(caller.tenant(request), name)
         chosen = _choose(name, live, revisions, wanted)
         self._check_routes(chosen)
-        if not await self._store.set_live(TENANT, name, live, chosen.number):
+        if not await self._store.set_live(caller.tenant(request), name, live, chosen.number):
             raise Conflict(f"{name} was deployed, moved or removed at the same time; look at it and try again")
-        await self._catalog.refresh(TENANT, name)
+        await self._catalog.refresh(caller.tenant(request), name)
         return JSONResponse({"function": name, "revision": chosen.number, "before": live})
 
     def _check_routes(self, revision: Revision) -> None:
         """What it declares may have become another function's since."""
         for text in revision.routes:
-            owner = self._catalog.routes.owner(routes.parse(text))
+            owner = self._catalog.routes_of(revision.tenant).owner(routes.parse(text))
             if owner is not None and owner != (revision.tenant, revision.function):
                 theirs = owner[1]
                 raise Conflict(

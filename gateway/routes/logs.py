@@ -17,10 +17,11 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gateway.admission import TENANT, known_name
+from gateway.admission import known_name
 from gateway.catalog import Catalog
 from gateway.following import Following
 from gateway.openapi import Endpoint
+from gateway.routes import caller
 from gateway.store import Store
 from jiffy.contract import limits
 from jiffy.contract.errors import InvalidRequest
@@ -44,6 +45,7 @@ class _Question(NamedTuple):
     invocation: str  # "" for all; else the id that is wanted, or its end
     start_ms: int | None
     stamped: bool
+    tenant: str = ""
     removed: int = 0  # what revisions up to this number wrote is another function's, which had this name
 
     def wants(self, entry: LogEntry) -> bool:
@@ -80,9 +82,10 @@ class Logs:
 
     async def logs(self, request: Request) -> Response:
         name = known_name(request.path_params["name"])
-        await self._catalog.find(TENANT, name)
+        tenant = caller.tenant(request)
+        await self._catalog.find(tenant, name)
         question = _question(request.query_params, self._store.now_ms())
-        question = question._replace(removed=await self._store.removed(TENANT, name))
+        question = question._replace(tenant=tenant, removed=await self._store.removed(tenant, name))
         if question.follow:
             self._following.admit()
         past = self._past(name, question)
@@ -109,7 +112,7 @@ class Logs:
             return
 
         async def read(after: str, wait_ms: int) -> list[tuple[str, LogEntry]]:
-            return await self._store.logs_after(TENANT, name, after, wait_ms)
+            return await self._store.logs_after(question.tenant, name, after, wait_ms)
 
         async for found in self._following.follow(read, after):
             if found is not None and question.wants(found[1]):
@@ -118,11 +121,11 @@ class Logs:
     async def _past(self, name: str, question: _Question) -> AsyncIterator[list[tuple[str, LogEntry]]]:
         """What is there already, page by page, oldest first."""
         if question.start_ms is None:
-            yield await self._store.logs_last(TENANT, name, question.limit)
+            yield await self._store.logs_last(question.tenant, name, question.limit)
             return
         start, left = str(max(0, question.start_ms)), limits.LOG_ENTRIES_MAX * 2
         while left > 0:
-            page = await self._store.logs_since(TENANT, name, start, PAGE)
+            page = await self._store.logs_since(question.tenant, name, start, PAGE)
             yield page
             if len(page) < PAGE:
                 return

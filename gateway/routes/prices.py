@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.keyring import Caller
 from gateway.ledger import Ledger, bookfile
-from gateway.ledger.prices import PriceList
+from gateway.ledger.prices import PriceBook, PriceList
 from gateway.openapi import Endpoint
-from gateway.routes import bodies
+from gateway.routes import bodies, caller
+from jiffy.contract.access import Role
 from jiffy.contract.errors import InvalidRequest, NotFound
 
 BODY_MAX_BYTES = 1024 * 1024  # some thousand tenants with prices of their own
@@ -27,18 +31,19 @@ class Prices:
                 *("POST", path, self.publish, "Publish the price books of a TOML file; known ones must be unchanged."),
                 body="application/toml",
                 errors=("400", "409", "413", "503"),
+                role=Role.ADMIN,
             ),
         )
 
     async def all(self, request: Request) -> Response:
-        return JSONResponse(self._document(self._ledger.price_list))
+        return JSONResponse(self._document(self._ledger.price_list, caller.of(request)))
 
     async def show(self, request: Request) -> Response:
         version = request.path_params["version"]
         known = {str(book.version): book for book in self._ledger.price_list.books}
         if version not in known:
             raise NotFound(f"there is no price book {version[:40]!r}; there is {', '.join(known)}")
-        return JSONResponse({"currency": known[version].currency} | bookfile.document(known[version]))
+        return JSONResponse({"currency": known[version].currency} | _book(known[version], caller.of(request)))
 
     async def publish(self, request: Request) -> Response:
         try:
@@ -46,11 +51,18 @@ class Prices:
         except UnicodeDecodeError as exc:
             raise InvalidRequest(f"a price file must be UTF-8: {exc}") from exc
         await self._ledger.publish(bookfile.parse(text, "the price file"))
-        return JSONResponse(self._document(self._ledger.price_list))
+        return JSONResponse(self._document(self._ledger.price_list, caller.of(request)))
 
-    def _document(self, known: PriceList) -> dict[str, object]:
+    def _document(self, known: PriceList, asking: Caller) -> dict[str, object]:
         return {
             "currency": known.currency,
             "in_force": known.at(self._ledger.now_ms()).version,
-            "books": [bookfile.document(book) for book in known.books],
+            "books": [_book(book, asking) for book in known.books],
         }
+
+
+def _book(book: PriceBook, asking: Caller) -> dict[str, object]:
+    """What other tenants pay is nobody's business."""
+    if not asking.admin:
+        book = replace(book, tenants={name: own for name, own in book.tenants.items() if name == asking.tenant})
+    return bookfile.document(book)

@@ -10,8 +10,10 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.admission import Admission, check_size
 from gateway.openapi import Endpoint
+from gateway.routes import caller
 from gateway.store import Store
 from jiffy.contract import limits
+from jiffy.contract.access import Role
 from jiffy.contract.errors import InvalidRequest, NotFound, Unavailable
 
 UPLOADS_MAX = 3  # at a time: each holds up to SOURCE_MAX_BYTES, three times over while it goes to Redis
@@ -27,7 +29,9 @@ class Sources:
     def endpoints(self) -> tuple[Endpoint, ...]:
         path = "/v1/sources/{digest}"
         return (
-            Endpoint("HEAD", path, self.look, "Is this archive here?", answer="", errors=("400", "404")),
+            Endpoint(
+                "HEAD", path, self.look, "Is this archive here?", answer="", errors=("400", "404"), role=Role.DEPLOY
+            ),
             Endpoint(
                 *("PUT", path, self.put, "Upload a source archive (tar.gz); the path holds its SHA-256."),
                 body="application/gzip",
@@ -38,7 +42,7 @@ class Sources:
 
     async def look(self, request: Request) -> Response:
         digest = _digest(request)
-        if not await self._store.has_source(digest):
+        if not await self._store.has_source(caller.tenant(request), digest):
             raise NotFound(f"there is no source {digest}")
         return Response()
 
@@ -68,7 +72,7 @@ class Sources:
             found = f"sha256:{sha.hexdigest()}"
             if found != digest:
                 raise InvalidRequest(f"the body's digest is {found}, not {digest}")
-            if not await self._store.put_source(digest, bytes(archive)):
+            if not await self._store.put_source(caller.tenant(request), digest, bytes(archive)):
                 room = f"{limits.SOURCES_MAX} sources of {limits.SOURCES_MAX_BYTES // limits.MIB} MiB in all"
                 text = (
                     f"there is no room for more than {room}; each is let go {limits.BUILD_KEEP_S} s after its last use"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from gateway.admission import TENANT
 from gateway.ledger import Ledger, months
 from gateway.ledger.page import page
 from gateway.openapi import Endpoint
+from gateway.routes import caller
+from jiffy.contract.access import Role
 from jiffy.contract.errors import InvalidRequest
 
 # The page is complete: it needs, and may load, nothing from anywhere.
@@ -31,24 +32,25 @@ class Statements:
             Endpoint(
                 *("POST", f"{path}/close", self.close, "Close a month that is over: freeze and number its statement."),
                 errors=("400", "409", "503"),
+                role=Role.ADMIN,
             ),
         )
 
     async def all(self, request: Request) -> Response:
-        return JSONResponse({"statements": await self._ledger.statements(TENANT)})
+        return JSONResponse({"statements": await self._ledger.statements(caller.tenant(request))})
 
     async def show(self, request: Request) -> Response:
         form = request.query_params.get("format") or "json"
         if form not in ("json", "html"):
             raise InvalidRequest(f"format = {form[:40]!r}; allowed: json, html")
         await self._ledger.settle_now()
-        document = await self._ledger.statement(_month(request), TENANT)
+        document = await self._ledger.statement(_month(request), caller.tenant(request))
         if form == "html":
             return HTMLResponse(page(document), headers=PAGE_HEADERS)
         return JSONResponse(document)
 
     async def close(self, request: Request) -> Response:
-        return JSONResponse(await self._ledger.close_month(_month(request), TENANT))
+        return JSONResponse(await self._ledger.close_month(_month(request), caller.tenant(request)))
 
 
 def _month(request: Request) -> int:

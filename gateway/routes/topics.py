@@ -10,16 +10,17 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.admission import TENANT, known_name
+from gateway.admission import known_name
 from gateway.catalog import Catalog
 from gateway.openapi import Endpoint
-from gateway.routes import bodies
+from gateway.routes import bodies, caller
 from gateway.triggers import cloudevent
 from gateway.triggers.sources.topic import group_of
 from gateway.triggers.topic_store import TopicStore
 from gateway.triggers.topics import Topics
 from gateway.triggers.trigger import declared
 from jiffy.contract import limits, topics
+from jiffy.contract.access import Role
 from jiffy.contract.errors import InvalidRequest, NotFound
 
 EVENTS_DEFAULT, EVENTS_MAX = 20, 1000
@@ -51,6 +52,7 @@ class TopicRoutes:
             ),
             Endpoint(
                 *("POST", f"{path}/events", self.publish, "Publish CloudEvents 1.0: binary, structured or a batch."),
+                role=Role.INVOKE,
                 body="*/*",
                 status="202",
                 errors=("400", "409", "413", "503"),
@@ -70,16 +72,16 @@ class TopicRoutes:
     async def publish(self, request: Request) -> Response:
         name = _name(request)
         body = await bodies.read(request, limits.PAYLOAD_MAX_BYTES)
-        published = await self._topics.publish(TENANT, name, cloudevent.read(request.headers, body))
+        published = await self._topics.publish(caller.tenant(request), name, cloudevent.read(request.headers, body))
         return JSONResponse({"topic": name, "ids": list(published.ids)}, 202)
 
     async def all(self, request: Request) -> Response:
-        found = await self._store.settings(TENANT)
+        found = await self._store.settings(caller.tenant(request))
         return JSONResponse({"topics": [{"topic": name} | _settings(one) for name, one in found.items()]})
 
     async def show(self, request: Request) -> Response:
         name, settings = await self._find(request)
-        state = await self._store.state(TENANT, name)
+        state = await self._store.state(caller.tenant(request), name)
         return JSONResponse(
             {
                 "topic": name,
@@ -99,12 +101,12 @@ class TopicRoutes:
         keep_s = document.get("keep_s", limits.TOPIC_KEEP_DEFAULT_S)
         if type(keep_s) is not int or not 1 <= keep_s <= limits.TOPIC_KEEP_MAX_S:
             raise InvalidRequest(f"keep_s = {keep_s!r:.40}; allowed: 1 to {limits.TOPIC_KEEP_MAX_S} seconds")
-        await self._topics.set(TENANT, name, keep_s, document.get("schema"))
+        await self._topics.set(caller.tenant(request), name, keep_s, document.get("schema"))
         return await self.show(request)
 
     async def remove(self, request: Request) -> Response:
         name = _name(request)
-        if not await self._store.remove(TENANT, name):
+        if not await self._store.remove(caller.tenant(request), name):
             raise NotFound(f"there is no topic {name!r}")
         return Response(status_code=204)
 
@@ -114,25 +116,30 @@ class TopicRoutes:
         if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= EVENTS_MAX):
             raise InvalidRequest(f"limit = {text[:40]!r}; allowed: a whole number from 1 to {EVENTS_MAX}")
         since = request.query_params.get("since")
-        found = await self._store.events(TENANT, name, _moment(since) if since else 0, int(text))
+        found = await self._store.events(caller.tenant(request), name, _moment(since) if since else 0, int(text))
         return JSONResponse({"events": [{"id": entry, "event": json.loads(event)} for entry, event in found]})
 
     async def replay(self, request: Request) -> Response:
         function, wanted = known_name(request.path_params["function"]), request.path_params["trigger"]
-        found = {one.id.name: one for one in declared(self._catalog.get(TENANT, function)) if one.type == "topic"}
+        found = {
+            one.id.name: one
+            for one in declared(self._catalog.get(caller.tenant(request), function))
+            if one.type == "topic"
+        }
         if wanted not in found:
             raise NotFound(f"function {function!r} has no topic trigger {wanted[:80]!r}")
         document = bodies.parse(await bodies.read(request, SETTINGS_MAX_BYTES), '{"since": "2027-01-31T09:00:00Z"}')
         if not isinstance(document, dict) or list(document) != ["since"]:
             raise InvalidRequest('the body must be {"since": "2027-01-31T09:00:00Z"}')
         since_ms, pattern = _moment(document["since"]), found[wanted].options["topic"]
-        names = [name for name in await self._store.settings(TENANT) if topics.matches(pattern, name)]
-        await self._store.rewind(TENANT, names, group_of(function, wanted), since_ms)
+        tenant = caller.tenant(request)
+        names = [name for name in await self._store.settings(tenant) if topics.matches(pattern, name)]
+        await self._store.rewind(tenant, names, group_of(function, wanted), since_ms)
         return JSONResponse({"topics": names, "since": _time(since_ms)})
 
     async def _find(self, request: Request) -> tuple[str, dict[str, Any]]:
         name = _name(request)
-        found = await self._store.settings(TENANT)
+        found = await self._store.settings(caller.tenant(request))
         if name not in found:
             raise NotFound(f"there is no topic {name!r}; publishing to it makes one")
         return name, found[name]

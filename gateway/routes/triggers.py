@@ -9,14 +9,15 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.admission import TENANT, known_name
+from gateway.admission import known_name
 from gateway.catalog import Catalog, Function
 from gateway.openapi import Endpoint
-from gateway.routes import bodies
+from gateway.routes import bodies, caller
 from gateway.triggers.firing import Firing
 from gateway.triggers.store import TriggerStore
 from gateway.triggers.trigger import Trigger, TriggerState, declared, public
 from jiffy.contract import limits
+from jiffy.contract.access import Role
 from jiffy.contract.errors import InvalidRequest, NotFound
 from jiffy.contract.schedules import schedule
 
@@ -40,6 +41,7 @@ class Triggers:
             Endpoint("POST", f"{path}/resume", self.resume, "Go on, from now.", errors=wrong),
             Endpoint(
                 *("POST", f"{path}/fire", self.fire, "Call the function now, with this event or the trigger's usual."),
+                role=Role.INVOKE,
                 body="application/json",
                 status="202",
                 errors=("400", "404", "413", "503"),
@@ -52,7 +54,7 @@ class Triggers:
         )
 
     async def all(self, request: Request) -> Response:
-        found = [trigger for function in self._catalog.all(TENANT) for trigger in declared(function)]
+        found = [trigger for function in self._catalog.all(caller.tenant(request)) for trigger in declared(function)]
         states = await self._store.states([trigger.id for trigger in found])
         return JSONResponse({"triggers": [self._document(t, s) for t, s in zip(found, states, strict=True)]})
 
@@ -84,9 +86,9 @@ class Triggers:
 
     def _find(self, request: Request) -> tuple[Function, Trigger]:
         name, wanted = known_name(request.path_params["function"]), request.path_params["trigger"]
-        function = self._catalog.get(TENANT, name)
+        function = self._catalog.get(caller.tenant(request), name)
         if function is None:
-            raise self._catalog.missing(TENANT, name)
+            raise self._catalog.missing(caller.tenant(request), name)
         found = {trigger.id.name: trigger for trigger in declared(function)}
         if wanted not in found:
             has = f"it has {', '.join(found)}" if found else "it declares none"

@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.admission import TENANT
 from gateway.ledger import Ledger, months
 from gateway.ledger.lines import moment_text
 from gateway.ledger.questions import By, Question
+from gateway.routes import caller
 from gateway.routes.export import FORMATS, stream
+from jiffy.contract.access import Role
 from jiffy.contract.errors import InvalidRequest, SpecError
 from jiffy.contract.spec import check_name
 
@@ -50,7 +51,11 @@ def routes(ledger: Ledger) -> list[BaseRoute]:
 
 
 async def _usage(ledger: Ledger, request: Request) -> Response:
-    question, form = parse(request.query_params, TENANT, ledger.now_ms())
+    asking = caller.of(request)
+    asking.need(Role.READ)
+    question, form = parse(request.query_params, asking.tenant, ledger.now_ms())
+    if question.tenant is None:
+        asking.need(Role.ADMIN)
     waiting = await ledger.settle_now()
     if form in FORMATS:
         return await stream(ledger, question, form, "limit" in request.query_params)

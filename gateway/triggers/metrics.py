@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.triggers.trigger import TriggerId
+from jiffy.contract.access import qualified
 
 SERIES_MAX = 20_000  # as in gateway/metrics.py
 
@@ -18,18 +19,18 @@ class TriggerMetrics:
         self._waiting: dict[tuple[str, str], int] = {}
 
     def count(self, key: TriggerId, kind: str, n: int = 1) -> None:
-        series = (key.function, key.name, kind)
+        series = (qualified(key.tenant, key.function), key.name, kind)
         if series not in self._events and len(self._events) >= SERIES_MAX:
             self._events, self._late_ms, self._waiting = {}, {}, {}
         self._events[series] = self._events.get(series, 0) + n
 
     def late(self, key: TriggerId, ms: int) -> None:
         """How long after its time the last event of a trigger became a call."""
-        self._late_ms[key.function, key.name] = ms
+        self._late_ms[qualified(key.tenant, key.function), key.name] = ms
 
     def waiting(self, key: TriggerId, messages: int) -> None:
         """How long a trigger's queue is."""
-        self._waiting[key.function, key.name] = messages
+        self._waiting[qualified(key.tenant, key.function), key.name] = messages
 
     def lines(self) -> Iterator[str]:
         yield "# HELP jiffy_trigger_events_total What triggers did: fired, skipped, failed, dead."

@@ -63,6 +63,7 @@ class Plan:
     api_key: str | None = None
     allow_hosts: tuple[str, ...] = ()  # names that gateways answer to without a key, beside loopback's
     callbacks_to: tuple[str, ...] = ()  # networks that callbacks may reach though they are not public
+    keys: Path | None = None  # API keys of tenants
 
 
 class Supervisor:
@@ -72,6 +73,8 @@ class Supervisor:
         self._plan = plan
         self._say = say
         self._ready = ready
+        # Where only tenants have keys, we need one of our own to ask how the platform is.
+        self._api_key = plan.api_key or (secrets.token_urlsafe(32) if plan.keys else None)
         self._phase = Phase.STARTING
         self._running: dict[str, Process] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
@@ -79,7 +82,7 @@ class Supervisor:
     async def run(self) -> None:
         """Returns after a signal ended it in good order. Raises JiffyError with the one line to show."""
         plan = self._plan
-        if not plan.api_key and not loopback(plan.host):
+        if not self._api_key and not loopback(plan.host):
             raise Unavailable(
                 f"--host {plan.host} can be reached from outside: set JIFFY_API_KEY to the key that calls must carry"
             )
@@ -104,11 +107,12 @@ class Supervisor:
             self._keep(home, self._command(home, "valkey", ["exec", *queue.command(home.valkey)]))
             await self._watching(self._queue_answers(redis_url))
         where = ["--redis", redis_url, "--data", str(home.path)]
-        secret = {"JIFFY_API_KEY": self._plan.api_key} if self._plan.api_key else {}
+        secret = {"JIFFY_API_KEY": self._api_key} if self._api_key else {}
         book = ["--ledger", self._plan.ledger] if self._plan.ledger else []
         kept = ["--keep-calls", str(self._plan.keep_calls)]
         self._keep(home, self._command(home, "ledger", ["gateway.ledger", *where, *book, *kept]))
         book += ["--prices", str(self._plan.prices)] if self._plan.prices else []
+        book += ["--keys", str(self._plan.keys)] if self._plan.keys else []
         book += [word for name in self._plan.allow_hosts for word in ("--allow-host", name)]
         book += [word for network in self._plan.callbacks_to for word in ("--callbacks-to", network)]
         for n in range(self._plan.gateways):
@@ -192,9 +196,9 @@ class Supervisor:
         """Waits for /healthz to be 200; returns which sandboxes the invoker makes."""
         began, told = time.monotonic(), False
         while True:
-            status, document = await health.ask(address, "/healthz", self._plan.api_key)
+            status, document = await health.ask(address, "/healthz", self._api_key)
             if status == 200:
-                return health.sandbox(await health.ask(address, "/v1/status", self._plan.api_key))
+                return health.sandbox(await health.ask(address, "/v1/status", self._api_key))
             if time.monotonic() - began > SLOW_START_S and not told:
                 self._say(f"still starting: {health.reason(status, document)}")
                 told = True

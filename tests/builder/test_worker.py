@@ -52,7 +52,7 @@ class Platform:
 
     async def queue(self, name: str, files: dict[str, str], **spec: Any) -> str:
         archive = pack(files)
-        await self.redis.set(keys.source(digest(archive)), archive)
+        await self.redis.set(keys.source("default", digest(archive)), archive)
         build = str(uuid.uuid4())
         request = BuildRequest(build, "default", name, {"handler": "app:handler"} | spec, digest(archive), 0)
         await self.redis.xadd(keys.BUILDS, {"b": wire.pack(request)})
@@ -64,7 +64,7 @@ class Platform:
         last = b"0"
         async with asyncio.timeout(90):
             while True:
-                for _, entries in await self.redis.xread({keys.build(build): last}, block=1000):
+                for _, entries in await self.redis.xread({keys.build("default", build): last}, block=1000):
                     for entry, fields in entries:
                         last = entry
                         event = wire.unpack(BuildEvent, fields[b"e"])
@@ -206,10 +206,10 @@ async def test_a_source_that_is_gone_or_changed_fails_the_build(platform: Platfo
     archive = pack({"app.py": CODE})
     build = await platform.queue("hello", {"app.py": CODE})
     await platform.end_of(build)
-    await platform.redis.set(keys.source(digest(archive)), b"something else")
+    await platform.redis.set(keys.source("default", digest(archive)), b"something else")
     event, _ = await platform.end_of(await requeue(platform, digest(archive)))
     assert (event.kind, "not what its digest says" in event.text) == ("failed", True)
-    await platform.redis.delete(keys.source(digest(archive)))
+    await platform.redis.delete(keys.source("default", digest(archive)))
     event, _ = await platform.end_of(await requeue(platform, digest(archive)))
     assert (event.kind, "upload it again" in event.text) == ("failed", True)
 
@@ -325,7 +325,7 @@ async def test_the_process_hands_back_what_it_can_t_finish(platform: Platform, t
         stderr=asyncio.subprocess.DEVNULL,
     )
     async with asyncio.timeout(60):
-        while not await platform.redis.xlen(keys.build(build)):
+        while not await platform.redis.xlen(keys.build("default", build)):
             await asyncio.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0

@@ -94,7 +94,15 @@ def test_only_a_digest_becomes_a_path(digest: str) -> None:
 def test_no_two_keys_share_a_name() -> None:
     names = [
         *(keys.calls("x"), keys.answers("x"), keys.invocation("x"), keys.functions("x"), keys.function("x", "y")),
-        *(keys.logs("x", "y"), keys.build("x"), keys.source("x"), keys.BUILDS, keys.USAGE, keys.INVOKERS, keys.TENANTS),
+        *(
+            keys.logs("x", "y"),
+            keys.build("x", "y"),
+            keys.source("x", "y"),
+            keys.BUILDS,
+            keys.USAGE,
+            keys.INVOKERS,
+            keys.TENANTS,
+        ),
         *(keys.BUILDERS, keys.FUNCTIONS_CHANGED),
     ]
     assert len(set(names)) == len(names)

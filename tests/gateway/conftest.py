@@ -25,7 +25,12 @@ class Served:
 
 
 def config(
-    redis_url: str, data: Path, api_key: str | None = None, name: str = "gw-1", allow_hosts: tuple[str, ...] = ()
+    redis_url: str,
+    data: Path,
+    api_key: str | None = None,
+    name: str = "gw-1",
+    allow_hosts: tuple[str, ...] = (),
+    keys: Path | None = None,
 ) -> Config:
     book = f"sqlite:///{data}/ledger.sqlite3"
     return Config(
@@ -39,14 +44,20 @@ def config(
         prices=None,
         api_key=api_key,
         allow_hosts=allow_hosts,
+        keys=keys,
     )
 
 
 @contextlib.asynccontextmanager
 async def serving(
-    redis_url: str, data: Path, api_key: str | None = None, name: str = "gw-1", allow_hosts: tuple[str, ...] = ()
+    redis_url: str,
+    data: Path,
+    api_key: str | None = None,
+    name: str = "gw-1",
+    allow_hosts: tuple[str, ...] = (),
+    keys: Path | None = None,
 ) -> AsyncIterator[Served]:
-    settings = config(redis_url, data, api_key, name, allow_hosts)
+    settings = config(redis_url, data, api_key, name, allow_hosts, keys)
     listener = listen(settings)
     port = listener.getsockname()[1]
     gateway = await Gateway.open(settings)

@@ -150,12 +150,12 @@ async def publish(url: str, name: str = "hello", number: int = 1, tell: bool = T
     async with Redis.from_url(url, protocol=2) as redis:
         field = keys.revision_field(number)
         await redis.hset(
-            keys.function("default", name), mapping={"live": number, "latest": number, field: wire.pack(revision)}
+            keys.function(revision.tenant, name), mapping={"live": number, "latest": number, field: wire.pack(revision)}
         )
-        await redis.sadd(keys.functions("default"), name)
-        await redis.sadd(keys.TENANTS, "default")
+        await redis.sadd(keys.functions(revision.tenant), name)
+        await redis.sadd(keys.TENANTS, revision.tenant)
         if tell:
-            await redis.publish(keys.FUNCTIONS_CHANGED, f"default:{name}")
+            await redis.publish(keys.FUNCTIONS_CHANGED, f"{revision.tenant}:{name}")
     return revision
 
 

@@ -32,7 +32,7 @@ def catalog(store: Store) -> Catalog:
 
 
 def owner(catalog: Catalog, method: str, path: str) -> str:
-    found = catalog.routes.find(method, path)
+    found = catalog.routes_of("default").find(method, path)
     return found.function if isinstance(found, Match) else ""
 
 

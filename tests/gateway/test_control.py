@@ -45,12 +45,12 @@ async def test_a_source_comes_in_once_and_is_kept_as_it_is(redis_url: str, serve
     assert await upload(served) == f"sha256:{DIGEST}"
     assert (await served.http.head(path)).status_code == 200
     async with Redis.from_url(redis_url) as redis:
-        assert await redis.get(keys.source(f"sha256:{DIGEST}")) == ARCHIVE
-        assert 0 < await redis.ttl(keys.source(f"sha256:{DIGEST}")) <= limits.BUILD_KEEP_S
+        assert await redis.get(keys.source("default", f"sha256:{DIGEST}")) == ARCHIVE
+        assert 0 < await redis.ttl(keys.source("default", f"sha256:{DIGEST}")) <= limits.BUILD_KEEP_S
 
 
 async def test_all_sources_together_are_bounded(redis_url: str, served: Served) -> None:
-    other = keys.source("sha256:" + "0" * 64)
+    other = keys.source("default", "sha256:" + "0" * 64)
     async with Redis.from_url(redis_url) as redis:
         await redis.set(other, b"large")
         await redis.hset(keys.SOURCES, other, str(limits.SOURCES_MAX_BYTES - len(ARCHIVE) + 1))
@@ -102,9 +102,9 @@ async def test_a_deploy_queues_a_build_and_its_events_can_be_followed(redis_url:
             assert stream.headers["content-type"] == "application/x-ndjson"
             lines = stream.aiter_lines()
             seen.append(json.loads(await anext(lines)))
-            await redis.xadd(keys.build(build), {"e": wire.pack(event("step", "base", cached=True))})
+            await redis.xadd(keys.build("default", build), {"e": wire.pack(event("step", "base", cached=True))})
             seen.append(json.loads(await anext(lines)))
-            await redis.xadd(keys.build(build), {"e": wire.pack(event("done", "publish", revision=1))})
+            await redis.xadd(keys.build("default", build), {"e": wire.pack(event("done", "publish", revision=1))})
             seen += [json.loads(line) async for line in lines]
     assert [(e["kind"], e["step"]) for e in seen] == [("step", "queue"), ("step", "base"), ("done", "publish")]
     assert (seen[1]["cached"], seen[2]["revision"]) == (True, 1)

@@ -48,6 +48,7 @@ COMMANDS = {
     "prices": Entry("prices", "Show and publish what calls cost."),
     "drain": Entry("drain", "Have a host take no further calls."),
     "status": Entry("status", "Show how the platform is doing."),
+    "keys": Entry("keys", "Make API keys for tenants, and take them back."),
     "topics": Entry("topics", "Publish events, and see what topics hold."),
     "triggers": Entry("triggers", "What calls functions besides requests."),
     "remove": Entry("functions", "Remove a function."),
@@ -56,7 +57,7 @@ ATTRIBUTES = {  # where the command's name is no name in Python, or a taken one
     "list": "list_functions",
     "callback-secret": "callback_secret",
 }
-LOCAL = ("up", "init")  # speak to no platform
+LOCAL = ("up", "init", "keys")  # speak to no platform
 
 
 def _use_url(_: click.Context, __: click.Parameter, url: str | None) -> None:

@@ -21,7 +21,7 @@ def _networks(ctx: click.Context, parameter: click.Parameter, given: tuple[str, 
 
 
 @click.command(short_help="Start a platform on this machine.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need JIFFY_API_KEY.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need keys.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port.")
 @click.option(
     "--data",
@@ -73,6 +73,13 @@ def _networks(ctx: click.Context, parameter: click.Parameter, given: tuple[str, 
     help="Which sleeping sandboxes go.",
 )
 @click.option("--warm-mb", default=0, type=click.IntRange(0), help="What they may take.  [default: a quarter]")
+@click.option(
+    "--keys",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="JIFFY_KEYS",
+    help="API keys of tenants (`jiffy keys`); read again when it changes.",
+)
 @click.option("--verbose", is_flag=True, help="Print the logs of all parts here instead of into DATA/logs.")
 def up(
     host: str,
@@ -91,6 +98,7 @@ def up(
     warm_mb: int,
     allow_host: tuple[str, ...],
     callbacks_to: tuple[str, ...],
+    keys: Path | None,
     verbose: bool,
 ) -> None:
     """Start a platform on this machine.
@@ -123,6 +131,7 @@ def up(
         allow_hosts=allow_host,
         callbacks_to=callbacks_to,
         api_key=os.environ.get("JIFFY_API_KEY") or None,
+        keys=keys.absolute() if keys else None,
     )
     supervisor = Supervisor(plan, say=lambda line: click.echo(f"jiffy: {line}", err=True), ready=click.echo)
     asyncio.run(supervisor.run())

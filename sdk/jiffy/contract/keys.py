@@ -163,14 +163,14 @@ BUILDS = f"{P}builds"  # stream {b: BuildRequest}; read by group BUILD_GROUP
 BUILD_GROUP = "builders"
 
 
-def build(build_id: str) -> str:
+def build(tenant: str, build_id: str) -> str:
     """stream {e: BuildEvent}; expires limits.BUILD_KEEP_S after its last event."""
-    return f"{P}build:{build_id}"
+    return f"{P}build:{tenant}:{build_id}"
 
 
 SOURCES = f"{P}sources"  # hash {key of a source: its bytes}; those that have expired are still in it
 
 
-def source(digest: str) -> str:
+def source(tenant: str, digest: str) -> str:
     """string: an uploaded source archive (tar.gz); expires limits.BUILD_KEEP_S after its last use."""
-    return f"{P}source:{digest}"
+    return f"{P}source:{tenant}:{digest}"
