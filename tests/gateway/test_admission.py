@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.admission import HEADERS_MAX, Admission, check_size, known_name, read_head, unknown
+from gateway.admission import HEADERS_MAX, Admission, acting, check_size, known, known_name, read_head
 from gateway.keyring import OWNER, Keyring
 from jiffy.contract import limits
-from jiffy.contract.errors import InvalidRequest, NotFound, PayloadTooLarge, Unavailable
+from jiffy.contract.errors import InvalidRequest, NotFound, PayloadTooLarge, Unauthorized, Unavailable
 
 KEYS = Keyring("s3cret", None)
 
@@ -23,6 +23,7 @@ KEYS = Keyring("s3cret", None)
 def test_the_key_opens_and_is_not_passed_on(header: tuple[bytes, bytes]) -> None:
     head = read_head([(b"host", b"x"), header], KEYS)
     assert (head.pairs, head.caller) == ([("host", "x")], OWNER)
+    assert known([header], KEYS) is OWNER
 
 
 @pytest.mark.parametrize(
@@ -40,8 +41,9 @@ def test_the_key_opens_and_is_not_passed_on(header: tuple[bytes, bytes]) -> None
 )
 def test_without_the_key_nothing_opens(headers: list[tuple[bytes, bytes]]) -> None:
     sent = any(name != b"cookie" for name, _ in headers)
-    assert read_head(headers, KEYS).caller is None
-    assert ("wrong API key" if sent else "set JIFFY_API_KEY") in unknown(headers).message
+    assert read_head(headers, KEYS).caller is known(headers, KEYS) is None
+    with pytest.raises(Unauthorized, match="wrong API key" if sent else "set JIFFY_API_KEY"):
+        acting(None, "default", headers)
 
 
 def test_without_a_key_to_ask_for_authorization_belongs_to_the_function() -> None:
