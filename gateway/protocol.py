@@ -78,6 +78,8 @@ class GatewayHttp(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.more_body:
             self._arriving = cycle
+        elif self.flow.write_paused:  # a client that does not read its answers waits for them: uvicorn's way does so
+            super()._start_asgi_task(cycle, app)
         elif not cast(App, app).whole(cast(Scope, cycle.scope), bytes(cycle.body), partial(self._respond, cycle)):
             super()._start_asgi_task(cycle, app)
 

@@ -122,6 +122,20 @@ async def test_pipelined_requests_are_answered_in_order(redis_url: str, served: 
         assert bodies == [b'"/%d"' % n for n in range(5)] + [b'"/last"']
 
 
+async def test_who_does_not_read_its_answers_gets_no_more_of_them(
+    redis_url: str, served: Served, invoker: Invokers
+) -> None:
+    await publish(redis_url)
+    large = b'"' + b"x" * 2_000_000 + b'"'
+    async with invoker(lambda call: {"payload": large} if b"/large" in call.payload else {}) as fake:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(b"GET /function/hello/large HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100)
+        for _ in range(40):  # each as long as one of those would take
+            assert (await served.http.get("/function/hello")).status_code == 200
+        assert sum(b"/large" in call.payload for call in fake.calls) < 20
+        writer.close()
+
+
 async def test_expect_continue_is_refused_before_the_body_when_it_is_too_large(served: Served, redis_url: str) -> None:
     await publish(redis_url)
     request = (
