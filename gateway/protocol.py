@@ -78,10 +78,13 @@ class GatewayHttp(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.more_body:
             self._arriving = cycle
-        elif self.flow.write_paused:  # a client that does not read its answers waits for them: uvicorn's way does so
+        elif not self._short(cycle, cast(App, app)):
             super()._start_asgi_task(cycle, app)
-        elif not cast(App, app).whole(cast(Scope, cycle.scope), bytes(cycle.body), partial(self._respond, cycle)):
-            super()._start_asgi_task(cycle, app)
+
+    def _short(self, cycle: RequestResponseCycle, app: App) -> bool:
+        if self.flow.write_paused:  # a client that does not read its answers waits for them, as uvicorn's way has it
+            return False
+        return app.whole(cast(Scope, cycle.scope), bytes(cycle.body), partial(self._respond, cycle))
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
