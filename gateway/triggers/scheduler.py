@@ -42,6 +42,7 @@ class _Planned:
     last_ms: int
     tick_ms: int | None = None
     behind: bool = False  # ticks wait for calls that still run: they are not missed ones
+    waits: bool = False  # its call has nowhere to go; that is logged once
 
 
 class Scheduler:
@@ -140,13 +141,14 @@ class Scheduler:
         return list(batch.values())
 
     async def _fire(self, batch: list[_Planned], now_ms: int) -> None:
+        made = [(planned, tick) for planned in batch if (tick := self._try_tick(planned, now_ms)) is not None]
         try:
-            claims = await self._store.fire([self._tick(planned, now_ms) for planned in batch], now_ms)
+            claims = await self._store.fire([tick for _, tick in made], now_ms) if made else []
         except JiffyError:
-            for planned in batch:
+            for planned, _ in made:
                 self._plan(planned, now_ms, LATER_MS)
             raise
-        for planned, claim in zip(batch, claims, strict=True):
+        for (planned, _), claim in zip(made, claims, strict=True):
             if self._planned.get(planned.trigger.id) is planned:
                 self._claimed(planned, claim, now_ms)
 
@@ -164,6 +166,19 @@ class Scheduler:
         else:
             planned.last_ms = max(claim.tick_ms, planned.last_ms)
             self._plan(planned, now_ms)
+
+    def _try_tick(self, planned: _Planned, now_ms: int) -> Tick | None:
+        """None when this one's call has nowhere to go now: it is asked for again later, and holds up no other."""
+        try:
+            tick = self._tick(planned, now_ms)
+        except JiffyError as exc:
+            if not planned.waits:
+                log.warning("the schedule %s waits: %s", planned.trigger.id, exc.message)
+            planned.waits = True
+            self._plan(planned, now_ms, LATER_MS)
+            return None
+        planned.waits = False
+        return tick
 
     def _tick(self, planned: _Planned, now_ms: int) -> Tick:
         assert planned.tick_ms is not None

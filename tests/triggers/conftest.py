@@ -62,8 +62,8 @@ class Lab:
         await catalog.resync()
         return scheduler, catalog
 
-    async def deploy(self, *tables: dict[str, Any], number: int = 1, name: str = "report") -> None:
-        await publish(self.url, name, number, spec={"triggers": list(triggers.check(list(tables)))})
+    async def deploy(self, *tables: dict[str, Any], number: int = 1, name: str = "report", **revision: Any) -> None:
+        await publish(self.url, name, number, spec={"triggers": list(triggers.check(list(tables)))}, **revision)
 
     async def calls(self) -> list[Call]:
         """The calls that were queued since last asked."""

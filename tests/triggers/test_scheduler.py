@@ -167,3 +167,14 @@ async def test_a_gateway_that_has_not_heard_of_new_settings_fires_nothing_of_the
         await late.step(lab.clock())
         await late.step(lab.clock())
     assert times(await lab.calls()) == ["2027-01-01T00:00:30Z"]
+
+
+async def test_a_function_that_no_host_can_run_holds_up_no_other_schedule(lab: Lab) -> None:
+    await lab.deploy(SECONDS)
+    await lab.deploy(SECONDS | {"name": "lost"}, name="elsewhere", store="another-data-folder")
+    scheduler, _ = await lab.gateway()
+    await scheduler.step(lab.clock())
+    for _ in range(3):
+        lab.clock.forward(seconds=1)
+        await scheduler.step(lab.clock())
+    assert [call.trigger for call in await lab.calls()] == ["schedule often"] * 3
