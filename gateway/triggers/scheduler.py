@@ -57,6 +57,7 @@ class Scheduler:
         self._metrics = metrics
         self._now_ms = now_ms
         self._planned: dict[TriggerId, _Planned] = {}
+        self._of: dict[tuple[str, str], set[TriggerId]] = {}  # a function's planned ones
         self._heap: list[tuple[int, TriggerId, int]] = []  # due, whose, which tick
         self._changed: dict[tuple[str, str], bool] = {}  # whose triggers to look at; does the catalog know them yet?
         self._wake = asyncio.Event()
@@ -102,16 +103,27 @@ class Scheduler:
     async def _take_in(self, key: tuple[str, str], now_ms: int) -> None:
         function = self._catalog.get(*key)
         found = {t.id: t for t in declared(function)}
-        for gone in [one for one in self._planned if one[:2] == key and one not in found]:
+        of = self._of.setdefault(key, set())
+        for gone in of - set(found):
             del self._planned[gone]
+            of.discard(gone)
             await self._store.forget(gone)
         for trigger in found.values():
             if trigger.type != "schedule" or function is None:
                 continue
             since_ms, tick_ms = await self._store.adopt(trigger, now_ms)
-            planned = _Planned(trigger, function, schedule(trigger.options, since_ms), tick_ms)
+            try:
+                planned = _Planned(trigger, function, schedule(trigger.options, since_ms), tick_ms)
+                self._plan(planned, now_ms)
+            except Exception as exc:  # another release stored it: that must not end the schedules of all
+                log.warning("the schedule %s can't be read: %r", trigger.id, exc)
+                self._planned.pop(trigger.id, None)
+                of.discard(trigger.id)
+                continue
             self._planned[trigger.id] = planned
-            self._plan(planned, now_ms)
+            of.add(trigger.id)
+        if not of:
+            del self._of[key]
 
     def _plan(self, planned: _Planned, now_ms: int, again_ms: int = 0) -> None:
         """Put the next tick on the heap; `again_ms` from now when this one must be asked for again."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gateway.catalog import Function
-from jiffy.contract import queues
+from jiffy.contract import queues, triggers
 
 
 class TriggerId(NamedTuple):
@@ -53,15 +53,24 @@ class TriggerState:
 
 
 def declared(function: Function | None) -> tuple[Trigger, ...]:
-    """The triggers of a function's live revision, but for those that are routes (edge.py)."""
+    """The triggers of a function's live revision, but for those that are routes (edge.py).
+
+    Another release may have stored them: what it did not know has its default, and a type that we do not know is
+    passed over.
+    """
     if function is None:
         return ()
     found = []
     for table in function.revision.spec.get("triggers", ()):
         options = json.loads(json.dumps(table))  # lists, as they were checked: from the wire they come as tuples
-        name, kind = str(options.pop("name")), str(options.pop("type"))
-        if kind != "http":
-            found.append(Trigger(TriggerId(function.tenant, function.name, name), kind, options))
+        if options.get("type") == "http":
+            continue
+        try:
+            options = triggers.completed(options)
+        except (LookupError, TypeError, ValueError):
+            continue
+        name, kind = options.pop("name"), options.pop("type")
+        found.append(Trigger(TriggerId(function.tenant, function.name, name), kind, options))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from gateway.triggers.store import TriggerStore
 from gateway.triggers.trigger import TriggerId
 from jiffy.contract import keys, wire
 from jiffy.contract.messages import Call, InvocationRecord
-from tests.gateway.fake_invoker import answer
+from tests.gateway.fake_invoker import answer, publish
 from tests.triggers.conftest import Lab
 
 NIGHTLY = {"type": "schedule", "name": "nightly", "cron": "30 2 * * *", "timezone": "Europe/Berlin"}
@@ -178,3 +178,22 @@ async def test_a_function_that_no_host_can_run_holds_up_no_other_schedule(lab: L
         lab.clock.forward(seconds=1)
         await scheduler.step(lab.clock())
     assert [call.trigger for call in await lab.calls()] == ["schedule often"] * 3
+
+
+async def test_what_another_release_stored_is_completed_or_passed_over(lab: Lab) -> None:
+    """One option is all that the oldest schedule had; a cron that we can't read, a type that we do not know."""
+    bare = {"type": "schedule", "name": "bare", "cron": "* * * * * *"}
+    strange = [bare | {"name": "broken", "cron": "when it rains"}, {"type": "comet", "name": "comet"}]
+    await publish(lab.url, "strange", spec={"triggers": strange})
+    await publish(lab.url, "older", spec={"triggers": [*strange, bare]})
+    scheduler, catalog = await lab.gateway()
+    await scheduler.step(lab.clock())
+    lab.clock.forward(seconds=1)
+    await scheduler.step(lab.clock())
+    assert [call.trigger for call in await lab.calls()] == ["schedule bare"]
+    await publish(lab.url, "older", 2, spec={"triggers": strange})
+    await catalog.refresh("default", "older")
+    lab.clock.forward(seconds=1)
+    await scheduler.step(lab.clock())
+    assert not await lab.redis.exists(keys.trigger("default", "older", "bare"))
+    assert await lab.calls() == []

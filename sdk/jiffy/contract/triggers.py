@@ -223,6 +223,16 @@ def unset(tables: tuple[Mapping[str, Any], ...], env: Mapping[str, str]) -> str:
     return ""
 
 
+def completed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored trigger with the options that the release which stored it did not know. Raises ValueError."""
+    kind = KINDS.get(str(table.get("type")))
+    if kind is None or not isinstance(table.get("name"), str):
+        raise ValueError("a trigger of a type that this release does not know")
+    complete = {key: option.default for key, option in kind.options.items()} | dict(table)
+    kind.whole(complete)
+    return complete
+
+
 def check(value: Any) -> tuple[dict[str, Any], ...]:
     """All triggers of a function, complete and named. Raises TriggerError, or ValueError for what is no list at all."""
     if not isinstance(value, (list, tuple)):
