@@ -30,13 +30,17 @@ class Host:
     load: int
     network: bool
     store: str = ""  # which layers it has
+    quiet: bool = False  # it has missed a heartbeat: busy, or gone
 
 
 def live(beats: Iterable[Heartbeat], now_ms: int) -> tuple[Host, ...]:
     """Those that were heard of lately and take new calls."""
-    oldest = now_ms - int(limits.SILENT_AFTER_S * 1000)
+    oldest, quiet = now_ms - int(limits.SILENT_AFTER_S * 1000), now_ms - int(limits.QUIET_AFTER_S * 1000)
     return tuple(
-        Host(beat.invoker, max(1, beat.instances_max), beat.running + beat.waiting, beat.network, beat.store)
+        Host(
+            *(beat.invoker, max(1, beat.instances_max), beat.running + beat.waiting, beat.network, beat.store),
+            beat.at_ms < quiet,
+        )
         for beat in sorted(beats)
         if beat.at_ms >= oldest and not beat.draining
     )
@@ -103,9 +107,9 @@ class Placement:
         """
         hosts = self._able.get((network, store))
         if hosts is None:
-            hosts = self._able[network, store] = tuple(
-                host.invoker for host in self._live if able(host, network, store)
-            )
+            there = [host for host in self._live if able(host, network, store)]
+            well = [host for host in there if not host.quiet] or there
+            hosts = self._able[network, store] = tuple(host.invoker for host in well)
         if len(hosts) < 2:
             if hosts:
                 return hosts[0]

@@ -137,8 +137,8 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
     layers = host.layer_store(config.data)
     who = store.invoker, host.name(), driver.name, driver.network, layers
     pulse = Pulse(store, clock, pool, stems, who, executor.drain, executor.renew)
-    news = store.watch(partial(_serve_live, pool, layers)), store.watch_bases(layers, partial(_expect, stems))
     await pulse.send()  # nothing begins before gateways have heard of us
+    news = store.watch(partial(_serve_live, pool, layers)), store.watch_bases(layers, partial(_expect, stems))
     calls = asyncio.create_task(executor.run())
     others = [asyncio.create_task(work) for work in (pulse.run(), pool.run(), *news, _wait_for(stop))]
     try:

@@ -81,6 +81,17 @@ def test_silent_and_draining_invokers_get_no_calls() -> None:
     assert [h.invoker for h in live(beats, NOW)] == ["well"]
 
 
+def test_who_has_missed_a_heartbeat_gets_calls_only_where_nobody_else_can_take_them() -> None:
+    placement = Placement()
+    beats = [heartbeat("well", NOW - 900), heartbeat("quiet", NOW - 1_100)]
+    placement.update(live(beats, NOW))
+    assert {placement.place("default", f"f{n}") for n in range(20)} == {"well"}
+    placement.update(live(beats[1:], NOW))
+    assert placement.place("default", "f") == "quiet"
+    placement.update(live([heartbeat("well", NOW), heartbeat("quiet", NOW)], NOW))
+    assert {placement.place("default", f"f{n}") for n in range(20)} == {"well", "quiet"}, "it was only busy"
+
+
 def test_a_function_with_a_network_goes_where_there_is_one() -> None:
     placement = Placement()
     placement.update([host("a", network=False), host("b")])

@@ -79,6 +79,7 @@ STREAM_READ_MAX = 256  # entries in one XREADGROUP: the batch that makes the que
 
 # --- liveness -----------------------------------------------------------------------------------------------
 HEARTBEAT_S = 0.5
+QUIET_AFTER_S = 1.0  # one that has missed a beat gets none while another one can take them
 SILENT_AFTER_S = 2.0  # a host that has not been heard of for so long gets no new calls
 HELD_S = 3.0  # after a heartbeat that arrived, an invoker may begin calls for so long: nobody takes them away
 TAKEN_AFTER_S = 3.5  # and after so long without one its calls are taken over; the difference is for clocks that drift
