@@ -22,7 +22,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from gateway import scripts
 from jiffy.contract import keys, limits, outage, wire
@@ -72,6 +72,26 @@ def translated() -> Iterator[None]:
         raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc
 
 
+def wary(pool: Any) -> Any:
+    """The same pool, whose connections all end when one of them turns out to lead to a replica.
+
+    After a failover behind one address (a virtual one, a proxy) the old primary still answers, so nobody would ever
+    connect to the new one; and who only reads would not even notice.
+    """
+
+    class Wary(pool.connection_class):  # type: ignore[misc]  # the pool chose it by the URL
+        async def read_response(self, *args: Any, **options: Any) -> Any:
+            try:
+                return await super().read_response(*args, **options)
+            except ReadOnlyError:
+                await self.disconnect(nowait=True)
+                await pool.disconnect(inuse_connections=True)
+                raise
+
+    pool.connection_class = Wary
+    return pool
+
+
 class Line:
     """One connection for one loop: a command out, a reply in, packed in C. Reconnects when next used."""
 
@@ -108,7 +128,7 @@ class Store:
             retry=Retry(NoBackoff(), 0),
             max_connections=CONNECTIONS_MAX,
         )
-        self._redis: Any = Redis(connection_pool=self._pool)
+        self._redis: Any = Redis(connection_pool=wary(self._pool))
         self._sending, self._receiving = Line(self._pool), Line(self._pool)
         self._send_sha = hashlib.sha1(scripts.SEND.encode(), usedforsecurity=False).hexdigest()
         self._live = self._redis.register_script(scripts.LIVE)

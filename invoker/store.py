@@ -168,6 +168,7 @@ class Store:
             if isinstance(exc, ReadOnlyError) or not isinstance(exc, ResponseError):
                 await self._reader.cut()
                 await self._writer.cut()
+                await self._redis.connection_pool.disconnect()  # what leads to a replica leads there for ever
             _translate(exc)
 
     async def beats(self) -> list[Heartbeat]:

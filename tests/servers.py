@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -59,6 +60,11 @@ class RedisServer:
     def stop(self) -> None:
         """In good order, data written."""
         self._end("terminate")
+
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP and SIGCONT: a server that hangs."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def _end(self, how: str) -> None:
         if self._process is not None:

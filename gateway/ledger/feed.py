@@ -78,7 +78,7 @@ class RedisFeed:
         start = "-"
         while len(entries) < count:
             wanted = min(REPLY_ENTRIES, count - len(entries))
-            with _translated():
+            with self._asking():
                 reply: Any = self._redis.xrange(keys.USAGE, min=start, count=wanted)
             entries += [Entry(entry_id.decode(), _field(fields)) for entry_id, fields in reply]
             if len(reply) < wanted:
@@ -87,20 +87,29 @@ class RedisFeed:
         return entries
 
     def forget(self, last: str) -> None:
-        with _translated():
+        with self._asking():
             self._forget(keys=[keys.USAGE], args=[last])
 
     def waiting(self) -> int:
-        with _translated():
+        with self._asking():
             length: Any = self._redis.xlen(keys.USAGE)
         return int(length)
 
     def lease(self, holder: str, ttl_ms: int) -> bool:
-        with _translated():
+        with self._asking():
             return bool(self._lease(keys=[keys.LEDGER], args=[holder, ttl_ms]))
 
     def close(self) -> None:
         self._redis.close()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.RedisError as exc:
+            if isinstance(exc, redis.ReadOnlyError):  # a failover: by now the address leads to the new primary
+                self._redis.connection_pool.disconnect()
+            raise Unavailable(f"the ledger can't read usage records: {exc}", retry_after_s=1) from exc
 
 
 def _field(fields: list[bytes]) -> bytes | None:
@@ -108,11 +117,3 @@ def _field(fields: list[bytes]) -> bytes | None:
         return fields[1]
     pairs = dict(zip(fields[::2], fields[1::2], strict=True))
     return pairs.get(b"u")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as exc:
-        raise Unavailable(f"the ledger can't read usage records: {exc}", retry_after_s=1) from exc

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from gateway.durable.store import Accepted
-from gateway.store import CONNECT_MAX_S, REPLY_MAX_S, translated
+from gateway.store import CONNECT_MAX_S, REPLY_MAX_S, translated, wary
 from gateway.triggers.trigger import Trigger, TriggerId, TriggerState
 from jiffy.contract import keys, limits, wire
 
@@ -159,6 +159,7 @@ class TriggerStore:
         self._redis: Any = Redis.from_url(
             url, protocol=2, socket_timeout=REPLY_MAX_S, socket_connect_timeout=CONNECT_MAX_S
         )
+        wary(self._redis.connection_pool)
         self._adopt = self._redis.register_script(ADOPT)
         self._fire = self._redis.register_script(FIRE)
         self._lease = self._redis.register_script(LEASE)

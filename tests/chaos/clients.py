@@ -1,0 +1,126 @@
+"""Callers of every kind, and what each of them was promised.
+
+synchronous    called once; an answer must be its own, and no answer promises nothing
+asynchronous   called once; a 202 promises one end
+idempotent     asks again and again with its key, of any gateway, until it has an answer: one call, one answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.chaos.fleet import FUNCTION
+
+PATIENCE_S = 25.0  # beyond a call's wait, its timeout and a gateway's grace
+AGAIN_S = 0.1
+PATH = f"/v1/functions/{FUNCTION}/invocations"
+REFUSED = (429, 502, 503, 504)
+
+
+@dataclass
+class Promised:
+    """What was promised, and what was broken already."""
+
+    accepted: dict[str, dict[str, Any]] = field(default_factory=dict)  # asynchronous: id → event
+    answered: dict[str, dict[str, Any]] = field(default_factory=dict)  # synchronous, with 200: id → event
+    keyed: dict[str, str] = field(default_factory=dict)  # idempotency key → id
+    counts: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+
+
+class Clients:
+    """All callers of one run. Each has its own seeded chance."""
+
+    def __init__(self, seed: int, ports: Sequence[int], promised: Promised) -> None:
+        self._seed = seed
+        self._urls = [f"http://127.0.0.1:{port}{PATH}" for port in ports]
+        self.promised = promised
+        self._n = 0
+        self.ended = asyncio.Event()
+
+    async def run(self, each: int, calls_max: int) -> None:
+        """`each` callers of every kind, until `ended` is set or so many calls were made."""
+        async with httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False, limits=httpx.Limits()) as http:
+            kinds = (self._sync, self._async, self._idempotent)
+            callers: list[Coroutine[Any, Any, None]] = []
+            for kind in kinds:
+                for _ in range(each):
+                    chance = random.Random(f"{self._seed} {len(callers)}")
+                    callers.append(self._call(kind, http, chance, calls_max))
+            await asyncio.gather(*callers)
+
+    async def _call(self, kind: Any, http: httpx.AsyncClient, chance: random.Random, calls_max: int) -> None:
+        while not self.ended.is_set() and self._n < calls_max:
+            self._n += 1
+            sleep_s = chance.choice([0] * 12 + [0.02, 0.2, 1.0, 2.5])
+            await kind(http, chance, {"n": self._n, "s": sleep_s, "fail": chance.random() < 0.03})
+
+    async def _post(self, http: httpx.AsyncClient, url: str, event: Any, **options: Any) -> httpx.Response | None:
+        """None: the connection failed, or was closed without an answer."""
+        try:
+            return await http.post(url, json=event, **options)
+        except httpx.TransportError:
+            await asyncio.sleep(AGAIN_S)
+            return None
+
+    def _judge(self, event: dict[str, Any], answer: httpx.Response, who: str) -> None:
+        """Is it an answer to this event? What is neither that nor a refusal is a broken promise."""
+        if answer.status_code == 200:
+            failed = "jiffy-function-error" in answer.headers
+            right = answer.json()["errorMessage"] == str(event["n"]) if failed else answer.json() == {"n": event["n"]}
+            if not right or failed != event["fail"]:
+                self.promised.broken.append(f"{who} call {event['n']} got another one's answer: {answer.text}")
+        elif answer.status_code not in REFUSED:
+            self.promised.broken.append(f"{who} call {event['n']}: {answer.status_code} {answer.text}")
+
+    async def _sync(self, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any]) -> None:
+        answer = await self._post(http, chance.choice(self._urls), event)
+        if answer is None:
+            self.promised.counts["sync: closed"] += 1
+            return
+        self.promised.counts[f"sync: {answer.status_code}"] += 1
+        self._judge(event, answer, "synchronous")
+        if answer.status_code == 200:
+            self.promised.answered[answer.headers["jiffy-invocation-id"]] = event
+        elif answer.status_code == 503:
+            await asyncio.sleep(AGAIN_S)
+
+    async def _async(self, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any]) -> None:
+        answer = await self._post(http, chance.choice(self._urls), event, params={"mode": "async"})
+        if answer is None:
+            self.promised.counts["async: closed"] += 1
+            return
+        self.promised.counts[f"async: {answer.status_code}"] += 1
+        if answer.status_code == 202:
+            self.promised.accepted[answer.json()["invocation"]] = event
+        elif answer.status_code in REFUSED:
+            await asyncio.sleep(AGAIN_S)
+        else:
+            self.promised.broken.append(f"asynchronous call {event['n']}: {answer.status_code} {answer.text}")
+
+    async def _idempotent(self, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any]) -> None:
+        """Then asks once more, of any gateway: the answer must be the first one's."""
+        key = f"{self._seed}-{event['n']}"
+        ids: set[str] = set()
+        answers = 0
+        while answers < 2 and not (self.ended.is_set() and not answers):
+            answer = await self._post(http, chance.choice(self._urls), event, headers={"idempotency-key": key})
+            if answer is None or answer.status_code in (429, 503, 504):
+                self.promised.counts["idempotent: asked again"] += 1
+                await asyncio.sleep(AGAIN_S)
+                continue
+            self._judge(event, answer, "idempotent")
+            answers += 1
+            ids.update(answer.headers.get_list("jiffy-invocation-id"))
+        self.promised.counts["idempotent: answered"] += answers > 0
+        if len(ids) > 1:
+            self.promised.broken.append(f"key {key} was executed as {sorted(ids)}")
+        if ids:
+            self.promised.keyed[key] = ids.pop()

@@ -1,0 +1,101 @@
+"""One run: the fleet starts, clients call, things happen, all is healed, and the books are read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos import books
+from tests.chaos.clients import Clients, Promised
+from tests.chaos.fleet import Fleet
+from tests.chaos.schedule import schedule
+
+READY_S = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run."""
+
+    seed: int
+    seconds: float
+    calls: int = 10**9
+    gateways: int = 2
+    invokers: int = 3
+    callers: int = 3  # of every kind
+    mean_s: float = 1.0  # between two events
+    rest_s: float = 90.0  # for what is left to end
+
+    def __str__(self) -> str:
+        return (
+            f"python -m tests.chaos --seed {self.seed} --minutes {self.seconds / 60:g} --gateways {self.gateways} "
+            f"--invokers {self.invokers} --callers {self.callers} --every {self.mean_s:g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of it."""
+
+    events: dict[str, int]
+    counts: dict[str, int]
+    ends: dict[str, int]  # the audit's counters of asynchronous calls
+    accepted: int
+    answered: int
+    keyed: int
+    restarts: int  # of processes that nobody killed
+    broken: list[str]
+
+
+async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
+    fleet = Fleet(folder, plan.gateways, plan.invokers)
+    await fleet.start()
+    supervising = asyncio.create_task(fleet.supervise())
+    promised = Promised()
+    clients = Clients(plan.seed, fleet.ports, promised)
+    events: dict[str, int] = {}
+    try:
+        await books.quiet(fleet.ports[0], READY_S)
+        calling = asyncio.create_task(clients.run(plan.callers, plan.calls))
+        await _happen(plan, fleet, calling, events, say)
+        clients.ended.set()
+        await asyncio.wait_for(calling, plan.rest_s)
+        audit = await books.quiet(fleet.ports[0], plan.rest_s)
+        broken = await books.verify(promised, audit, fleet.redis.url, fleet.data)
+    finally:
+        supervising.cancel()
+        await fleet.stop()
+    ends = {name: count for tally in audit["counters"].values() for name, count in tally.items()}
+    return Report(
+        events,
+        dict(sorted(promised.counts.items())),
+        ends,
+        accepted=len(promised.accepted),
+        answered=len(promised.answered),
+        keyed=len(promised.keyed),
+        restarts=fleet.restarts,
+        broken=broken,
+    )
+
+
+async def _happen(
+    plan: Plan, fleet: Fleet, calling: asyncio.Task[None], events: dict[str, int], say: Callable[[str], None]
+) -> None:
+    """Every event begins at its time; returns when the last one is over, or all calls are made."""
+    began = time.monotonic()
+    happening: set[asyncio.Task[None]] = set()
+    for event in schedule(plan.seed, fleet.targets, plan.seconds, plan.mean_s):
+        await asyncio.wait({calling}, timeout=max(0.0, began + event.at_s - time.monotonic()))
+        if calling.done():
+            break
+        say(str(event))
+        name = f"{event.kind} {event.target.partition('-')[0]}"
+        events[name] = events.get(name, 0) + 1
+        happening.add(asyncio.create_task(fleet.happen(event)))
+    else:
+        await asyncio.wait({calling}, timeout=max(0.0, began + plan.seconds - time.monotonic()))
+    if happening:
+        await asyncio.gather(*happening)
