@@ -14,7 +14,7 @@ import hashlib
 import math
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import hiredis
@@ -22,7 +22,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from gateway import scripts
 from jiffy.contract import keys, limits, outage, wire
@@ -121,7 +121,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._pool = ConnectionPool.from_url(
-            url,
+            outage.address(url),
             protocol=2,
             socket_timeout=REPLY_MAX_S,
             socket_connect_timeout=CONNECT_MAX_S,
@@ -192,8 +192,11 @@ class Store:
             await (self._redis.sadd if drain else self._redis.srem)(keys.DRAINS, invoker)
 
     async def ping(self) -> None:
+        """Raises Unavailable where nobody answers, or a server of a kind that can't be used."""
         with translated():
             await self._redis.ping()
+            with suppress(NoPermissionError):
+                outage.no_cluster(await self._redis.info("cluster"))
 
     # --- calls ----------------------------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ log = logging.getLogger("invoker")
 
 LINGER_S = 2 * limits.HEARTBEAT_S  # gateways that have not yet heard that we leave still send calls: they are handed on
 
+CANCEL_AGAIN_S = 0.5  # before Python 3.12, asyncio.wait_for (in redis-py) may swallow a cancellation
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -148,14 +150,21 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
         await _within(endings.INVOKER_SANDBOXES_S, pool.close())
         raise
     finally:
-        for task in (calls, *others):
-            task.cancel()
+        await _cancel(calls, *others)
         results = await asyncio.gather(calls, *others, return_exceptions=True)
     with contextlib.suppress(PlatformError):  # where Redis is gone, our heartbeat ages by itself
         await store.leave()
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 async def _finish(executor: Executor, pool: Pool, pulse: Pulse, calls: asyncio.Task[None]) -> None:

@@ -72,7 +72,7 @@ class Store:
             "socket_connect_timeout": ANSWER_MAX_S,
             "protocol": 2,
         }
-        self._redis = Redis.from_url(url, socket_timeout=ANSWER_MAX_S, **patient)
+        self._redis = Redis.from_url(outage.address(url), socket_timeout=ANSWER_MAX_S, **patient)
         self._lines = Redis.from_url(
             url, socket_timeout=None, client_name=self._name, **patient
         )  # a heartbeat that fails cuts them

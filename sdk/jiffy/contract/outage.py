@@ -8,6 +8,8 @@ its client raised.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .errors import PlatformError, Unavailable
 
 RETRY_AFTER_S = 1.0
@@ -32,6 +34,7 @@ BEAT = f"""{EVEN_WHEN_FULL}
 -- One heartbeat. KEYS[1]: invokers, or builders (hash)   ARGV: id, Heartbeat or BuilderBeat
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 """
+SCHEMES = ("redis", "rediss", "unix")
 _WITHIN = "caused error: "  # redis-py says ``Command # 1 (…) of pipeline caused error: ('MISCONF …',)``
 
 
@@ -45,3 +48,25 @@ def error(exc: Exception, *, answered: bool) -> PlatformError:
         said = text if word in text else f"{word} {text}"
         return Unavailable(f"the queue takes nothing now: {said}", retry_after_s=RETRY_AFTER_S)
     return PlatformError(f"the queue refuses: {text}")
+
+
+def address(url: str) -> str:
+    """The same URL of a Redis. Raises Unavailable where it names what can't be spoken to."""
+    scheme = url.partition("://")[0]
+    if scheme in SCHEMES:
+        return url
+    if "sentinel" in scheme or "cluster" in scheme:
+        raise Unavailable(
+            f"{scheme}:// is not spoken: give one address that leads to the primary (a virtual one, or HAProxy, which "
+            "asks each server for its role); Redis Cluster can't be used: one step writes to keys of several slots"
+        )
+    raise Unavailable(f"not the URL of a Redis: it must begin with {', '.join(one + '://' for one in SCHEMES)}")
+
+
+def no_cluster(info: Mapping[str, object]) -> None:
+    """`info`: what INFO cluster says. Raises Unavailable where the server is one of a cluster."""
+    if str(info.get("cluster_enabled", "0")) == "1":
+        raise Unavailable(
+            "this Redis is part of a cluster, which can't be used: one step writes to keys of several slots; give a "
+            "Redis with cluster-enabled no"
+        )
