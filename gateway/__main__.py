@@ -71,6 +71,7 @@ from gateway.routes.invocations import Invocations
 from gateway.routes.live import Live
 from gateway.routes.logs import Logs
 from gateway.routes.prices import Prices
+from gateway.routes.quotas import Quotas
 from gateway.routes.sources import Sources
 from gateway.routes.statements import Statements
 from gateway.routes.topics import TopicRoutes
@@ -197,7 +198,7 @@ class Gateway:
             *Hooks(self.catalog, self.admission, self.acceptance, self.triggers, told, store.now_ms).endpoints(),
             *TopicRoutes(self.catalog, topics, topic_store, store.now_ms).endpoints(),
             *Triggers(self.catalog, self.triggers, firing, store.now_ms).endpoints(),
-            *Invocations(store, ledger, Cancellation(store, durable)).endpoints(),
+            *Invocations(store, ledger, Cancellation(store, durable, self.guard)).endpoints(),
             *Dlq(dead_letters, told_of).endpoints(),
             *Audits(AuditStore(store.client), ledger).endpoints(),
             *Prices(ledger).endpoints(),
@@ -205,6 +206,7 @@ class Gateway:
             *Statements(ledger).endpoints(),
             *Costs(ledger, self.catalog).endpoints(),
             *Budgets(budgets, self.guard, seed, lambda: ledger.price_list.currency, store.now_ms).endpoints(),
+            *Quotas(budgets, self.guard, store.now_ms).endpoints(),
             *health.endpoints(),
         )
         health.describe((*self.endpoints, USAGE))

@@ -224,4 +224,4 @@ class Attempt:
 def _spends(call: Call, billed_ms: int) -> Spends:
     hold = spending.Hold(*call.hold)
     cost = spending.cost(hold.per_ms, hold.per_call, billed_ms)
-    return Spends(hold.keys, cost, -hold.worst, spending.held(hold.slot))
+    return Spends(hold.keys, cost, -hold.worst, spending.held(hold.slot), hold.places)

@@ -45,6 +45,7 @@ class Spends(NamedTuple):
     cost: int
     returned: int  # what was held for it, negative; 0: nothing was
     slot: str  # the field where it was held
+    places: tuple[str, ...] = ()  # that it had, and gives back
 
 
 class Completion(NamedTuple):

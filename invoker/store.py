@@ -145,8 +145,8 @@ class Store:
                 names += (keys.dead(tenant), keys.dead_letters(tenant), keys.dead_calls(tenant))
                 values += (c.fate.state, len(c.logs), *c.logs, c.fate.invocation, *c.fate[3:])
             if c.spends is not None:
-                names += c.spends.keys
-                values += (len(c.spends.keys), *c.spends[1:])
+                names += (*c.spends.keys, *c.spends.places)
+                values += (len(c.spends.keys), *c.spends[1:4], len(c.spends.places))
         try:
             await self._writer.ask("EVALSHA", _SHA, len(names), *names, *values)
         except _ScriptMissing:

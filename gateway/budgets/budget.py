@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
+from gateway.budgets import scope as scopes
+from gateway.budgets.scope import checked
 from gateway.ledger import months
 from jiffy.contract import checks, keys, spec, spending
 from jiffy.contract.errors import InvalidRequest, SpecError
@@ -20,7 +22,7 @@ from jiffy.contract.messages import Revision
 UNIT = 10**spending.DIGITS
 DAY_MS = 86_400_000
 WARN_DEFAULT = 80
-_KEYS = ("limit", "per", "function", "tag", "hard", "warn_at", "notify")
+_KEYS = ("limit", "per", *scopes.KEYS, "hard", "warn_at", "notify")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -42,24 +44,17 @@ class Budget:
 
     tenant: str
     name: str
-    scope: str  # "tenant", "function:NAME", "tag:NAME=VALUE"
+    scope: str  # scope.py
     per: str  # "day", "month"
     limit: int
     hard: bool = False  # are calls refused when it is used up?
     warn_at: int = WARN_DEFAULT  # per cent
     notify: str = ""  # who is told, as a function's on_failure: "https://…", "function:NAME"
     since_ms: int = 0
+    locked: bool = False  # set by an admin: only admins change or remove it
 
     def covers(self, revision: Revision) -> bool:
-        if revision.tenant != self.tenant:
-            return False
-        kind, _, value = self.scope.partition(":")
-        if kind == "function":
-            return revision.function == value
-        if kind == "tag":
-            name, _, text = value.partition("=")
-            return dict(revision.spec.get("tags", {})).get(name) == text
-        return True
+        return scopes.covers(self.scope, self.tenant, revision)
 
     def counters(self, period: Period) -> str:
         """The key of its counters; budgets of one scope share them."""
@@ -68,16 +63,13 @@ class Budget:
     @property
     def text(self) -> str:
         """For people: budget "team-x" (tag team=x, per month)"""
-        kind, _, value = self.scope.partition(":")
-        return f'budget "{self.name}" ({"all functions" if kind == "tenant" else f"{kind} {value}"}, per {self.per})'
+        return f'budget "{self.name}" ({scopes.text(self.scope)}, per {self.per})'
 
     def document(self) -> dict[str, Any]:
         """As it was set."""
-        kind, _, value = self.scope.partition(":")
-        scope = {} if kind == "tenant" else {kind: value}
         return (
             {"name": self.name}
-            | scope
+            | scopes.document(self.scope)
             | {"per": self.per, "limit": amount_text(self.limit), "hard": self.hard, "warn_at": self.warn_at}
             | {"notify": self.notify}
         )
@@ -93,11 +85,12 @@ def parse(tenant: str, name: str, document: Any, since_ms: int) -> Budget:
         if unknown is not None:
             raise InvalidRequest(f"unknown key {str(unknown)[:40]!r}; allowed: {', '.join(_KEYS)}")
         return Budget(
-            *(tenant, name, _scope(document), _choice(document, "per", ("day", "month"))),
+            *(tenant, name, scopes.parse(document)),
+            per=checked("per", checks.choice("day", "month"), document.get("per")),
             limit=parse_amount(document.get("limit")),
-            hard=_checked("hard", checks.boolean, document.get("hard", False)),
-            warn_at=_checked("warn_at", checks.integer(1, 100), document.get("warn_at", WARN_DEFAULT)),
-            notify=_checked("notify", checks.destination, document.get("notify", "")),
+            hard=checked("hard", checks.boolean, document.get("hard", False)),
+            warn_at=checked("warn_at", checks.integer(1, 100), document.get("warn_at", WARN_DEFAULT)),
+            notify=checked("notify", checks.destination, document.get("notify", "")),
             since_ms=since_ms,
         )
     except SpecError as exc:
@@ -135,30 +128,3 @@ def period(per: str, now_ms: int) -> Period:
 
 def iso(moment_ms: int) -> str:
     return (_EPOCH + dt.timedelta(milliseconds=moment_ms)).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _scope(document: Mapping[str, Any]) -> str:
-    function, tag = document.get("function"), document.get("tag")
-    if function is not None and tag is not None:
-        raise InvalidRequest("a budget is for a function or for a tag, or without both for all functions")
-    if function is not None:
-        return f"function:{spec.check_name(function)}"
-    if tag is None:
-        return "tenant"
-    name, equals, value = tag.partition("=") if isinstance(tag, str) else ("", "", "")
-    if not equals:
-        raise InvalidRequest('tag must be a name and a value, such as "team=x"')
-    _checked("tag", checks.tags, {name: value})
-    return f"tag:{name}={value}"
-
-
-def _choice(document: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> str:
-    value: str = _checked(key, checks.choice(*allowed), document.get(key))
-    return value
-
-
-def _checked(key: str, check: Any, value: Any) -> Any:
-    try:
-        return check(value)
-    except ValueError as exc:
-        raise InvalidRequest(f"{key} must be {exc}") from exc

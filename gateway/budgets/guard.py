@@ -1,12 +1,13 @@
-"""Which budgets is a call under, and may it be run? Read first.
+"""Which budgets and quotas is a call under, and may it be run? Read first.
 
     look (four times a second): budgets and counters ──▶ plans, made anew for each revision
     call ──▶ plan? none in nearly all cases: nothing more ──▶ hold: what the invoker counts as the call ends
-         ──▶ hard: room for what it may cost is held first, in one atomic step for all calls that have gathered
+         ──▶ hard budget, quota: room for it is held first, in one atomic step for all calls that have gathered
 
 Let in is whoever finds anything left of every hard budget that it is under once what runs now has cost its worst; so a
-budget is passed by less than what one call may cost, however many gateways there are. Who held room and is not heard
-of again loses it after spending.SLOT_MS. Asynchronous calls hold theirs when they go to an invoker (durable/later.py).
+budget is passed by less than what one call may cost, however many gateways there are. Quotas are asked in the same
+step. Who held room and is not heard of again loses it after spending.SLOT_MS. Asynchronous calls hold theirs when they
+go to an invoker (durable/later.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import NamedTuple
 from gateway.budgets import plan as plans
 from gateway.budgets.budget import Budget, period
 from gateway.budgets.plan import Plan
-from gateway.budgets.store import Asked, BudgetStore, Spent
+from gateway.budgets.quota import Quota
+from gateway.budgets.store import BudgetStore, Spent
 from gateway.catalog import Function
 from gateway.ledger.prices import PriceBook
 from gateway.loops import Loop
@@ -65,18 +67,18 @@ class Guard:
     """`hear` is told each look's views."""
 
     def __init__(self, store: BudgetStore, book: Callable[[], PriceBook], now_ms: Callable[[], int]) -> None:
-        self.active = False  # is there any budget? The hot path asks nothing else
+        self.active = False  # is there any budget or quota? The hot path asks nothing else
         self.hear: Callable[[Sequence[View]], None] = lambda views: None
         self._store = store
         self._book = book
         self._now_ms = now_ms
-        self._known: tuple[tuple[Budget, ...], PriceBook | None] = ((), None)
+        self._known: tuple[tuple[Budget, ...], tuple[Quota, ...], PriceBook | None] = ((), (), None)
         self._budgets: tuple[Budget, ...] = ()  # of the known ones, those in force
         self._renew_ms = 0
         self._plans: dict[tuple[str, str, int], Plan | None] = {}
         self._close: tuple[Budget, ...] = ()
         self._spent: dict[str, Spent] = {}
-        self._outgoing: list[tuple[Asked, Plan, Admitted]] = []
+        self._outgoing: list[tuple[Hold, Plan, Admitted]] = []
         self._work = asyncio.Event()
 
     def loops(self) -> tuple[Loop, ...]:
@@ -92,7 +94,7 @@ class Guard:
 
     async def look(self) -> list[View]:
         """Take in budgets, prices and counters as they are now. Raises Unavailable."""
-        known = (await self._store.all(), self._book())
+        known = (*await self._store.all(), self._book())
         if known != self._known:
             self._known = known
             self._renew()
@@ -102,13 +104,13 @@ class Guard:
         return views
 
     def _renew(self) -> None:
-        """Forget all plans: budgets or prices are others, one has come into force, or another day has begun."""
+        """Forget all plans: there are other budgets, quotas or prices, one has come into force, a day has begun."""
         now_ms, every = self._now_ms(), self._known[0]
         self._budgets = tuple(budget for budget in every if budget.since_ms <= now_ms)
         self._plans = {}
         to_come = [budget.since_ms for budget in every if budget.since_ms > now_ms]
         self._renew_ms = min([period("day", now_ms).ends_ms, *to_come])
-        self.active = bool(every)
+        self.active = bool(every or self._known[1])
 
     async def views(self, budgets: Sequence[Budget], now_ms: int) -> list[View]:
         """How these budgets stand. Raises Unavailable."""
@@ -138,7 +140,7 @@ class Guard:
         try:
             plan = self._plans[key]
         except KeyError:
-            plan = self._plans[key] = plans.make(revision, self._budgets, self._book(), self._now_ms())
+            plan = self._plans[key] = plans.make(revision, self._budgets, self._known[1], self._book(), self._now_ms())
         return plan
 
     def sync_hold(self, plan: Plan, now_ms: int) -> Hold:
@@ -160,12 +162,11 @@ class Guard:
     # --- letting in -----------------------------------------------------------------------------------------
 
     def reserve(self, plan: Plan, hold: Hold, admitted: Admitted) -> None:
-        """Hold room for a call; `admitted` hears BudgetExceeded, Throttled (others hold it), or Unavailable."""
+        """Let a call in; `admitted` hears BudgetExceeded, Throttled (quota, room held by others), Unavailable."""
         if error := self._exceeded(plan):
             admitted(error)
             return
-        most = tuple(budget.limit if budget else None for budget in plan.strict)
-        self._outgoing.append((Asked(hold, most), plan, admitted))
+        self._outgoing.append((hold, plan, admitted))
         self._work.set()
 
     async def reserved(self, plan: Plan, hold: Hold) -> None:
@@ -181,10 +182,10 @@ class Guard:
             raise error
 
     async def try_all(self, wanted: Sequence[tuple[Plan, Hold]]) -> list[JiffyError | None]:
-        """Hold room for many calls at once. Raises Unavailable."""
-        batch = [Asked(hold, tuple(b.limit if b else None for b in plan.strict)) for plan, hold in wanted]
+        """Let many calls in at once; None for each that may run. Raises Unavailable."""
+        batch = [plan.asked(hold) for plan, hold in wanted]
         results = await self._store.reserve(batch, self._now_ms()) if batch else []
-        return [self._refusal(plan, result) for (plan, _), result in zip(wanted, results, strict=True)]
+        return [self._refusal(plan, *result) for (plan, _), result in zip(wanted, results, strict=True)]
 
     async def release(self, hold: Hold) -> None:
         """Give back what was held for a call that is not run. Raises Unavailable; it then comes back by itself."""
@@ -197,7 +198,7 @@ class Guard:
             if not self._outgoing:
                 self._work.clear()
             try:
-                results = await self._store.reserve([asked for asked, _, _ in batch], self._now_ms())
+                results = await self._store.reserve([plan.asked(hold) for hold, plan, _ in batch], self._now_ms())
             except JiffyError as exc:
                 for _, _, admitted in batch:
                     admitted(exc)
@@ -206,9 +207,11 @@ class Guard:
                 self._outgoing = batch + self._outgoing
                 raise
             for (_, plan, admitted), result in zip(batch, results, strict=True):
-                admitted(self._refusal(plan, result))
+                admitted(self._refusal(plan, *result))
 
-    def _refusal(self, plan: Plan, result: int) -> JiffyError | None:
+    def _refusal(self, plan: Plan, result: int, wait_us: int) -> JiffyError | None:
+        if result > len(plan.keys):
+            return _over(plan, result - len(plan.keys) - 1, wait_us)
         budget = plan.strict[abs(result) - 1] if result else None
         if budget is None:
             return None
@@ -233,3 +236,14 @@ class Guard:
             f"the {budget.text} is used up: calls are refused until {now.ends}",
             retry_after_s=max(1.0, (now.ends_ms - now_ms) / 1000),
         )
+
+
+def _over(plan: Plan, n: int, wait_us: int) -> Throttled:
+    """What the n-th of a plan's rates and places tells."""
+    if n < len(plan.rates):
+        quota = plan.rates[n]
+        text = f"the {quota.text} allows {quota.rate:g} calls a second, {quota.burst} at once"
+        return Throttled(text, retry_after_s=max(0.001, wait_us / 1_000_000))
+    quota = plan.places[n - len(plan.rates)]
+    text = f"the {quota.text} allows {quota.concurrency} calls at the same time, and so many run or wait"
+    return Throttled(text, retry_after_s=RETRY_AFTER_S)

@@ -44,7 +44,7 @@ class Seed:
         while True:
             await asyncio.sleep(AGAIN_S)
             try:
-                for budget in await self._store.all():
+                for budget in (await self._store.all())[0]:
                     if self._now_ms() < budget.since_ms + AGAIN_FOR_MS:
                         await self.take(budget)
             except JiffyError:

@@ -9,13 +9,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from gateway.budgets.budget import Budget
+from gateway.budgets.plan import Asked
+from gateway.budgets.quota import Quota
 from gateway.store import translated
 from jiffy.contract import keys, spending, wire
 from jiffy.contract.messages import Delivery
 from jiffy.contract.spending import Hold
+
+T = TypeVar("T")
 
 
 class Spent(NamedTuple):
@@ -23,13 +27,6 @@ class Spent(NamedTuple):
 
     spent: int
     held: int  # by calls that run or wait
-
-
-class Asked(NamedTuple):
-    """A call that wants to be let in, and the limit of each of its counters (None: none)."""
-
-    hold: Hold
-    limits: tuple[int | None, ...]
 
 
 class BudgetStore:
@@ -42,26 +39,22 @@ class BudgetStore:
 
     # --- budgets --------------------------------------------------------------------------------------------
 
-    async def all(self) -> tuple[Budget, ...]:
+    async def all(self) -> tuple[tuple[Budget, ...], tuple[Quota, ...]]:
         """Every tenant's, by name; what a newer release wrote and this one can't read is left out."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hgetall(keys.BUDGETS)
+        pipe.hgetall(keys.QUOTAS)
         with translated():
-            found: dict[bytes, bytes] = await self._redis.hgetall(keys.BUDGETS)
-        budgets = []
-        for field in sorted(found):
-            try:
-                budgets.append(Budget(**json.loads(found[field])))
-            except (ValueError, TypeError):
-                continue
-        return tuple(budgets)
+            budgets, quotas = await pipe.execute()
+        return _read(Budget, budgets), _read(Quota, quotas)
 
-    async def put(self, budget: Budget) -> None:
+    async def put(self, one: Budget | Quota) -> None:
         with translated():
-            await self._redis.hset(keys.BUDGETS, _field(budget.tenant, budget.name), json.dumps(asdict(budget)))
+            await self._redis.hset(_hash(type(one)), _field(one.tenant, one.name), json.dumps(asdict(one)))
 
-    async def remove(self, tenant: str, name: str) -> bool:
-        """False when there is none."""
+    async def remove(self, one: Budget | Quota) -> None:
         with translated():
-            return bool(await self._redis.hdel(keys.BUDGETS, _field(tenant, name)))
+            await self._redis.hdel(_hash(type(one)), _field(one.tenant, one.name))
 
     # --- counters -------------------------------------------------------------------------------------------
 
@@ -86,22 +79,27 @@ class BudgetStore:
         with translated():
             await pipe.execute()
 
-    async def reserve(self, batch: Sequence[Asked], now_ms: int) -> list[int]:
-        """Hold room for these calls: what scripts/reserve.lua returns of each."""
+    async def reserve(self, batch: Sequence[Asked], now_ms: int) -> list[tuple[int, int]]:
+        """Let these calls in: what scripts/reserve.lua returns of each."""
         names: list[str] = []
         values: list[str | int] = [spending.slot_of(now_ms), spending.KEEP_S]
-        for hold, most in batch:
-            names += hold.keys
-            values += (len(hold.keys), hold.worst, spending.held(hold.slot))
+        for hold, most, rates, places in batch:
+            names += (*hold.keys, *(key for key, _, _ in rates), *hold.places)
+            values += (len(hold.keys), len(rates), len(places), hold.worst, spending.held(hold.slot))
             values += ("" if limit is None else limit for limit in most)
+            values += (number for _, *numbers in rates for number in numbers)
+            values += places
         with translated():
-            return list(await self._reserve(keys=names, args=values))
+            flat = await self._reserve(keys=names, args=values)
+        return list(zip(flat[::2], flat[1::2], strict=True))
 
     async def release(self, hold: Hold) -> None:
         """Give back what was held for a call that is not run."""
         pipe = self._redis.pipeline(transaction=True)
-        for key in hold.keys:
+        for key in hold.keys if hold.worst else ():
             pipe.hincrby(key, spending.held(hold.slot), -hold.worst)
+        for key in hold.places:
+            pipe.hincrby(key, spending.held(hold.slot), -1)
         with translated():
             await pipe.execute()
 
@@ -120,6 +118,20 @@ def _spent(fields: dict[bytes, bytes], now: int) -> Spent:
         if kind == b"held" and int(slot) >= now:
             held += max(0, int(value))
     return Spent(int(fields.get(b"spent", 0)) + int(fields.get(b"seed", 0)), held)
+
+
+def _read(kind: type[T], found: dict[bytes, bytes]) -> tuple[T, ...]:
+    known = []
+    for field in sorted(found):
+        try:
+            known.append(kind(**json.loads(found[field])))
+        except (ValueError, TypeError):
+            continue
+    return tuple(known)
+
+
+def _hash(kind: type) -> str:
+    return keys.BUDGETS if kind is Budget else keys.QUOTAS
 
 
 def _field(tenant: str, name: str) -> str:

@@ -145,13 +145,13 @@ def envelope(
 ) -> Accepted:
     """A call with its terms, its record and its place. Raises Unavailable: it is due now, and no invoker lives.
 
-    One under a hard budget waits in `later` even when it is due: there it gets its room (later.py).
+    One under a hard budget or a quota waits in `later` even when it is due: there it is let in (later.py).
     """
     revision = function.revision
     terms = wishes.terms(revision.spec, now_ms)
     plan = guard.plan(revision)
     wait_ms = int(wishes.delay_s * 1000)
-    due_ms = now_ms + wait_ms if wait_ms or (plan is not None and plan.hard) else 0
+    due_ms = now_ms + wait_ms if wait_ms or (plan is not None and plan.asks) else 0
     invoker = "" if due_ms else placement.place(function.tenant, function.name, revision.network, revision.store)
     deadline_ms = terms.expires_ms + revision.timeout_ms
     call = Call(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from gateway.budgets.guard import Guard
 from jiffy.contract import wire
 from jiffy.contract.errors import Conflict, NotFound, Unavailable
 from jiffy.contract.messages import Call, InvocationRecord, State
+from jiffy.contract.spending import Hold
 
 TRIES = 5  # a call may move from its waiting to a stream while we look
 
@@ -33,9 +35,10 @@ class Queued(Protocol):
 class Cancellation:
     """See the module."""
 
-    def __init__(self, records: Records, queued: Queued) -> None:
+    def __init__(self, records: Records, queued: Queued, guard: Guard) -> None:
         self._records = records
         self._queued = queued
+        self._guard = guard
 
     async def cancel(self, tenant: str, invocation: str) -> InvocationRecord:
         """Its record, now cancelled. Raises NotFound, and Conflict when it runs or has ended."""
@@ -50,9 +53,11 @@ class Cancellation:
             if packed is None:
                 continue
             cancelled = record._replace(state=State.CANCELLED, due_ms=0)
-            size = len(wire.unpack(Call, packed).payload)
-            done = await self._queued.cancel(tenant, where, cancelled, size)
+            call = wire.unpack(Call, packed)
+            done = await self._queued.cancel(tenant, where, cancelled, len(call.payload))
             if done == 1:
+                if where != "later" and call.hold:  # what waits there holds nothing
+                    await self._guard.release(Hold(*call.hold))
                 return cancelled
             if done == 0:
                 raise Conflict(f"invocation {invocation} is with an invoker: it runs, or is about to")

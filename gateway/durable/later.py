@@ -1,8 +1,8 @@
 """Moves calls whose time has come, delayed ones and next attempts, to the invokers that shall run them.
 
 Every gateway looks; taking a call out of `later` is the fence (scripts/move.lua), so none is moved twice and none
-waits for a gateway that died. Where no invoker lives, calls stay and wait for one. A call under a hard budget waits,
-too, until there is room for it, at the longest until it has expired; then its invoker buries it.
+waits for a gateway that died. Where no invoker lives, calls stay and wait for one. A call under a hard budget or
+a quota waits, too, until it is let in, at the longest until it has expired; then its invoker buries it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Later:
     async def _move(self, ready: Sequence[_Ready]) -> None:
         moved = await self._waiting.move([one.due for one in ready]) if ready else []
         for one, done in zip(ready, moved, strict=True):
-            if not done and one.hold is not None and one.hold.worst:
+            if not done and one.hold is not None and one.hold.holds:
                 await self._guard.release(one.hold)  # another gateway moved it, with room of its own
 
     def _place(self, invocation: str, packed: bytes) -> _Ready | None:
@@ -107,7 +107,7 @@ class Later:
     async def _let_in(self, ready: Sequence[_Ready]) -> list[_Ready]:
         """Those that may run, with what they spend of written in them; the others are looked at again later."""
         now_ms = self._now_ms()
-        asking = [one for one in ready if one.plan is not None and one.plan.hard and not _expired(one.call, now_ms)]
+        asking = [one for one in ready if one.plan is not None and one.plan.asks and not _expired(one.call, now_ms)]
         holds = {one.due.record.invocation: self._guard.async_hold(one.plan, now_ms) for one in asking if one.plan}
         wanted = [(one.plan, holds[one.due.record.invocation]) for one in asking if one.plan]
         refused = dict(zip(holds, await self._guard.try_all(wanted), strict=True)) if wanted else {}
@@ -121,7 +121,7 @@ class Later:
                 again[invocation] = min(at_ms, one.call.terms.expires_ms) if one.call.terms else at_ms
                 continue
             hold = holds.get(invocation)
-            if hold is None and one.plan is not None and not one.plan.hard:
+            if hold is None and one.plan is not None and not one.plan.asks:
                 hold = self._guard.async_hold(one.plan, now_ms)
             let_in.append(_with(one, hold))
         if again:

@@ -106,7 +106,7 @@ class Once:
             return answered
         answered.cancel()
         self._dispatcher.forget(invocation)
-        if hold is not None and hold.worst:
+        if hold is not None and hold.holds:
             await self._guard.release(hold)
         return holder
 
@@ -116,7 +116,7 @@ class Once:
         if plan is None:
             return None
         hold = self._guard.sync_hold(plan, request.now_ms)
-        if plan.hard:
+        if plan.asks:
             await self._guard.reserved(plan, hold)
         return hold
 

@@ -67,7 +67,8 @@ class Budgets:
         mine = await self._mine(caller.tenant(request))
         if len(mine) >= BUDGETS_MAX and all(one.name != wanted.name for one in mine):
             raise InvalidRequest(f"there are {BUDGETS_MAX} budgets already, as many as there may be")
-        budget = await self._counted(wanted, mine)
+        caller.check_lock(request, any(one.locked for one in mine if one.name == wanted.name), "budget")
+        budget = await self._counted(replace(wanted, locked=caller.of(request).admin), mine)
         await self._store.put(budget)
         await asyncio.sleep(max(0, wanted.since_ms - self._now_ms()) / 1000)
         await self._seed.take(budget)
@@ -76,7 +77,8 @@ class Budgets:
 
     async def remove(self, request: Request) -> Response:
         budget = await self._find(request)
-        await self._store.remove(budget.tenant, budget.name)
+        caller.check_lock(request, budget.locked, "budget")
+        await self._store.remove(budget)
         await self._guard.look()
         return Response(status_code=204)
 
@@ -89,7 +91,7 @@ class Budgets:
         return wanted
 
     async def _mine(self, tenant: str) -> list[Budget]:
-        return [budget for budget in await self._store.all() if budget.tenant == tenant]
+        return [budget for budget in (await self._store.all())[0] if budget.tenant == tenant]
 
     async def _find(self, request: Request) -> Budget:
         name = request.path_params["name"]

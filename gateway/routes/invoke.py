@@ -275,7 +275,7 @@ class Invoke:
             else:
                 ended(error)
 
-        if plan.hard:
+        if plan.asks:
             self._guard.reserve(plan, hold, admitted)
         else:
             admitted(None)

@@ -23,8 +23,9 @@
 --   dead:{tenant}            sorted set invocation → moment
 --   dead:letters:{tenant}    hash invocation → DeadLetter
 --   dead:calls:{tenant}      hash invocation → Call
--- and those that an attempt under budgets spends of:
+-- and those that an attempt under budgets and quotas spends of, and where it has its places:
 --   spending:{…}             hash of counters
+--   quota:places:{…}         hash of how many run or wait
 -- ARGV[1]  the consumer group
 -- ARGV[2]  seconds that answers are kept
 -- ARGV[3]  about how many entries a function's log keeps
@@ -35,7 +36,7 @@
 -- then per item:
 --   id       the entry's id in the calls stream
 --   kind     "1": the attempt still runs; only its log entries and its record are written, if it is still ours
---            "2": it has ended, and is under budgets; "0": it has ended, and is not
+--            "2": it has ended, and is under budgets or quotas; "0": it has ended, and is not
 --   answer   Answer
 --   usage    Usage; "" when the entry was no call
 --   record   InvocationRecord; "" at the end of a synchronous call that has one: it never began, and is as if it had
@@ -55,7 +56,8 @@
 -- and, of kind "2":
 --   n        how many counters it spends of
 --   cost     how much
---   returned what was held for it until now, negative, and the field where it was held
+--   returned what was held for it until now, negative, and the field where it and its places were held
+--   places   how many it had
 --
 -- Returns the number of items that were written.
 
@@ -181,11 +183,16 @@ while a <= #ARGV do
     k, a = k + 3, more
     if state ~= '' then k, a = k + 5, a + 8 end
     if kind == '2' then
-        local last = k + ARGV[a] - 1
-        for counters = k, last do
-            if ours then spend(KEYS[counters], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]) end
+        local places = k + ARGV[a]
+        local after = places + ARGV[a + 4]
+        for one = k, ours and after - 1 or 0 do
+            if one < places then
+                spend(KEYS[one], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3])
+            else
+                redis.call('HINCRBY', KEYS[one], ARGV[a + 3], -1)
+            end
         end
-        k, a = last + 1, a + 4
+        k, a = after, a + 5
     end
 end
 if metered > 0 then redis.call('INCRBY', KEYS[3], metered) end

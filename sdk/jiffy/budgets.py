@@ -1,4 +1,4 @@
-"""Budgets, as Python calls: what may be spent, and what is. See docs/budgets.md.
+"""Budgets and quotas, as Python calls: what may be spent and called, and what is. See docs/budgets.md.
 
 with Client() as client:
     Budgets(client).set("shop", limit="20", per="month", tag="team=shop", hard=True)
@@ -41,6 +41,26 @@ class Budgets:
             return []
 
 
+class Quotas:
+    """How many calls may come."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def all(self) -> list[dict[str, Any]]:
+        return list(self._client.get_json("/v1/quotas")["quotas"])
+
+    def show(self, name: str) -> dict[str, Any]:
+        return self._client.get_json(_path(name, "quota"))
+
+    def set(self, name: str, **document: Any) -> dict[str, Any]:
+        """rate (calls a second), burst, concurrency, function or tag; returns when it is in force."""
+        return self._client.put_json(_path(name, "quota"), json.dumps(document).encode())
+
+    def remove(self, name: str) -> None:
+        self._client.delete(_path(name, "quota"))
+
+
 def sentence(budget: dict[str, Any]) -> str:
     """A budget that is close or used up, for people."""
     scope = f"tag {budget['tag']}" if "tag" in budget else budget.get("function") or "all functions"
@@ -49,5 +69,5 @@ def sentence(budget: dict[str, Any]) -> str:
     return f"Budget {budget['name']} ({scope}, per {budget['per']}) is {state}{refused} until {budget['resets']}."
 
 
-def _path(name: str) -> str:
-    return f"/v1/budgets/{spec.check_name(name, 'budget')}"
+def _path(name: str, what: str = "budget") -> str:
+    return f"/v1/{what}s/{spec.check_name(name, what)}"

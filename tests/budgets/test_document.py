@@ -35,6 +35,12 @@ def test_the_example_in_the_document(data_dir: Path) -> None:
         assert up.json("budget", "list") == {"budgets": []}
         up.jiffy("invoke", "hello")
         up.jiffy("budget", "set", "x", "--limit", "no", "--per", "day", status=1)
+        quota = up.json("quota", "set", "busy", "--rate", "0.001", "--burst", "1", "--function", "hello")
+        assert quota == {"name": "busy", "function": "hello", "rate": 0.001, "burst": 1}
+        up.jiffy("invoke", "hello")
+        assert 'quota "busy" (function hello)' in up.jiffy("invoke", "hello", status=1).stderr
+        assert "0.001" in up.jiffy("quota", "list").stdout and "busy" in up.jiffy("quota", "show", "busy").stdout
+        assert up.jiffy("quota", "remove", "busy").stdout == "removed busy\n"
     found = re.sub(r"\d{4}-\d\d-\d\dT00", "2026-11-25T00", "".join(printed))
     found = re.sub(r'"python": "[\d.]+"', '"python": "3.11.7"', found)
     if os.environ.get("JIFFY_WRITE_DOCS"):

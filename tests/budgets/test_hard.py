@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.budgets.store import Asked, BudgetStore
+from gateway.budgets.plan import Asked
+from gateway.budgets.store import BudgetStore
 from invoker.sandbox import Reply
 from jiffy.contract import keys, spending
 from jiffy.contract.spending import Hold
@@ -187,8 +188,8 @@ async def test_what_a_lost_host_held_comes_back(pair: Pair) -> None:
     hold = Hold(1, 1, 60, 7, (key,))
     now_ms = 7 * spending.SLOT_MS
     asked = [Asked(hold, (100,))] * 3
-    assert await store.reserve(asked, now_ms) == [0, 0, -1]  # held: 60, then 120
+    assert await store.reserve(asked, now_ms) == [(0, 0), (0, 0), (-1, 0)]  # held: 60, then 120
     assert (await store.spent([key], now_ms))[0].held == 120
     assert (await store.spent([key], now_ms + spending.SLOT_MS))[0].held == 0
     await store.release(hold)
-    assert await store.reserve([Asked(hold._replace(slot=8), (100,))], now_ms + spending.SLOT_MS) == [0]
+    assert await store.reserve([Asked(hold._replace(slot=8), (100,))], now_ms + spending.SLOT_MS) == [(0, 0)]

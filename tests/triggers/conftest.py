@@ -57,6 +57,7 @@ class Lab:
         placement.update((Host(INVOKER, 1000, 0, True),))
         catalog = Catalog(store)
         guard = Guard(BudgetStore(store.client), lambda: shipped().at(0), self.clock)
+        await guard.look()
         scheduler = Scheduler(catalog, kept, Calls(placement, guard), TriggerMetrics(), self.clock)
         catalog.on_change.append(scheduler.changed)
         await catalog.resync()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway.budgets.budget import Budget
 from gateway.triggers.store import TriggerStore
 from gateway.triggers.trigger import TriggerId
 from jiffy.contract import keys, wire
@@ -197,3 +199,20 @@ async def test_what_another_release_stored_is_completed_or_passed_over(lab: Lab)
     await scheduler.step(lab.clock())
     assert not await lab.redis.exists(keys.trigger("default", "older", "bare"))
     assert await lab.calls() == []
+
+
+async def test_a_tick_under_a_hard_budget_waits_where_calls_wait_for_their_time(lab: Lab) -> None:
+    budget = Budget("default", "small", "function:report", "day", 1, hard=True)
+    await lab.redis.hset(keys.BUDGETS, "default:small", json.dumps(asdict(budget)))
+    await lab.deploy(NIGHTLY)
+    scheduler, _ = await lab.gateway()
+    due = await scheduler.step(lab.clock())
+    assert due is not None
+    lab.clock.now_ms = due
+    await scheduler.step(lab.clock())
+    assert await lab.calls() == []
+    [(invocation, moment)] = await lab.redis.zrange(keys.LATER, 0, -1, withscores=True)
+    assert moment == due
+    call = wire.unpack(Call, await lab.redis.hget(keys.LATER_CALLS, invocation))
+    assert (call.invocation, call.hold) == (invocation.decode(), ())
+    assert await lab.redis.hget(keys.backlog("default"), invocation) == b"later"

@@ -43,6 +43,7 @@ COMMANDS = {
     "rollback": Entry("rollback", "Put an earlier revision back in service."),
     "logs": Entry("logs", "Show what a function printed."),
     "budget": Entry("budget", "Say what calls may cost, and see what is spent."),
+    "quota": Entry("quota", "Say how many calls may come."),
     "bill": Entry("bill", "Show what calls cost."),
     "cost": Entry("cost", "Estimate what calls will cost."),
     "prices": Entry("prices", "Show and publish what calls cost."),

@@ -69,6 +69,19 @@ def dead_calls(tenant: str) -> str:
     return f"{P}dead:calls:{tenant}"
 
 
+QUOTAS = f"{P}quotas"  # hash "tenant:name" → quota, as JSON
+
+
+def quota_rate(tenant: str, name: str) -> str:
+    """string: when all calls that were let in would have come at the quota's rate, in µs; expires by itself."""
+    return f"{P}quota:rate:{tenant}:{name}"
+
+
+def quota_places(tenant: str, name: str) -> str:
+    """hash held:{slot} → how many calls run or wait: spending.py."""
+    return f"{P}quota:places:{tenant}:{name}"
+
+
 BUDGETS = f"{P}budgets"  # hash "tenant:name" → budget, as JSON
 
 

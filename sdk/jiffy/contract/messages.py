@@ -126,7 +126,7 @@ class Call(NamedTuple):
     tariff: tuple[int, int, int, bool] | tuple[()] = ()  # meter.Tariff: how its time becomes billed time
     recorded: bool = False  # synchronous: its answer is kept as a record too, for callers with the same idempotency key
     lost: str = ""  # the invoker that had it and was lost: the attempt has failed, it is not to be run
-    hold: tuple[int, int, int, int, tuple[str, ...]] | tuple[()] = ()  # spending.Hold, of a call under a budget
+    hold: tuple[int, int, int, int, tuple[str, ...], tuple[str, ...]] | tuple[()] = ()  # spending.Hold, if it has one
 
 
 class Answer(NamedTuple):

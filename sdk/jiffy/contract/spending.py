@@ -29,6 +29,12 @@ class Hold(NamedTuple):
     worst: int  # in 10^-DIGITS: what is held for it until it has ended; 0: nothing
     slot: int  # where it is held
     keys: tuple[str, ...]  # keys.spending
+    places: tuple[str, ...] = ()  # keys.quota_places: it holds one place in each
+
+    @property
+    def holds(self) -> bool:
+        """Is there anything to give back when it is not run?"""
+        return self.worst > 0 or bool(self.places)
 
 
 def cost(per_ms: int, per_call: int, billed_ms: int) -> int:
