@@ -155,9 +155,10 @@ class Admission:
         self.calls_max = calls_max
         self.held_max = held_max
 
-    def enter(self) -> None:
-        """One more call; pair with `leave`. Raises Unavailable."""
+    def enter(self, held: int = 0) -> None:
+        """One more call, which holds `held` bytes already; pair with `leave`. Raises Unavailable, and lets them go."""
         if self.calls >= self.calls_max:
+            self.held -= held
             raise Unavailable(f"this gateway has {self.calls_max} calls in flight", retry_after_s=1.0)
         self.calls += 1
 

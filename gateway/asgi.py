@@ -35,24 +35,19 @@ async def read_body(receive: Receive, head: Head, most: int, admission: Admissio
     if not head.body:
         return b""
     check_size(head.length or 0, most)
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        check_size(len(body), most)
-        admission.hold(len(body))
-        return body
     try:
         async with asyncio.timeout(BODY_MAX_S):
-            return await _gather(message, receive, most, admission)
+            return await _gather(receive, most, admission)
     except TimeoutError as exc:
         raise InvalidRequest(f"the body was not here after {BODY_MAX_S:g} s") from exc
 
 
-async def _gather(message: Message, receive: Receive, most: int, admission: Admission) -> bytes:
+async def _gather(receive: Receive, most: int, admission: Admission) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
         while True:
+            message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk = message.get("body", b"")
@@ -62,7 +57,6 @@ async def _gather(message: Message, receive: Receive, most: int, admission: Admi
             chunks.append(chunk)
             if not message.get("more_body"):
                 return b"".join(chunks)
-            message = await receive()
     except BaseException:
         admission.held -= size
         raise

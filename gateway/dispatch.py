@@ -102,7 +102,7 @@ class Dispatcher:
         """Tell the caller of this call, if it is ours and still waits, that no answer will come."""
         waiter = self._waiting.pop(invocation, None)
         if waiter is not None:
-            waiter.done(error)
+            _tell(waiter, invocation, error)
 
     # --- out ------------------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Dispatcher:
         for _, invocation in batch:
             waiter = self._waiting.pop(invocation, None)
             if waiter is not None:
-                waiter.done(Unavailable(error.message, retry_after_s=RETRY_AFTER_S))
+                _tell(waiter, invocation, Unavailable(error.message, retry_after_s=RETRY_AFTER_S))
 
     # --- in -------------------------------------------------------------------------------------------------
 
@@ -155,10 +155,7 @@ class Dispatcher:
             return  # nobody's; its caller hears at the deadline
         waiter = self._waiting.pop(answer.invocation, None)
         if waiter is not None:
-            try:
-                waiter.done(answer)
-            except Exception:  # one caller's trouble must not become everyone's
-                log.exception("the caller of invocation %s could not be answered", answer.invocation)
+            _tell(waiter, answer.invocation, answer)
 
     # --- deadlines ------------------------------------------------------------------------------------------
 
@@ -173,12 +170,20 @@ class Dispatcher:
             for invocation in [i for i, waiter in self._waiting.items() if waiter.expires <= now]:
                 waiter = self._waiting.pop(invocation)
                 text = f"nothing came back about invocation {invocation} within {waiter.timeout_s:.1f} s"
-                waiter.done(DeadlineExceeded(text))
+                _tell(waiter, invocation, DeadlineExceeded(text))
             self._earliest = min((w.expires for w in self._waiting.values()), default=float("inf"))
 
     def _give_up(self, why: str) -> None:
         self._outgoing.clear()  # what its caller is told was not run must not be run
         self._work.clear()
         waiting, self._waiting = self._waiting, {}
-        for waiter in waiting.values():
-            waiter.done(Unavailable(why, retry_after_s=RETRY_AFTER_S))
+        for invocation, waiter in waiting.items():
+            _tell(waiter, invocation, Unavailable(why, retry_after_s=RETRY_AFTER_S))
+
+
+def _tell(waiter: _Waiter, invocation: str, end: Answer | JiffyError) -> None:
+    """One caller's trouble must not become everyone's."""
+    try:
+        waiter.done(end)
+    except Exception:
+        log.exception("the caller of invocation %s could not be answered", invocation)

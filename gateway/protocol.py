@@ -39,8 +39,10 @@ class App(Protocol):
 
 
 class GatewayHttp(HttpToolsProtocol):
-    """Counts bytes only while a head is incomplete, so an ordinary request costs one comparison."""
+    """See the module. Bytes are counted only while a head is incomplete: an ordinary request costs one comparison."""
 
+    _parsing = False
+    _completed = False  # a request, in the piece that is being parsed
     _head_open = False
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
@@ -52,12 +54,15 @@ class GatewayHttp(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
+        self._parsing, self._completed = True, False
         super().data_received(data)
+        self._parsing = False
         if self._arriving is not None:  # the rest of its body is still to come
             cycle, self._arriving = self._arriving, None
             super()._start_asgi_task(cycle, self.app)
         if self._head_open:
-            self._head_bytes += len(data)
+            if not self._completed:  # else other requests lie before it in this piece, which is bounded
+                self._head_bytes += len(data)
             if self._head_timer is None:
                 self._head_timer = self.loop.call_later(HEAD_MAX_S, self._too_slow)
             if self._head_bytes > HEAD_MAX_BYTES and not self.transport.is_closing():
@@ -71,29 +76,45 @@ class GatewayHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_open = False
         self._cancel_head_timer()
-        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            # What follows is of another protocol for the parser: a body would be taken for the next request.
+            if any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
+                raise ValueError("a request that offers an upgrade has a body")
+            super().on_headers_complete()
+            self.cycle.keep_alive = False
+        else:
+            super().on_headers_complete()
 
     # --- the short way ----------------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if cycle.more_body:
+        if not self._parsing:  # the next in a pipeline, and we are in the midst of answering the one before it
+            self.loop.call_soon(self._start, cycle)
+        elif cycle.more_body:
             self._arriving = cycle
-        elif not self._short(cycle, cast(App, app)):
-            super()._start_asgi_task(cycle, app)
+        else:
+            self._start(cycle)
 
-    def _short(self, cycle: RequestResponseCycle, app: App) -> bool:
-        if self.flow.write_paused:  # a client that does not read its answers waits for them, as uvicorn's way has it
-            return False
-        return app.whole(cast(Scope, cycle.scope), bytes(cycle.body), partial(self._respond, cycle))
+    def _start(self, cycle: RequestResponseCycle) -> None:
+        """The short way if it can be gone: a client that does not read its answers waits for them on uvicorn's."""
+        if self.transport.is_closing():
+            return
+        if cycle.more_body or self.flow.write_paused or not self._whole(cycle):
+            super()._start_asgi_task(cycle, self.app)
+
+    def _whole(self, cycle: RequestResponseCycle) -> bool:
+        scope, body = cast(Scope, cycle.scope), bytes(cycle.body)
+        return cast(App, self.app).whole(scope, body, partial(self._respond, cycle))
 
     def on_message_complete(self) -> None:
+        self._completed = True
         super().on_message_complete()
         if self._arriving is not None:
             cycle, self._arriving = self._arriving, None
-            self._start_asgi_task(cycle, self.app)
+            self._start(cycle)
 
     def _respond(self, cycle: RequestResponseCycle, response: Response) -> None:
-        if cycle.disconnected:
+        if cycle.disconnected or self.transport.is_closing():
             return
         status, headers, body = framed(response)
         lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers)]
@@ -125,5 +146,6 @@ class GatewayHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets our kind of error; no line in the log, or anyone could fill the disk."""
-        self.transport.write(_BAD_ANSWER)
-        self.transport.close()
+        if not self.transport.is_closing():
+            self.transport.write(_BAD_ANSWER)
+            self.transport.close()

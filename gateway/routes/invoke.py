@@ -126,11 +126,9 @@ class Invoke:
     ) -> None:
         """An HTTP request to a function's URL or route, its body of at most `most` bytes still to come."""
         admission = self._admission
-        admission.enter()
-        held = 0
+        body = await read_body(receive, head, most, admission)  # first: who dawdles takes no place among the calls
+        admission.enter(len(body))
         try:
-            body = await read_body(receive, head, most, admission)
-            held = len(body)
             if head.once:
                 response = await self._http_once(scope, head, target, body)
             else:
@@ -139,7 +137,7 @@ class Invoke:
                 response = await answered
             await reply(scope, send, await finish(response) if finish else response)
         finally:
-            admission.leave(held)
+            admission.leave(len(body))
 
     def whole(self, scope: Scope, head: Head, target: Target, body: bytes, respond: Respond) -> None:
         """The same for a request that is here whole: no task, no waiting; `respond` is called once, maybe at once."""
@@ -155,7 +153,11 @@ class Invoke:
             admission.leave(len(body))
             respond(response)
 
-        self._begin(scope, head, target, body, answered)
+        try:
+            self._begin(scope, head, target, body, answered)
+        except BaseException:
+            admission.leave(len(body))
+            raise
 
     def _begin(self, scope: Scope, head: Head, target: Target, body: bytes, respond: Respond) -> None:
         function, invocation, now_ms = target.function, str(uuid7()), self._now_ms()
@@ -204,16 +206,13 @@ class Invoke:
 
     async def invocation(self, scope: Scope, receive: Receive, send: Send, head: Head, tenant: str, name: str) -> None:
         """POST /v1/functions/{name}/invocations: any JSON event."""
-        admission = self._admission
-        admission.enter()
-        held = 0
+        admission, catalog = self._admission, self._catalog
+        mode, number, wishes = _query(scope["query_string"], head)
+        function = await (catalog.pinned(tenant, name, number) if number else catalog.find(tenant, name))
+        body = await read_body(receive, head, limits.PAYLOAD_MAX_BYTES, admission)
+        admission.enter(len(body))
         try:
-            mode, number, wishes = _query(scope["query_string"], head)
-            catalog = self._catalog
-            function = await (catalog.pinned(tenant, name, number) if number else catalog.find(tenant, name))
-            payload = await read_body(receive, head, limits.PAYLOAD_MAX_BYTES, admission)
-            held = len(payload)
-            payload = _json_event(payload)
+            payload = _json_event(body)
             invocation, now_ms = str(uuid7()), self._now_ms()
             try:
                 claim = _claim(scope, head, function, payload) if head.once else None
@@ -229,7 +228,7 @@ class Invoke:
                 response = refusal(exc, invocation, function)
             await reply(scope, send, response)
         finally:
-            admission.leave(held)
+            admission.leave(len(body))
 
     async def call(self, function: Function, invocation: str, trigger: str, event: bytes, now_ms: int) -> Answer:
         """One synchronous call, for HTTP and for triggers. Raises Unavailable and DeadlineExceeded."""
