@@ -40,7 +40,6 @@ from .store import Store
 log = logging.getLogger("invoker")
 
 LINGER_S = 2 * limits.HEARTBEAT_S  # gateways that have not yet heard that we leave still send calls: they are handed on
-
 CANCEL_AGAIN_S = 0.5  # before Python 3.12, asyncio.wait_for (in redis-py) may swallow a cancellation
 
 

@@ -28,17 +28,19 @@ START_S = 10.0
 class RedisServer:
     """One server process and its folder. `url` stays the same over restarts."""
 
-    def __init__(self, folder: Path, *, persistent: bool = False) -> None:
+    def __init__(self, folder: Path, *, persistent: bool = False, fsync: str = "everysec") -> None:
         self.folder = folder
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._persistent = persistent
+        self._fsync = fsync
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [
             *(binary(), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
             *("--dir", str(self.folder), "--save", "", "--appendonly", "yes" if self._persistent else "no"),
+            *("--appendfsync", self._fsync),
             *("--logfile", str(self.folder / "log"), "--loglevel", "warning", "--maxmemory-policy", "noeviction"),
         ]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Gateways and invokers as real processes over one persistent Redis, and what can be done to each."""
+"""Gateways, invokers and the ledger as real processes over one persistent Redis, and what can be done to each."""
 
 from __future__ import annotations
 
@@ -73,13 +73,14 @@ class Fleet:
         self.data = folder / "data"
         self.data.mkdir(mode=0o755)
         (folder / "redis").mkdir()
-        self.redis = RedisServer(folder / "redis", persistent=True)
+        self.redis = RedisServer(folder / "redis", persistent=True, fsync="always")  # with less, a kill may lose
         self.ports = [free_port() for _ in range(gateways)]
         self.members: dict[str, Member] = {}
         self.restarts = 0  # of processes that nobody killed
         self._down: set[str] = set()
         for n, port in enumerate(self.ports, 1):
             self._add(f"gw-{n}", ["gateway", "--data", str(self.data), "--port", str(port), "--name", f"gw-{n}"])
+        self._add("ledger", ["gateway.ledger", "--data", str(self.data)])
         for n in range(1, invokers + 1):
             options = ["--sandbox", "bwrap", "--stems", "1", "--id", f"inv-{n}"]
             self._add(f"inv-{n}", ["invoker", "--data", str(self.data), *options])

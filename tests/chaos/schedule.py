@@ -19,7 +19,7 @@ class Kind(StrEnum):
 class Event:
     at_s: float
     kind: Kind
-    target: str  # "redis", "gw-1", "inv-1" …
+    target: str  # "redis", "ledger", "gw-1", "inv-1" …
     seconds: float
 
     def __str__(self) -> str:
@@ -28,8 +28,8 @@ class Event:
 
 # For how long; the longest are beyond every patience: limits.TAKEN_AFTER_S, a gateway's, a connection's.
 _SECONDS = {
-    Kind.KILL: {"redis": (0.1, 1.5), "gw": (0.2, 2.0), "inv": (0.2, 7.0)},
-    Kind.PAUSE: {"redis": (0.3, 4.0), "gw": (0.3, 5.0), "inv": (0.5, 8.0)},
+    Kind.KILL: {"redis": (0.1, 1.5), "gw": (0.2, 2.0), "inv": (0.2, 7.0), "ledger": (0.2, 5.0)},
+    Kind.PAUSE: {"redis": (0.3, 4.0), "gw": (0.3, 5.0), "inv": (0.5, 8.0), "ledger": (0.5, 8.0)},
     Kind.CUT: {"gw": (0.1, 5.0), "inv": (0.1, 7.0)},
     Kind.STALL: {"gw": (0.3, 5.0), "inv": (0.3, 7.0)},
 }
