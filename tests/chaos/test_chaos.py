@@ -29,7 +29,7 @@ def test_a_seed_makes_the_same_schedule_again_and_nobody_suffers_two_things_at_a
 @pytest.mark.redis
 async def test_whatever_happens_the_books_balance_to_the_call() -> None:
     """What has happened is printed, and is the same again with the same seed."""
-    plan = Plan(seed=11, seconds=10.0, invokers=2, callers=2, mean_s=0.8)
+    plan = Plan(seed=11, seconds=7.0, invokers=2, callers=2, mean_s=0.6)
     print(plan)
     with tempfile.TemporaryDirectory(prefix="jiffy-chaos-") as name:
         folder = Path(name)
