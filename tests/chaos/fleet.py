@@ -82,7 +82,8 @@ class Fleet:
             self._add(f"gw-{n}", ["gateway", "--data", str(self.data), "--port", str(port), "--name", f"gw-{n}"])
         self._add("ledger", ["gateway.ledger", "--data", str(self.data)])
         for n in range(1, invokers + 1):
-            options = ["--sandbox", "bwrap", "--stems", "1", "--id", f"inv-{n}"]
+            # An invoker clears its name's control groups when it starts: two fleets on one machine must not share any.
+            options = ["--sandbox", "bwrap", "--stems", "1", "--id", f"chaos-{os.getpid()}-{n}"]
             self._add(f"inv-{n}", ["invoker", "--data", str(self.data), *options])
 
     def _add(self, name: str, command: list[str]) -> None:
