@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
-from jiffy.contract import keys, limits, outage, spending
+from jiffy.contract import burial, keys, limits, outage, spending
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Heartbeat, Layer, Revision
@@ -38,7 +38,7 @@ RETRY_S = 0.5
 Entry = tuple[bytes, bytes]  # id in the stream, packed Call
 
 _SCRIPTS = resources.files(__package__) / "scripts"
-_SCRIPT = (_SCRIPTS / "complete.lua").read_bytes()
+_SCRIPT = burial.able((_SCRIPTS / "complete.lua").read_bytes())
 _SHA = hashlib.sha1(_SCRIPT).hexdigest()  # noqa: S324 - how EVALSHA names scripts
 _HAND_OVER = (_SCRIPTS / "hand_over.lua").read_bytes()  # rarely run: sent whole
 

@@ -77,6 +77,7 @@ class Acceptance:
         wishes: Wishes = NONE,
         invocation: str = "",
         claim: Claim | None = None,
+        counted: bool = False,
     ) -> str:
         """The id of a call that is now accepted, or of the one that was accepted before with the same `claim`.
 
@@ -86,7 +87,7 @@ class Acceptance:
         accepted = envelope(
             function, payload, trigger, wishes, invocation, self._now_ms(), self._placement, self._guard
         )
-        return await self.offer(accepted._replace(claim=claim)) or invocation
+        return await self.offer(accepted._replace(claim=claim, counted=counted)) or invocation
 
     async def offer(self, accepted: Accepted) -> str:
         """ "" once this call is accepted; else the id of the one that holds its idempotency key. Raises as `accept`."""
@@ -101,7 +102,8 @@ class Acceptance:
         if not result:
             raise Throttled(
                 f"{accepted.tenant} has {self.bounds.calls} asynchronous calls, or "
-                f"{self.bounds.payload_bytes // limits.MIB} MiB of their payloads, waiting to be run",
+                f"{self.bounds.payload_bytes // limits.MIB} MiB of their payloads and of what "
+                "destinations shall be told, waiting",
                 retry_after_s=FULL_RETRY_AFTER_S,
             )
         return ""

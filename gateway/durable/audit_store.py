@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,9 +11,10 @@ from gateway.durable.audit import Places, Sums
 from gateway.store import translated
 from jiffy.contract import keys, wire
 from jiffy.contract.errors import PlatformError
-from jiffy.contract.messages import Call, Revision
+from jiffy.contract.messages import Call, Delivery, Revision
 
 PAGE = 256
+PAGE_OF_DELIVERIES = 16  # each may be 12 MiB
 
 
 class AuditStore:
@@ -58,6 +60,8 @@ class AuditStore:
                 seen[tenant] += 1
                 misplaced[tenant] += known is None or known.decode() != where
                 size[tenant] += len(call.payload)
+        async for delivery, length in self._told():
+            size[delivery.tenant] += length
         with translated():
             tenants = await self._names(keys.tally(""))
             backlogs = {tenant: int(await self._redis.hlen(keys.backlog(tenant))) for tenant in tenants}
@@ -78,6 +82,16 @@ class AuditStore:
             while cursor != 0:
                 cursor, found = await self._redis.hscan(keys.LATER_CALLS, cursor or 0, count=PAGE)
                 yield _asynchronous([("later", packed) for packed in found.values()])
+
+    async def _told(self) -> AsyncIterator[tuple[Delivery, int]]:
+        """All deliveries that wait, with the bytes that count for each."""
+        cursor: Any = None
+        while cursor != 0:
+            with translated():
+                cursor, found = await self._redis.hscan(keys.DELIVERY_ITEMS, cursor or 0, count=PAGE_OF_DELIVERIES)
+            for packed in found.values():
+                with contextlib.suppress(PlatformError):  # a newer release's
+                    yield wire.unpack(Delivery, packed), len(packed)
 
     async def _names(self, prefix: str) -> list[str]:
         """What stands behind `prefix` in all keys that begin with it."""

@@ -135,7 +135,7 @@ class FunctionTarget:
         claim = once.claim(function, f"delivery {delivery.id}")
         trigger = f"destination {delivery.function}"
         await self._acceptance.accept(
-            function, event, trigger=trigger, wishes=Wishes(depth=delivery.depth), claim=claim
+            function, event, trigger=trigger, wishes=Wishes(depth=delivery.depth), claim=claim, counted=True
         )
 
 

@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gateway.durable.store import script
+from gateway.durable.store import script, text
 from gateway.store import translated
-from jiffy.contract import keys, limits, wire
+from jiffy.contract import burial, keys, limits, wire
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import DeadLetter, Delivery
 
@@ -27,7 +27,7 @@ class DeliveryStore:
     def __init__(self, client: Any) -> None:
         self._redis = client
         self._lease = script(client, "lease")
-        self._settle = script(client, "settle")
+        self._settle = client.register_script(burial.able(text("settle")))
         self._redeliver = script(client, "redeliver")
 
     async def lease(self, count: int, lease_ms: int) -> list[Leased]:
@@ -53,7 +53,8 @@ class DeliveryStore:
 
     async def _end(self, leased: Leased, state: str, moment_ms: int, delivery: bytes, letter: bytes) -> None:
         one = leased.delivery
-        values = [one.id, leased.lease, state, moment_ms, delivery, letter, limits.DEAD_MAX]
+        values = [one.id, leased.lease, state, moment_ms, delivery, letter]
+        values += (limits.DEAD_MAX, limits.DEAD_MAX_BYTES, limits.DEAD_KEEP_S * 1000)
         with translated():
             await self._settle(keys=_keys(one.tenant), args=values)
 

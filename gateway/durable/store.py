@@ -34,6 +34,7 @@ class Accepted(NamedTuple):
     keep_s: int
     due_ms: int = 0
     claim: Claim | None = None
+    counted: bool = False  # its bytes already count: it is what a delivery becomes
 
 
 class Holder(NamedTuple):
@@ -86,6 +87,7 @@ class DurableStore:
             names.append(claim.key if claim else "")
             values += (call.invocation, wire.pack(call), wire.pack(one.record), one.keep_s, one.due_ms)
             values += (len(call.payload), claim.fingerprint if claim else "", max(limits.ONCE_KEEP_S, one.keep_s))
+            values.append("1" if one.counted else "")
         with translated():
             try:
                 results = await self._ask("EVALSHA", self._accept_sha, len(names), *names, *values)

@@ -59,7 +59,7 @@
 --   returned what was held for it until now, negative, and the field where it and its places were held
 --   places   how many it had
 --
--- Returns the number of items that were written.
+-- Returns the number of items that were written. `bury` is contract/burial.py's.
 
 local calls, usage_key, later, later_calls = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 local group, answers_keep, log_length = ARGV[1], ARGV[2], ARGV[3]
@@ -70,26 +70,6 @@ local touched, printed = {}, {}
 
 local function still_ours(id)
     return #redis.call('XPENDING', calls, group, id, id, 1) == 1
-end
-
-local function bury(k, invocation, now, call, letter)
-    local tally, dead, letters, dead_calls = KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4]
-    redis.call('ZADD', dead, now, invocation)
-    redis.call('HSET', letters, invocation, letter)
-    redis.call('HSET', dead_calls, invocation, call)
-    local bytes = redis.call('HINCRBY', tally, 'dead_bytes', #call)
-    local over = redis.call('ZCARD', dead) - dead_max
-    while true do -- the oldest make way
-        local oldest = redis.call('ZRANGE', dead, 0, 0, 'WITHSCORES')
-        if over <= 0 and bytes <= dead_max_bytes and tonumber(oldest[2]) > now - dead_keep then return end
-        bytes = redis.call('HINCRBY', tally, 'dead_bytes', -redis.call('HSTRLEN', dead_calls, oldest[1]))
-        redis.call('ZREM', dead, oldest[1])
-        redis.call('HDEL', letters, oldest[1])
-        redis.call('HDEL', dead_calls, oldest[1])
-        redis.call('HINCRBY', tally, 'dropped', 1)
-        over = over - 1
-        if oldest[1] == invocation then return end
-    end
 end
 
 local function follow(k, a, state)
@@ -105,11 +85,14 @@ local function follow(k, a, state)
     redis.call('HDEL', backlog, invocation)
     redis.call('HINCRBY', tally, 'bytes', -ARGV[a + 4])
     redis.call('HINCRBY', tally, state, 1)
-    if state == 'dead' then bury(k, invocation, moment, call, ARGV[a + 3]) end
+    if state == 'dead' then
+        bury(tally, KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], invocation, moment, call, ARGV[a + 3], dead_max, dead_max_bytes, dead_keep)
+    end
     if ARGV[a + 6] ~= '' then
         redis.call('ZADD', KEYS[6], moment, ARGV[a + 6])
         redis.call('HSET', KEYS[7], ARGV[a + 6], ARGV[a + 7])
         redis.call('HINCRBY', tally, 'destined', 1)
+        redis.call('HINCRBY', tally, 'bytes', #ARGV[a + 7])
     end
 end
 

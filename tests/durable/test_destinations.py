@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from gateway.durable.acceptance import Bounds
 from gateway.durable.callbacks import reachable, sign
 from gateway.durable.deliveries import event
 from gateway.durable.delivery_store import DeliveryStore
 from invoker.sandbox import Reply
 from jiffy.contract import checks, keys, limits, wire
-from jiffy.contract.messages import Delivery, Terms
+from jiffy.contract.messages import DeadLetter, Delivery, Terms
 from tests.durable.conftest import FAILED, Pair
 
 pytestmark = pytest.mark.redis
@@ -240,5 +241,69 @@ async def test_a_lease_that_has_passed_to_another_gateway_changes_nothing(pair: 
     assert await pair.redis.zrange(keys.DELIVERIES, 0, -1, withscores=True) == [(b"i.1", second.lease)]
     await store.delivered(second)
     await store.delivered(second)
-    assert await pair.tally() == {"delivered": 1}
+    assert (await pair.tally())["delivered"] == 1
     assert not await pair.redis.exists(keys.DELIVERIES, keys.DELIVERY_ITEMS)
+
+
+def delivery(number: int, size: int = 2, target: str = "function:a") -> Delivery:
+    terms = Terms(1, 2)
+    return Delivery(
+        *(f"i{number}.1", target, "default", "hello", 1, f"i{number}", 1, "ok", "", 1, b"x" * size, b"{}", 1, terms),
+    )
+
+
+async def test_what_waits_to_be_told_counts_in_the_backlog(pair: Pair, receiver: Receiver) -> None:
+    """A destination that is away must not fill the queue; what it is told once it is there makes room again."""
+    gateway = pair.served.gateway
+    gateway.callbacks.allowed = LOOPBACK
+    receiver.answers = [b"HTTP/1.1 500 No\r\n\r\n"]
+    await pair.deploy(on_success=f"http://127.0.0.1:{receiver.port}/")
+    pair.host.world.function = lambda _: Reply(True, b'"' + b"x" * 20_000 + b'"', 10)
+    gateway.acceptance.bounds = Bounds(10, 10_000)
+    await pair.call()
+    await receiver.told()
+    [packed] = (await pair.redis.hgetall(keys.DELIVERY_ITEMS)).values()
+    assert (await pair.tally())["bytes"] == len(packed) > 20_000
+    answer = await pair.http.post("/v1/functions/hello/invocations", params={"mode": "async"}, json={})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "throttled")
+    await quickly(pair, receiver)
+    assert (await until_tally(pair, delivered=1))["bytes"] == 0
+    await pair.call()
+
+
+async def test_a_call_that_a_delivery_becomes_finds_room_in_a_full_backlog(pair: Pair) -> None:
+    await pair.deploy(on_success="function:audit")
+    await pair.deploy("audit")
+    pair.host.world.function = lambda _: Reply(True, b'"' + b"x" * 20_000 + b'"', 10)
+    pair.served.gateway.acceptance.bounds = Bounds(10, 10_000)
+    await pair.call()
+    assert (await until_tally(pair, done=2, delivered=1))["bytes"] == 0
+
+
+async def test_large_deliveries_are_leased_a_page_at_a_time(pair: Pair) -> None:
+    await pair.served.gateway.loops.stop()
+    store = DeliveryStore(pair.redis)
+    for number in range(5):
+        one = delivery(number, 7 * limits.MIB)
+        await pair.redis.zadd(keys.DELIVERIES, {one.id: 1})
+        await pair.redis.hset(keys.DELIVERY_ITEMS, one.id, wire.pack(one))
+    pages = [len(await store.lease(64, 60_000)) for _ in range(3)]
+    assert pages == [3, 2, 0]
+
+
+async def test_dead_deliveries_make_way_by_the_rule_of_dead_calls(pair: Pair) -> None:
+    await pair.served.gateway.loops.stop()
+    store = DeliveryStore(pair.redis)
+    kept_ms = limits.DEAD_KEEP_S * 1000
+    for number, dead_ms in enumerate((1, 2, kept_ms + 2)):
+        one = delivery(number)
+        await pair.redis.zadd(keys.DELIVERIES, {one.id: 1})
+        await pair.redis.hset(keys.DELIVERY_ITEMS, one.id, wire.pack(one))
+        [leased] = await store.lease(1, 60_000)
+        letter = DeadLetter(one.id, "default", "hello", 1, "undelivered", 1, 1, dead_ms, "ok", b"", "destination", 2)
+        await store.undelivered(leased, letter)
+    assert await pair.redis.zrange(keys.dead("default"), 0, -1) == [b"i2.1"]
+    tally = await pair.tally()
+    assert (tally["undelivered"], tally["dropped"]) == (3, 2)
+    [call] = await pair.redis.hvals(keys.dead_calls("default"))
+    assert tally["dead_bytes"] == len(call)

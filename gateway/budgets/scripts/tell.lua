@@ -15,5 +15,6 @@ if ARGV[2] ~= '' then
     redis.call('ZADD', KEYS[2], ARGV[4], ARGV[2])
     redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
     redis.call('HINCRBY', KEYS[4], 'destined', 1)
+    redis.call('HINCRBY', KEYS[4], 'bytes', #ARGV[3])
 end
 return 1

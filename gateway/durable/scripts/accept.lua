@@ -12,7 +12,8 @@
 -- ARGV[1]  how many calls a tenant's backlog may have, [2] the bytes of their payloads
 -- ARGV[3]  what stands before an invocation's id in the name of its record
 -- then per call: invocation, Call, InvocationRecord, keep (seconds, of the record), due ("0": now), bytes (of its
--- payload), fingerprint (of the request), window (seconds, of the idempotency key)
+-- payload), fingerprint (of the request), window (seconds, of the idempotency key), "1" when its bytes are counted
+-- already: it is what a delivery becomes
 --
 -- Returns per call: 1 accepted, 0 the backlog is full, or "fingerprint invocation" of who holds its idempotency key.
 -- A holder whose record is gone holds nothing: its call never began, or its window is over.
@@ -26,16 +27,17 @@ local function held(once)
     return redis.call('EXISTS', ARGV[3] .. holder:sub(holder:find(' ') + 1)) == 1 and holder or nil
 end
 
-local function full(backlog, tally, bytes)
+local function full(backlog, tally, bytes, counted)
     if redis.call('HLEN', backlog) >= calls_max then return true end
+    if counted == '1' then return false end
     return (redis.call('HGET', tally, 'bytes') or 0) + bytes > bytes_max
 end
 
-for a = 4, #ARGV, 8 do
+for a = 4, #ARGV, 9 do
     local stream, record, backlog, tally, once = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4]
     local invocation, call, due, bytes = ARGV[a], ARGV[a + 1], ARGV[a + 4], ARGV[a + 5]
     local result = held(once)
-    if not result and backlog ~= '' and full(backlog, tally, bytes) then result = 0 end
+    if not result and backlog ~= '' and full(backlog, tally, bytes, ARGV[a + 8]) then result = 0 end
     if not result then
         result = 1
         if once ~= '' then redis.call('SET', once, ARGV[a + 6] .. ' ' .. invocation, 'EX', ARGV[a + 7]) end

@@ -17,6 +17,7 @@ for a = 1, #ARGV, 3 do
         redis.call('ZADD', KEYS[1], ARGV[a + 2], id)
         redis.call('HSET', KEYS[2], id, ARGV[a + 1])
         redis.call('HINCRBY', KEYS[3], 'redelivered', 1)
+        redis.call('HINCRBY', KEYS[3], 'bytes', #ARGV[a + 1])
         again = again + 1
     end
 end
