@@ -1,8 +1,8 @@
 """Moves calls whose time has come, delayed ones and next attempts, to the invokers that shall run them.
 
 Every gateway looks; taking a call out of `later` is the fence (scripts/move.lua), so none is moved twice and none
-waits for a gateway that died. Where no invoker lives, calls stay and wait for one. A call under a hard budget or
-a quota waits, too, until it is let in, at the longest until it has expired; then its invoker buries it.
+waits for a gateway that died. Where no invoker lives, calls stay and wait for one, unread. A call under a hard budget
+or a quota waits, too, until it is let in, at the longest until it has expired; then its invoker buries it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ LOOK_S = 0.1  # how late a call that is due may be; ten looks a second cost Redi
 TROUBLE_S = 0.5
 MOVE_MAX = 256  # calls in one step: about 2 ms in which Redis does nothing else
 REVISIONS_MAX = 1024  # unpacked ones kept by their bytes
+NOWHERE_MS = (1000, 3000)  # when to look again at what no host can run now
 HELD_MS = (500, 1500)  # when to try again for what others hold …
 USED_UP_MS = (10_000, 30_000)  # … and for a budget that is used up: it may be raised meanwhile
 
@@ -32,7 +33,7 @@ USED_UP_MS = (10_000, 30_000)  # … and for a budget that is used up: it may be
 class Waiting(Protocol):
     """Where calls wait; `store.DurableStore` is one. All raise Unavailable."""
 
-    async def due(self, count: int, skip: int) -> list[tuple[str, bytes]]: ...
+    async def due(self, count: int) -> list[tuple[str, bytes]]: ...
 
     async def move(self, batch: Sequence[Due]) -> list[int]: ...
 
@@ -69,12 +70,19 @@ class Later:
             await asyncio.sleep(pause)
 
     async def look(self) -> None:
-        """Move all that is due; what has no invoker now is passed over. Raises Unavailable."""
-        skip = 0
-        while found := await self._waiting.due(MOVE_MAX, skip):
+        """Move all that is due; what has no invoker now is looked at again later. Raises Unavailable.
+
+        A page for which there is nowhere is the last: what stands behind it comes to the front with the next look.
+        """
+        moving = True
+        while moving and self._placement.invokers and (found := await self._waiting.due(MOVE_MAX)):
             ready = [one for invocation, packed in found if (one := self._place(invocation, packed)) is not None]
-            skip += len(found) - len(ready)
+            if len(ready) < len(found):
+                placed = {one.due.record.invocation for one in ready}
+                nowhere = [invocation for invocation, _ in found if invocation not in placed]
+                await self._waiting.postpone({invocation: self._again_ms(NOWHERE_MS) for invocation in nowhere})
             await self._move(await self._let_in(ready))
+            moving = bool(ready)
 
     async def _move(self, ready: Sequence[_Ready]) -> None:
         moved = await self._waiting.move([one.due for one in ready]) if ready else []
@@ -95,6 +103,9 @@ class Later:
             *(State.QUEUED, call.accepted_ms, call.attempt - 1, None),
         )
         return _Ready(Due(invoker, revision.tenant, record), call, self._guard.plan(revision))
+
+    def _again_ms(self, span: tuple[int, int]) -> int:
+        return self._now_ms() + random.randint(*span)  # noqa: S311 - spreads load, guards nothing
 
     def _learn(self, packed: bytes) -> Revision:
         if len(self._revisions) >= REVISIONS_MAX:
@@ -117,7 +128,7 @@ class Later:
             invocation = one.due.record.invocation
             if error := refused.get(invocation):
                 span = USED_UP_MS if isinstance(error, BudgetExceeded) else HELD_MS
-                at_ms = now_ms + random.randint(*span)  # noqa: S311 - spreads load, guards nothing
+                at_ms = self._again_ms(span)
                 again[invocation] = min(at_ms, one.call.terms.expires_ms) if one.call.terms else at_ms
                 continue
             hold = holds.get(invocation)

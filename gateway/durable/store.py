@@ -104,10 +104,10 @@ class DurableStore:
 
     # --- calls that wait for their time ---------------------------------------------------------------------
 
-    async def due(self, count: int, skip: int) -> list[tuple[str, bytes]]:
-        """Up to `count` calls whose time has come, but for the first `skip`: invocation and packed Call."""
+    async def due(self, count: int) -> list[tuple[str, bytes]]:
+        """Up to `count` calls whose time has come: invocation and packed Call."""
         with translated():
-            flat = await self._due(keys=[keys.LATER, keys.LATER_CALLS], args=[count, skip])
+            flat = await self._due(keys=[keys.LATER, keys.LATER_CALLS], args=[count])
         return [(invocation.decode(), call) for invocation, call in zip(flat[::2], flat[1::2], strict=True)]
 
     async def move(self, batch: Sequence[Due]) -> list[int]:

@@ -26,6 +26,7 @@ from jiffy.contract.messages import Call, Revision
 
 LOOK_S = 0.25
 GAP_S = 1.5  # a look that comes so late sees nothing: we, or Redis, were away meanwhile
+FRUITLESS_S = 10.0  # how long a stream is left alone for which there was nowhere, unless hosts come or go
 PAGE = 256  # calls in one step: about 3 ms in which Redis does nothing else
 
 log = logging.getLogger("jiffy.gateway")
@@ -48,6 +49,13 @@ class Heard(NamedTuple):
     since_s: float
 
 
+class Fruitless(NamedTuple):
+    """When a stream was read in vain, and which hosts there were."""
+
+    hosts: tuple[str, ...]
+    at_s: float
+
+
 class Takeover:
     """See the module. `give_up` tells a caller of this gateway, if it waits for that invocation, why it is in vain."""
 
@@ -64,6 +72,7 @@ class Takeover:
         self._now_s = now_s
         self._looked_s = 0.0
         self._heard: dict[str, Heard] = {}
+        self._fruitless: dict[str, Fruitless] = {}
 
     async def watch(self) -> None:
         """Look again and again, for as long as the gateway runs."""
@@ -76,10 +85,13 @@ class Takeover:
 
     async def look(self) -> None:
         """Take over what silent invokers left. Raises Unavailable."""
-        streams = await self._streams.streams()
-        for silent in self._silent(streams):
-            if silent.calls:
-                await self._take_over(silent)
+        silent = [one for one in self._silent(await self._streams.streams()) if one.calls]
+        names = {one.invoker for one in silent}
+        self._fruitless = {name: last for name, last in self._fruitless.items() if name in names}
+        for one in silent:
+            last = self._fruitless.get(one.invoker)
+            if last is None or last.hosts != self._placement.invokers or self._now_s() - last.at_s >= FRUITLESS_S:
+                await self._take_over(one)
 
     def _silent(self, streams: Sequence[Stream]) -> list[Stream]:
         """Those whose last heartbeat we have seen for too long."""
@@ -96,15 +108,22 @@ class Takeover:
 
     async def _take_over(self, silent: Stream) -> None:
         after, moved = "", 0
+        hosts = self._placement.invokers
+        anybody = any(host != silent.invoker for host in hosts)
         while page := await self._streams.left(silent.invoker, after, PAGE):
             after = page[-1].entry
             batch = [taken for left in page if (taken := self._place(silent.invoker, left)) is not None]
             if batch and not await self._streams.take_over(silent, batch):
-                break
+                return
             moved += len(batch)
             self._looked_s = self._now_s()  # that took its time, and Redis answered all the while
+            if not anybody and not any(left.given for left in page):
+                break  # who waits for what it was given is told; the rest waits for a host
         if moved:
+            self._fruitless.pop(silent.invoker, None)
             log.warning("%s is silent: %d of its calls went to other invokers", silent.invoker, moved)
+        else:
+            self._fruitless[silent.invoker] = Fruitless(hosts, self._now_s())
 
     def _place(self, silent: str, left: Left) -> Taken | None:
         """Where this call goes; None when there is nowhere now, or when it can't be read."""

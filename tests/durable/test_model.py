@@ -127,7 +127,7 @@ class Machine(RuleBasedStateMachine):
         return multiple(*self.look_for_due(invoker))
 
     def look_for_due(self, invoker: str) -> list[tuple[str, str]]:
-        return [(invocation, invoker) for invocation, _ in self.run(self.gateway.due(100, 0))]
+        return [(invocation, invoker) for invocation, _ in self.run(self.gateway.due(100))]
 
     @rule(one=peeked)
     def move(self, one: tuple[str, str]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from gateway.durable.takeover import GAP_S, Takeover
+from gateway.durable.takeover import FRUITLESS_S, GAP_S, PAGE, Takeover
 from gateway.durable.takeover_store import Left, Stream, Taken, TakeoverStore
 from gateway.placement import Host, Placement
 from invoker.sandbox import Exit, Reply
@@ -34,9 +34,9 @@ class Gateway:
     now_s: float = 1000.0
 
     def __post_init__(self) -> None:
-        placement = Placement()
-        placement.update([Host(name, 100, 0, False) for name in self.others])
-        self.takeover = Takeover(self.store, placement, self.told.__setitem__, lambda: self.now_s)
+        self.placement = Placement()
+        self.placement.update([Host(name, 100, 0, False) for name in self.others])
+        self.takeover = Takeover(self.store, self.placement, self.told.__setitem__, lambda: self.now_s)
 
     async def look(self, seconds: float = limits.TAKEN_AFTER_S + 0.1, step_s: float = 0.5) -> None:
         """Look on, for so long."""
@@ -246,3 +246,37 @@ async def test_streams_of_hosts_that_are_long_gone_are_forgotten(host: OneHost, 
     await store.streams()
     assert sorted(one.invoker for one in await store.streams()) == ["inv-1", "left"]
     assert not await host.redis.exists(keys.calls("old"))
+
+
+class Counted:
+    """Counts the pages that are read of what a silent invoker left."""
+
+    def __init__(self, store: TakeoverStore) -> None:
+        self._store = store
+        self.pages = 0
+
+    async def streams(self) -> list[Stream]:
+        return await self._store.streams()
+
+    async def left(self, invoker: str, after: str, count: int) -> list[Left]:
+        self.pages += 1
+        return await self._store.left(invoker, after, count)
+
+    async def take_over(self, silent: Stream, batch: Sequence[Taken]) -> bool:
+        return await self._store.take_over(silent, batch)
+
+
+async def test_what_has_nowhere_to_go_is_not_read_again_with_every_look(host: OneHost, store: TakeoverStore) -> None:
+    await host.send()
+    await running(host, 1)
+    await host.crash()
+    for _ in range(2 * PAGE):
+        await host.send()
+    counted = Counted(store)
+    gateway = Gateway(counted, others=())
+    await gateway.look()
+    await gateway.look(seconds=FRUITLESS_S - 1, step_s=0.25)
+    assert counted.pages == 2, "one with what it had been given, and the next"
+    gateway.placement.update([Host("inv-2", 1000, 0, False)])
+    await gateway.look(seconds=0.25)
+    assert await store.left("inv-1", "", 10) == []
