@@ -108,15 +108,23 @@ class HttpTarget:
 def reachable(address: Address, allowed: Sequence[Network] = ()) -> bool:
     """Is this a public address, or in a network that the operator allows? An IPv4 address in IPv6 is what is in it."""
     if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address.sixtofour or address
+        address = address.ipv4_mapped or address
     if any(address.version == network.version and address in network for network in allowed):
         return True
-    if isinstance(address, ipaddress.IPv6Address) and (address.teredo or address in _NAT64):
+    if isinstance(address, ipaddress.IPv6Address) and (
+        address not in _UNICAST or any(address in network for network in _NO_HOSTS)
+    ):
         return False
     return address.is_global and not address.is_multicast
 
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")  # all that is given to anybody: RFC 4291, 2.4; NAT64 is not in it
+_NO_HOSTS = (
+    ipaddress.ip_network("2001::/23"),  # protocols, Teredo among them, which leads to IPv4 addresses
+    ipaddress.ip_network("2001:db8::/32"),  # documentation
+    ipaddress.ip_network("2002::/16"),  # 6to4, which leads to IPv4 addresses
+    ipaddress.ip_network("3fff::/20"),  # documentation
+)
 
 
 def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:

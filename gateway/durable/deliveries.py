@@ -132,7 +132,7 @@ class FunctionTarget:
 
     async def deliver(self, delivery: Delivery, event: bytes) -> None:
         function = await self._catalog.find(delivery.tenant, delivery.target.removeprefix("function:"))
-        claim = once.claim(function, f"delivery {delivery.id}")
+        claim = once.claim(function, delivery.id, kind="delivery-")
         trigger = f"destination {delivery.function}"
         await self._acceptance.accept(
             function, event, trigger=trigger, wishes=Wishes(depth=delivery.depth), claim=claim, counted=True

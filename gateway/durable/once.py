@@ -139,12 +139,15 @@ def _into(future: asyncio.Future[Answer | JiffyError]) -> Callable[[Answer | Jif
     return done
 
 
-def claim(function: Function, key: str, *request: str | bytes) -> Claim:
-    """What `key` stands for: this function, and a request that is the same when all of these parts are."""
+def claim(function: Function, key: str, *request: str | bytes, kind: str = "") -> Claim:
+    """What `key` stands for: this function, and a request that is the same when all of these parts are.
+
+    Keys of another `kind` than callers' are apart: no caller can take one.
+    """
     fingerprint = hashlib.sha256()
     for part in request:
         data = part.encode() if isinstance(part, str) else part
         fingerprint.update(b"%d:" % len(data))
         fingerprint.update(data)
     digest = hashlib.sha256(key.encode()).hexdigest()
-    return Claim(keys.once(function.tenant, function.name, digest), fingerprint.hexdigest())
+    return Claim(keys.once(function.tenant, function.name, kind + digest), fingerprint.hexdigest())

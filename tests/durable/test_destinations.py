@@ -179,6 +179,8 @@ async def test_functions_that_call_each_other_in_a_circle_end(pair: Pair) -> Non
         *((a, False) for a in ("0.0.0.0", "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1")),
         *((a, False) for a in ("::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:10.0.0.1")),
         *((a, False) for a in ("64:ff9b::a00:1", "2002:7f00:1::1", "2001:0:a00:1::1")),
+        *((a, False) for a in ("2002:808:808::1", "64:ff9b::808:808", "64:ff9b:1::1", "100::1", "4000::1")),
+        *((a, False) for a in ("2001:db8::1", "3fff::1", "5f00::1", "2001:20::1", "::8.8.8.8")),
         *((a, True) for a in ("93.184.216.34", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8")),
     ],
 )
@@ -307,3 +309,16 @@ async def test_dead_deliveries_make_way_by_the_rule_of_dead_calls(pair: Pair) ->
     assert (tally["undelivered"], tally["dropped"]) == (3, 2)
     [call] = await pair.redis.hvals(keys.dead_calls("default"))
     assert tally["dead_bytes"] == len(call)
+
+
+async def test_no_caller_can_take_the_key_of_a_delivery(pair: Pair) -> None:
+    await pair.deploy("hello", on_success="function:audit")
+    await pair.deploy("audit")
+    invocation = await pair.call(delay="3600")
+    path = "/v1/functions/audit/invocations"
+    taken = {"Idempotency-Key": f"delivery {invocation}.1"}
+    answer = await pair.http.post(path, params={"mode": "async"}, headers=taken, json={})
+    assert answer.status_code == 202
+    await pair.redis.zadd(keys.LATER, {invocation: 1})
+    tally = await until_tally(pair, done=3, delivered=1)
+    assert (tally["accepted"], tally["destined"], tally["bytes"]) == (3, 1, 0)
