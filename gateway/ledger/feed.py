@@ -5,6 +5,7 @@ Blocking, because settling runs in a thread. Redis errors leave here as `Unavail
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import redis
 
 from jiffy.contract import keys, outage
+from jiffy.contract.clock import Clock
 from jiffy.contract.errors import Unavailable
 
 REPLY_ENTRIES = 128  # parsing one reply holds the interpreter, so the event loop too: 0.2 ms
@@ -72,6 +74,11 @@ class RedisFeed:
         self._redis.set_response_callback("XRANGE", lambda reply, **_: reply)
         self._forget = self._redis.register_script(FORGET)
         self._lease = self._redis.register_script(LEASE)
+        self._clock = Clock()
+
+    def now_ms(self) -> int:
+        """Epoch milliseconds on the server's clock, as it was told with the last lease."""
+        return self._clock() // 1000
 
     def read(self, count: int) -> list[Entry]:
         entries: list[Entry] = []
@@ -97,7 +104,13 @@ class RedisFeed:
 
     def lease(self, holder: str, ttl_ms: int) -> bool:
         with self._asking():
+            self._ask_the_time()
             return bool(self._lease(keys=[keys.LEDGER], args=[holder, ttl_ms]))
+
+    def _ask_the_time(self) -> None:
+        asked = time.monotonic_ns()
+        told: Any = self._redis.time()
+        self._clock.set(told[0] * 1_000_000 + told[1], asked, time.monotonic_ns())
 
     def close(self) -> None:
         self._redis.close()

@@ -40,23 +40,18 @@ T = TypeVar("T")
 log = logging.getLogger("jiffy.ledger")
 
 
-def wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 async def open_ledger(
     url: str,
     redis_url: str,
-    now_ms: Callable[[], int] = wall_ms,
+    now_ms: Callable[[], int] | None = None,
     price_list: PriceList | None = None,
     keep_days: int = 0,
 ) -> Ledger:
     """The ledger in the database at `url`, fed by the Redis at `redis_url`. Settles nothing until it is asked or kept.
 
-    `now_ms` is called from threads; it says the epoch on the Redis server's clock. The books of `price_list` are
-    published; without one, a new ledger gets those that are shipped. Single calls are removed after `keep_days` (0:
-    never). Raises Unavailable, and Conflict when a price
-    book that has been in force was edited.
+    `now_ms` is called from threads; it says the epoch on the Redis server's clock (None: as settling hears it). The
+    books of `price_list` are published; without one, a new ledger gets those that are shipped. Single calls are removed
+    after `keep_days` (0: never). Raises Unavailable, and Conflict when a price book that has been in force was edited.
     """
     feed = RedisFeed(redis_url)
     try:
@@ -69,7 +64,7 @@ async def open_ledger(
     except JiffyError:
         feed.close()
         raise
-    return Ledger(engine, feed, known, now_ms, keep_days)
+    return Ledger(engine, feed, known, now_ms or feed.now_ms, keep_days)
 
 
 class Ledger:
@@ -150,7 +145,10 @@ class Ledger:
 
     async def _forget_old_calls(self) -> None:
         while self._keep_days and not self._closing.is_set():
-            with contextlib.suppress(JiffyError):  # the database is away: settling says so
+            with contextlib.suppress(
+                JiffyError
+            ):  # the database is away, or Redis, whose clock decides: settling says so
+                await asyncio.to_thread(self._feed.lease, self._name, LEASE_MS)
                 await self.forget_old_calls()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), FORGET_S)
