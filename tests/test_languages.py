@@ -61,6 +61,37 @@ def test_rust(up: Up, tmp_path: Path) -> None:
     assert up.get("/function/rust-primes").status_code == 502
 
 
+CLIENT = """#!/usr/local/bin/python3
+import sys
+
+sys.path[:0] = ["/var/task", "/opt/python"]
+from awslambdaric.__main__ import main
+
+main(["awslambdaric", "app.handler"])
+"""
+APP = """import os
+def handler(event, context):
+    if event == "fail":
+        raise KeyError("no such key")
+    print("called", context.aws_request_id)
+    return [event, context.function_name, context.memory_limit_in_mb, context.get_remaining_time_in_millis() > 0,
+            sorted(os.listdir("/var/runtime")) if os.path.isdir("/var/runtime") else []]
+"""
+
+
+def test_an_unmodified_awslambdaric(up: Up, tmp_path: Path) -> None:
+    wanted = ["uv", "pip", "install", "--dry-run", "--target", str(tmp_path / "none"), "awslambdaric"]
+    if subprocess.run(wanted, capture_output=True, timeout=60).returncode:
+        pytest.skip("no package index here")
+    folder = tmp_path / "ric"
+    toml = '[functions.ric]\nruntime = "provided"\nhandler = "app.handler"\nmemory_mb = 256\n'
+    up.deploy(folder, toml, bootstrap=CLIENT, app__py=APP, requirements__txt="awslambdaric\n")
+    assert up.invoke("ric", {"a": "ü"}).json() == [{"a": "ü"}, "ric", "256", True, []]
+    refused = up.invoke("ric", "fail").json()
+    assert (refused["errorType"], refused["errorMessage"]) == ("KeyError", "'no such key'")
+    assert "called " in up.jiffy("logs", "ric").stdout
+
+
 @pytest.mark.parametrize(
     ("file", "says"),
     [

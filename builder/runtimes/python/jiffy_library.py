@@ -13,7 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-ARCHIVE = __file__.rpartition("/")[0] + "/library.zip"
+HERE = __file__.rpartition("/")[0]
+ARCHIVE = HERE + "/library.zip"
+DIRECTORIES = zipimport._zip_directory_cache  # type: ignore[attr-defined]  # archive → the files in it, since 3.3
 
 
 class Library(zipimport.zipimporter):
@@ -21,7 +23,7 @@ class Library(zipimport.zipimporter):
 
     def find_spec(self, fullname: str, target: object = None) -> ModuleSpec | None:
         inside = self.prefix + fullname.rpartition(".")[2]
-        files = getattr(self, "_files", ())
+        files = DIRECTORIES.get(ARCHIVE, ())
         for ending in (".pyc", "/__init__.pyc"):
             if inside + ending in files:
                 loader: Any = self
@@ -37,6 +39,17 @@ def hook(path: str) -> Library:
     if path == ARCHIVE or path.startswith(ARCHIVE + "/"):
         return Library(path)
     raise ImportError(path)
+
+
+class Beside:
+    """Asked after all others: for what the archive holds of a package that itself lies beside it."""
+
+    @staticmethod
+    def find_spec(fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        for folder in path if isinstance(path, list) else ():
+            if folder.startswith(HERE + "/") and not folder.startswith(ARCHIVE):
+                return Library(ARCHIVE + folder[len(HERE) :]).find_spec(fullname)
+        return None
 
 
 class LeftOut:
@@ -62,6 +75,7 @@ def tell_what_is_left_out() -> None:
 def install() -> None:
     sys.path_hooks.insert(0, hook)
     sys.path.append(ARCHIVE)
+    sys.meta_path.append(Beside)
     sys.modules["encodings"].__path__.append(f"{ARCHIVE}/encodings")
 
 
