@@ -13,7 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from jiffy.cli.main import main
 from tests import servers
 from tests.platforms import JIFFY, Up, platform, until
 
@@ -178,6 +180,29 @@ def test_a_key_opens_what_others_may_reach(data_dir: Path, tmp_path: Path) -> No
             assert b"sesame" not in words
             if pid != up.child("gateway"):
                 assert b"sesame" not in Path(f"/proc/{pid}/environ").read_bytes(), words
+
+
+def test_two_tenants_of_one_platform(data_dir: Path, tmp_path: Path) -> None:
+    """The same names, the same routes, builds and calls at the same hosts: each has its own."""
+    file = tmp_path / "keys.toml"
+    words = [(name, ["keys", "new", name, "--tenant", name, "--keys", str(file)]) for name in ("acme", "globex")]
+    keys = {tenant: CliRunner().invoke(main, new).stdout.strip() for tenant, new in words}
+    with platform(data_dir, "--sandbox", "bwrap", "--host", "0.0.0.0", "--keys", str(file)) as up:
+        for tenant, key in keys.items():
+            up.env["JIFFY_API_KEY"] = key
+            up.deploy(tmp_path / tenant, TOML, m__py=f"def f(event, context):\n    return {tenant!r}\n")
+        for tenant, key in keys.items():
+            up.env["JIFFY_API_KEY"] = key
+            up.http.headers["x-api-key"] = key
+            for path in ("/slow", "/function/slow", f"/t/{tenant}/slow"):
+                assert up.get(path).json() == tenant, path
+            assert up.invoke("slow").json() == tenant
+            assert up.json("bill", "--by", "function")["total"]["calls"] == 4
+            assert len(up.jiffy("logs", "slow").stdout.split("START ")) == 5
+        up.http.headers.pop("x-api-key")
+        for path in ("/slow", "/v1/status", "/t/acme/slow"):
+            assert up.get(path).status_code == 401, path
+        assert up.get("/healthz").status_code == 200
 
 
 def test_several_gateways_share_the_port(data_dir: Path, tmp_path: Path) -> None:

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from typing import cast
 
 
-def request(method: str, path: str, body: bytes = b"", content_type: str = "application/json") -> bytes:
+def request(
+    method: str, path: str, body: bytes = b"", content_type: str = "application/json", api_key: str = ""
+) -> bytes:
     """The bytes of one HTTP/1.1 request."""
     head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}"
-    return f"{head}\r\n\r\n".encode() + body
+    key = f"\r\nx-api-key: {api_key}" if api_key else ""
+    return f"{head}{key}\r\n\r\n".encode() + body
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Platform:
         with urllib.request.urlopen(self.url + path, b"", timeout=30) as answer:
             return json.load(answer)
 
-    def deploy(self, name: str, functions: dict[str, str], files: dict[str, str]) -> float:
+    def deploy(self, name: str, functions: dict[str, str], files: dict[str, str], api_key: str = "") -> float:
         """Deploy functions (name → the lines of its table) with `files` as source; seconds the command took."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
@@ -55,10 +55,9 @@ class Platform:
             (folder / path).write_text(text)
         tables = [f"[functions.{function}]\n{lines}\n" for function, lines in functions.items()]
         (folder / "jiffy.toml").write_text("\n".join(tables))
+        env = os.environ | {"JIFFY_URL": self.url} | ({"JIFFY_API_KEY": api_key} if api_key else {})
         began = time.perf_counter()
-        done = subprocess.run(
-            [*JIFFY, "deploy", str(folder)], env=os.environ | {"JIFFY_URL": self.url}, capture_output=True, text=True
-        )
+        done = subprocess.run([*JIFFY, "deploy", str(folder)], env=env, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"deploy of {name} failed:\n{done.stdout}{done.stderr}")
         return time.perf_counter() - began

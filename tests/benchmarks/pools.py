@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import secrets
+import tempfile
 import time
 
 import uvloop
+
+from jiffy.contract.access import digest
 
 from .__main__ import show
 from .figures import HELLO, Figure
@@ -16,11 +20,12 @@ from .platform import Platform, platform
 
 NAP = "import time\n\n\ndef handler(event, context):\n    time.sleep({seconds})\n    return 1\n"
 NAP_S = 3.0  # of the burst: longer than it takes to start all its instances
+KINDS = ["burst", "cold", "thaw", "flood", "tenants"]
 BUSY_S = 0.2  # a call of the flood
 
 
-def call(name: str) -> bytes:
-    return request("POST", f"/function/{name}", b"{}")
+def call(name: str, api_key: str = "") -> bytes:
+    return request("POST", f"/function/{name}", b"{}", api_key=api_key)
 
 
 async def open_loop(port: int, requests: list[bytes], per_s: float) -> list[Run]:
@@ -110,7 +115,7 @@ def flood(sandbox: str, quick: bool) -> list[Figure]:
         running.deploy("flood", {"flood": table, "quiet": table}, {"nap.py": NAP.format(seconds=BUSY_S)})
         uvloop.run(closed_loop("127.0.0.1", running.port, [call("quiet")] * 5, 1))
         alone = uvloop.run(open_loop(running.port, [call("quiet")] * calls, 5))
-        both = uvloop.run(_flooded(running.port, calls))
+        both = uvloop.run(_flooded(running.port, [call("flood")], [call("quiet")] * calls))
     calm, busy = (sorted(run.latencies_ms[0] for run in runs) for runs in (alone, both))
     return [
         Figure(
@@ -123,11 +128,41 @@ def flood(sandbox: str, quick: bool) -> list[Figure]:
     ]
 
 
-async def _flooded(port: int, calls: int) -> list[Run]:
-    requests = [call("flood")] * 100_000
-    flooding = asyncio.create_task(closed_loop("127.0.0.1", port, requests, 64))
+def tenants(sandbox: str, quick: bool) -> list[Figure]:
+    """One tenant floods a host of 16 instances with all of its four functions; another one has one that is called."""
+    calls = 10 if quick else 50
+    keys = {name: secrets.token_urlsafe(32) for name in ("loud", "quiet")}
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        for name, key in keys.items():
+            file.write(f'[keys.{name}]\ntenant = "{name}"\nrole = "deploy"\nkey_sha256 = "{digest(key)}"\n')
+        file.flush()
+        with platform(sandbox, "--instances", "16", "--keys", file.name) as running:
+            nap = {"nap.py": NAP.format(seconds=BUSY_S)}
+            table = 'handler = "nap:handler"\ntimeout_s = 20'
+            running.deploy("loud", {f"nap-{n}": table for n in range(4)}, nap, keys["loud"])
+            running.deploy("quiet", {"nap-0": table}, nap, keys["quiet"])
+            quiet = call("nap-0", keys["quiet"])
+            uvloop.run(closed_loop("127.0.0.1", running.port, [quiet] * 5, 1))
+            alone = uvloop.run(open_loop(running.port, [quiet] * calls, 5))
+            loud = [call(f"nap-{n}", keys["loud"]) for n in range(4)]
+            both = uvloop.run(_flooded(running.port, loud, [quiet] * calls))
+    calm, busy = (sorted(run.latencies_ms[0] for run in runs) for runs in (alone, both))
+    return [
+        Figure(
+            "the same beside another tenant's flood, 64 callers of four functions, p50 / p99 (alone: p50 / p99)",
+            f"{percentile(busy, 50):.0f} / {percentile(busy, 99):.0f} ms "
+            f"({percentile(calm, 50):.0f} / {percentile(calm, 99):.0f} ms)",
+            "p50 at most twice",
+            f"{calls} calls, {sum(run.failed for run in both)} failed",
+        )
+    ]
+
+
+async def _flooded(port: int, flood: list[bytes], quiet: list[bytes]) -> list[Run]:
+    """`quiet`, five a second, while 64 callers send `flood` over and over."""
+    flooding = asyncio.create_task(closed_loop("127.0.0.1", port, flood * (100_000 // len(flood)), 64))
     await asyncio.sleep(3)
-    runs = await open_loop(port, [call("quiet")] * calls, 5)
+    runs = await open_loop(port, quiet, 5)
     flooding.cancel()
     return runs
 
@@ -136,12 +171,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer of everything, to see that it runs")
     parser.add_argument("--sandbox", choices=["bwrap", "docker"], action="append", help="default: both")
-    parser.add_argument("--only", choices=["burst", "cold", "thaw", "flood"], action="append", help="default: all")
+    parser.add_argument("--only", choices=KINDS, action="append", help="default: all")
     options = parser.parse_args()
     results = {}
     for sandbox in options.sandbox or ["bwrap", "docker"]:
         rows = []
-        only = options.only or ["burst", "cold", "thaw", "flood"]
+        only = options.only or KINDS
         with platform(sandbox) as running:
             if "thaw" in only:
                 rows += thaw(running, 20 if options.quick else 100)
@@ -151,6 +186,8 @@ def main() -> None:
                 rows += burst(running, 50 if options.quick else 500)
         if "flood" in only:
             rows += flood(sandbox, options.quick)
+        if "tenants" in only:
+            rows += tenants(sandbox, options.quick)
         results[f"Jiffy, {sandbox}"] = rows
     show(results)
     print(f"load average of the last minute: {os.getloadavg()[0]:.1f}")
