@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from gateway.keyring import Keyring
-from jiffy.contract import triggers, wire
+from jiffy.contract import edges, triggers, wire
 from jiffy.contract.access import ALLOWS, Role, digest
 from jiffy.contract.errors import SpecError
 from jiffy.contract.messages import Call, Revision
@@ -116,6 +116,29 @@ async def test_a_topic_of_the_same_name_is_another_one(two: Two) -> None:
     assert (await two.ask("globex-read", "/v1/topics/orders/events")).json()["events"] == []
     assert (await two.ask("globex-deploy", "/v1/topics/orders", "DELETE")).status_code == 204
     assert len((await two.ask("acme-read", "/v1/topics/orders/events")).json()["events"]) == 2
+
+
+async def test_a_budget_is_its_tenants(two: Two) -> None:
+    path = "/v1/budgets/monthly"
+    assert (await two.ask("acme-deploy", path, "PUT", json={"limit": "5.00", "per": "month"})).status_code == 200
+    assert (await two.ask("globex-read", "/v1/budgets")).json()["budgets"] == []
+    for method in ("GET", "DELETE"):
+        assert (await two.ask("globex-admin", path, method)).status_code == 404
+    assert (await two.ask("acme-read", path)).json()["name"] == "monthly"
+
+
+@pytest.mark.parametrize(
+    ("key", "status"), [("acme-invoke", 200), ("acme-read", 403), ("globex-admin", 404), ("", 401)]
+)
+async def test_an_http_trigger_is_its_tenants(two: Two, redis_url: str, key: str, status: int) -> None:
+    declared = triggers.check([{"type": "http", "path": "/edge", "etag": True}])
+    routes = edges.every_route((), declared)
+    await publish(redis_url, "edgy", tenant="acme", routes=routes, spec={"triggers": list(declared)})
+    await two.served.gateway.catalog.resync()
+    own = key.startswith("acme")
+    assert (await two.ask(key, "/t/acme/edge")).status_code == (200 if key == "globex-admin" else status)
+    assert (await two.ask(key, "/edge")).status_code == status
+    assert bool(two.invoker.calls) == ((own and status == 200) or key == "globex-admin")
 
 
 async def test_results_logs_and_the_bill_are_the_callers_tenants(two: Two) -> None:
