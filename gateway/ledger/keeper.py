@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -19,8 +21,9 @@ from sqlalchemy import Connection, Engine
 from jiffy.contract.errors import JiffyError, Unavailable
 from jiffy.contract.meter import Tariff
 
-from . import advice, comparison, database, questions, retention, shelf, statements
+from . import advice, anomalies, comparison, database, questions, retention, shelf, statements
 from .advice import Advice
+from .anomalies import Anomaly
 from .comparison import Comparison
 from .count import Count, count
 from .feed import Feed, RedisFeed
@@ -32,6 +35,7 @@ from .settle import STEP_ROWS, Settler
 
 TURN_S = 1.0  # how far the ledger lags behind the calls; each turn with records costs one flush to disk
 LEASE_MS = 3000  # a process that died is replaced after three turns
+ANOMALIES_S = 900.0  # how often costs are looked at for what is not usual: some milliseconds
 FORGET_S, FORGET_PAUSE_S = 3600.0, 0.05  # old calls are removed once an hour, and never all at once
 ASK_BUDGET_S = 2.0  # a question waits for settling no longer than this, about 150,000 records
 
@@ -92,7 +96,7 @@ class Ledger:
     def keep(self) -> None:
         """Settle, and forget what is old, from now on: the work of the ledger's own process (__main__.py)."""
         self.follow()
-        for work in (self._settle_for_ever(), self._forget_old_calls()):
+        for work in (self._settle_for_ever(), self._forget_old_calls(), self._warn_of_anomalies()):
             self._tasks.append(asyncio.create_task(work, name="ledger"))
 
     async def close(self) -> None:
@@ -219,6 +223,24 @@ class Ledger:
     async def advice(self, question: Question) -> list[Advice]:
         """What would be cheaper, of the calls that match."""
         return await asyncio.to_thread(self._reading, advice.of, question)
+
+    async def anomalies(self, tenant: str | None) -> list[Anomaly]:
+        """Functions whose daily cost left its usual range. Raises Unavailable."""
+        now_ms = self.now_ms()
+        question = Question(tenant, By.DAY, since_ms=anomalies.since_ms(now_ms))
+        look = partial(anomalies.of, today=now_ms // anomalies.DAY_MS)
+        return await asyncio.to_thread(self._reading, look, question)
+
+    async def _warn_of_anomalies(self) -> None:
+        told: set[tuple[str, str, int]] = set()
+        while not self._closing.is_set():
+            with contextlib.suppress(JiffyError):  # the database is away: settling says so
+                for one in await self.anomalies(None):
+                    if (one.tenant, one.function, one.day) not in told:
+                        log.warning("%s", json.dumps({"type": "cost.unusual", "tenant": one.tenant} | one.to_dict()))
+                        told.add((one.tenant, one.function, one.day))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), ANOMALIES_S)
 
     async def newest_revision(self, tenant: str, function: str, since_ms: int) -> tuple[int, int, Sum] | None:
         """(number, MB, sum) of the newest revision that was called and charged since then."""

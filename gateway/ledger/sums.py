@@ -58,7 +58,7 @@ def by_key(
 ) -> list[Sum]:
     """One sum for every name that occurs, in no order; "" for a total. `late_only`: of what came late (by month)."""
     part = matching(question, books)
-    keys = {name: _key(part, name) for name in (*_KEYS[question.by], "book", "variant")}
+    keys = {name: key(part, name) for name in (*_KEYS[question.by], "book", "variant")}
     if question.tenant is None:
         keys["function"] = part.c.function
     query, names = added_up(part, keys), Names(connection)
@@ -262,5 +262,6 @@ def _of(query: Select[Any], question: Question, columns: Any) -> Select[Any]:
     return query if ids is None else query.where(columns.function.in_(ids))
 
 
-def _key(part: Subquery, name: str) -> ColumnElement[Any]:
+def key(part: Subquery, name: str) -> ColumnElement[Any]:
+    """What tells rows of `part` apart by this: a column, or the day."""
     return part.c.hour // literal_column(str(DAY_HOURS), BigInteger) if name == "day" else part.c[name]

@@ -55,6 +55,10 @@ class Costs:
                 errors=("400", "503"),
             ),
             Endpoint(
+                *("GET", "/v1/costs/anomalies", self.anomalies, "Functions whose daily cost left its usual range."),
+                errors=("503",),
+            ),
+            Endpoint(
                 *("GET", "/v1/costs/estimate", self.estimate, "What a month of calls will cost."),
                 query=LOAD,
                 errors=("400",),
@@ -79,6 +83,12 @@ class Costs:
         await self._ledger.settle_now()
         found = await self._ledger.advice(question)
         return JSONResponse({"currency": self._ledger.price_list.currency, "advice": [one.to_dict() for one in found]})
+
+    async def anomalies(self, request: Request) -> Response:
+        await self._ledger.settle_now()
+        found = await self._ledger.anomalies(caller.tenant(request))
+        document = {"currency": self._ledger.price_list.currency, "anomalies": [one.to_dict() for one in found]}
+        return JSONResponse(document)
 
     async def estimate(self, request: Request) -> Response:
         query = dict(request.query_params)

@@ -55,6 +55,10 @@ class Costs:
         """Functions that declare more memory than they use, and what less of it would save."""
         return list(self._client.get_json("/v1/costs/advice", span)["advice"])
 
+    def anomalies(self) -> list[dict[str, Any]]:
+        """Functions whose daily cost left its usual range, today or yesterday."""
+        return list(self._client.get_json("/v1/costs/anomalies")["anomalies"])
+
     def estimate(self, load: Params) -> dict[str, Any]:
         """What a month of calls will cost: calls, duration_ms, memory_mb, …"""
         return self._client.get_json("/v1/costs/estimate", load)

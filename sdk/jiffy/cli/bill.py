@@ -113,6 +113,7 @@ def _show(params: dict[str, str | None], limit: int | None, form: str, wide: boo
             advice = Costs(client).advice(**{key: params[key] for key in ("function", "since", "until", "month")})
         if form == "table":
             pressing = [sentence(budget) for budget in Budgets(client).pressing()]
+            pressing += statement.anomaly_lines(Costs(client).anomalies(), document["currency"])
     if form == "json":
         show_json(document)
     else:

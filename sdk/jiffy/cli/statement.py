@@ -99,6 +99,15 @@ def advice_lines(found: Sequence[Mapping[str, Any]], currency: str, limit: int =
     return lines if len(found) <= limit else [*lines, f"… and {len(found) - limit} more: jiffy bill advice"]
 
 
+def anomaly_lines(found: Sequence[Mapping[str, Any]], currency: str) -> list[str]:
+    """One line for each function whose daily cost left its usual range."""
+    return [
+        f"Unusual: {one['function']} cost {short(one['cost'])} {currency} on {one['day']}; on most days it is "
+        f"{short(one['usual_low'])} to {short(one['usual_high'])}."
+        for one in found
+    ]
+
+
 def show_comparison(book: str, span: Mapping[str, str | None], as_json: bool) -> None:
     """The same calls under another price book."""
     try:
