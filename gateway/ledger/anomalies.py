@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 DAY_MS = DAY_HOURS * HOUR_MS
 DAYS, DAYS_MIN = 28, 7  # looked back at; fewer say too little
 SPREAD = 3 * Fraction(14826, 10_000)  # of the deviations: three standard ones, were it a normal distribution
-    14826, 10_000
-)  # of a normal distribution's median absolute deviations make three standard deviations
 LEAST = Fraction(1, 2)  # of the median: costs that hardly ever change may change by so much
 WORTH = 10**prices.DIGITS // 100  # a hundredth of the currency: less is no news
 
