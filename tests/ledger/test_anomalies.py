@@ -66,8 +66,8 @@ async def test_the_route_and_the_log_tell(
     _weeks(redis_url)
     [found] = (await http.get("/v1/costs/anomalies")).json()["anomalies"]
     assert (found["function"], found["day"]) == ("dear", "2026-11-01")
-    assert (found["cost"], found["usual_high"]) == ("0.7500025", "0.22500045")
-    assert found["usual_low"] == "0.07500015"
+    assert (found["cost"], found["usual_high"]) == ("0.7500025", "0.22500075")
+    assert found["usual_low"] == "0.07500025"
     [one] = await ledger.anomalies(None)
     assert (one.tenant, one.function) == ("default", "dear")
     assert await ledger.anomalies("nobody") == []

@@ -15,6 +15,7 @@ from gateway.routes.costs import Costs
 from gateway.routes.statements import Statements
 from jiffy.contract.errors import NotFound
 from jiffy.contract.messages import Outcome
+from tests.ledger.conftest import owned
 from tests.ledger.records import NOON_MS, meter_into, record
 
 pytestmark = pytest.mark.redis
@@ -34,7 +35,7 @@ class Functions:
 @pytest.fixture
 async def http(ledger: Ledger) -> AsyncIterator[httpx.AsyncClient]:
     endpoints = [*Statements(ledger).endpoints(), *Costs(ledger, Functions()).endpoints()]  # type: ignore[arg-type]
-    transport = httpx.ASGITransport(app=control(endpoints, usage.routes(ledger)))
+    transport = httpx.ASGITransport(app=owned(control(endpoints, usage.routes(ledger))))
     async with httpx.AsyncClient(transport=transport, base_url="http://jiffy") as client:
         yield client
 

@@ -12,7 +12,7 @@ from gateway.app import control
 from gateway.ledger import Ledger, bookfile
 from gateway.routes.prices import BODY_MAX_BYTES, Prices
 from jiffy.contract.meter import Tariff
-from tests.ledger.conftest import opened
+from tests.ledger.conftest import opened, owned
 from tests.ledger.records import NOON_MS, meter_into, record
 from tests.ledger.test_prices import EVERYTHING
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.redis
 
 @pytest.fixture
 async def http(ledger: Ledger) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=control(Prices(ledger).endpoints()))
+    transport = httpx.ASGITransport(app=owned(control(Prices(ledger).endpoints())))
     async with httpx.AsyncClient(transport=transport, base_url="http://jiffy") as client:
         yield client
 

@@ -15,6 +15,7 @@ from gateway.app import control
 from gateway.ledger import Ledger
 from gateway.routes import export, usage
 from jiffy.contract.messages import Outcome
+from tests.ledger.conftest import owned
 from tests.ledger.records import NOON_MS, meter_into, record
 
 pytestmark = pytest.mark.redis
@@ -23,7 +24,7 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture
 async def http(ledger: Ledger) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=control([], usage.routes(ledger)))
+    transport = httpx.ASGITransport(app=owned(control([], usage.routes(ledger))))
     async with httpx.AsyncClient(transport=transport, base_url="http://jiffy") as client:
         yield client
 
