@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,8 @@ from jiffy.contract.errors import InvalidRequest, NotFound
 from jiffy.contract.schedules import schedule
 
 LOG_DEFAULT = 100
+
+log = logging.getLogger("jiffy.gateway")
 
 
 class Triggers:
@@ -78,7 +81,7 @@ class Triggers:
 
     async def logs(self, request: Request) -> Response:
         text = request.query_params.get("limit", str(LOG_DEFAULT))
-        if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= limits.TRIGGER_LOG_MAX):
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= limits.TRIGGER_LOG_MAX):
             raise InvalidRequest(f"limit = {text[:40]!r}; allowed: a whole number from 1 to {limits.TRIGGER_LOG_MAX}")
         _, trigger = self._find(request)
         lines = await self._store.log(trigger.id, int(text))
@@ -117,11 +120,20 @@ class Triggers:
                 document["state"] = "failing"
         if trigger.type == "schedule":
             now_ms = self._now_ms()
-            planned = schedule(trigger.options, state.since_ms or now_ms)
-            tick_ms = planned.due(max(state.tick_ms, state.since_ms) or now_ms, now_ms)
-            delay_ms = planned.delay_ms(str(trigger.id), tick_ms) if tick_ms else 0
-            document["next"] = _time(tick_ms + delay_ms) if tick_ms and not state.paused else None
+            try:
+                next_ms = _next_ms(trigger, state, now_ms)
+            except Exception as exc:  # another release stored it: that must not hide all others
+                log.warning("the schedule %s can't be read: %r", trigger.id, exc)
+                next_ms, document["state"] = None, "failing"
+                document["error"] = "its settings can't be read; deploy the function again"
+            document["next"] = _time(next_ms) if next_ms and not state.paused else None
         return document
+
+
+def _next_ms(trigger: Trigger, state: TriggerState, now_ms: int) -> int | None:
+    planned = schedule(trigger.options, state.since_ms or now_ms)
+    tick_ms = planned.due(max(state.tick_ms, state.since_ms) or now_ms, now_ms)
+    return tick_ms and tick_ms + planned.delay_ms(str(trigger.id), tick_ms)
 
 
 def _time(ms: int) -> str | None:

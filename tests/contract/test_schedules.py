@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jiffy.contract import triggers
 from jiffy.contract.schedules import LATE_MAX_MS, Schedule, schedule
+from jiffy.contract.triggers import TriggerError
 
 DAY_MS = 86_400_000
 
@@ -123,3 +124,17 @@ def test_jitter_is_within_its_bound_and_alike_in_every_gateway(tick: int) -> Non
     assert 0 <= one.delay_ms("f/t", tick) < 2500
     assert one.delay_ms("f/t", tick) == made(cron="@hourly", jitter_s=2.5).delay_ms("f/t", tick)
     assert made(cron="@hourly").delay_ms("f/t", tick) == 0
+
+
+@pytest.mark.parametrize("key", ["at", "start", "end"])
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00", "9000-01-01T00:00:00Z"])
+def test_a_time_that_no_zone_can_hold_is_refused(key: str, text: str) -> None:
+    table = {key: text} if key == "at" else {"cron": "@daily", key: text}
+    with pytest.raises(TriggerError, match="8999"):
+        made(**table)
+
+
+def test_a_schedule_at_the_end_of_time_ends() -> None:
+    last = made(rate="rate(999999 days)", start="8999-12-31T23:59:59Z")
+    assert last.after(last.start_ms) is None
+    assert made(cron="@yearly", start="8999-12-31T23:59:59").after(0) is None

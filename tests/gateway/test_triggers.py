@@ -82,3 +82,26 @@ async def test_what_is_not_there_or_wrong_is_said(served: Served, redis_url: str
         assert (answer.status_code, part in answer.json()["error"]["message"]) == (status, True), answer.text
     answer = await served.http.post("/v1/triggers/report/yearly/fire", content=b"{nonsense")
     assert (answer.status_code, "must be JSON" in answer.text) == (400, True)
+
+
+async def test_a_schedule_that_another_release_stored_fails_alone(
+    served: Served, invoker: Invokers, redis_url: str
+) -> None:
+    often = {"type": "schedule", "name": "often", "cron": "* * * * * *"}
+    tables = [{**table} for table in triggers.check([YEARLY, often])]
+    tables[0] |= {"start": "0001-01-01T00:00:00", "timezone": "Asia/Tokyo"}
+    async with invoker() as fake:
+        await publish(redis_url, "report", 1, spec={"triggers": tables})
+        await served.gateway.catalog.refresh("default", "report")
+        async with asyncio.timeout(5):
+            await fake.seen.wait()
+        listed = {one["name"]: one for one in (await served.http.get("/v1/triggers")).json()["triggers"]}
+        assert (listed["yearly"]["state"], listed["yearly"]["next"]) == ("failing", None)
+        assert "deploy" in listed["yearly"]["error"]
+        assert listed["often"]["next"]
+
+
+async def test_a_count_of_log_entries_has_a_bound_however_it_is_written(served: Served, redis_url: str) -> None:
+    await deploy(served, redis_url, YEARLY)
+    answer = await served.http.get("/v1/triggers/report/yearly/logs?limit=00000000199999999")
+    assert answer.status_code == 400
