@@ -37,7 +37,7 @@ class Head(NamedTuple):
     pairs: list[tuple[str, str]]
     length: int | None  # content-length, when stated
     body: bool  # may a body follow?
-    once: str = ""  # Idempotency-Key
+    once: str = ""  # Idempotency-Key, of a caller who is known
     caller: Caller | None = OWNER  # None: who has no key that is known here
 
 
@@ -75,7 +75,7 @@ def read_head(raw: Collection[tuple[bytes, bytes]], keys: Keyring | None, hosts:
         pairs.append((name.decode("latin-1"), value.decode("latin-1")))
     if size > limits.HEADERS_MAX_BYTES or len(pairs) > HEADERS_MAX:
         raise InvalidRequest(f"more than {limits.HEADERS_MAX_BYTES} bytes or {HEADERS_MAX} lines of headers")
-    return Head(pairs, length, body, once, caller)
+    return Head(pairs, length, body, once if caller is not None else "", caller)  # strangers have nothing kept
 
 
 def known(raw: Collection[tuple[bytes, bytes]], keys: Keyring | None) -> Caller | None:

@@ -39,6 +39,7 @@ from jiffy.contract.errors import InvalidRequest, JiffyError
 from jiffy.contract.messages import Answer, Call
 
 CHECKED_MAX_BYTES = 256 * 1024  # a larger event is left for the agent to parse: here it would hold up other callers
+_USER = ("authorization", "cookie")  # what tells a function's users apart
 SYNC_WAIT_MS = int(limits.WAIT_MAX_S * 1000)
 
 ENDPOINTS = (
@@ -303,14 +304,18 @@ class Invoke:
 
 
 def _claim(scope: Scope, head: Head, function: Function, body: bytes) -> Claim:
-    return once.claim(function, head.once, scope["method"], scope["raw_path"], scope["query_string"], body)
+    """Who asks is part of the request: what a function answers one of its users is no other one's."""
+    users = [text for name, value in head.pairs if name in _USER for text in (name, value)]
+    return once.claim(function, head.once, scope["method"], scope["raw_path"], scope["query_string"], body, *users)
 
 
 def _replayed(response: Response, before: bool) -> Response:
-    """The same, marked when it answers an earlier call with this Idempotency-Key."""
-    if before:
-        response[1].append((b"idempotent-replayed", b"true"))
-    return response
+    """The same; when it answers an earlier call with this Idempotency-Key it is marked, and sets no cookie."""
+    if not before:
+        return response
+    status, headers, body = response
+    kept = [pair for pair in headers if pair[0].lower() != b"set-cookie"]
+    return status, [*kept, (b"idempotent-replayed", b"true")], body
 
 
 def _settle(future: asyncio.Future[Any], value: object) -> None:

@@ -161,3 +161,20 @@ async def test_keys_that_are_none_are_400(counting: Pair, key: str) -> None:
     for path in (INVOKE, "/function/hello"):
         answer = await counting.http.post(path, json={}, headers={"Idempotency-Key": key})
         assert answer.status_code == 400 and "Idempotency-Key" in json.loads(answer.text)["error"]["message"]
+
+
+async def test_one_users_answer_is_not_anothers(pair: Pair) -> None:
+    await pair.deploy()
+    pair.host.world.function = lambda _: Reply(True, b'{"statusCode":200,"body":"yours","cookies":["session=1"]}', 10)
+    path = "/function/hello"
+    for name in ("authorization", "cookie"):
+        key = {"Idempotency-Key": f"1-{name}"}
+        first = await pair.http.post(path, headers=key | {name: "alice"})
+        assert (first.text, first.headers["set-cookie"]) == ("yours", "session=1")
+        pair.http.cookies.clear()
+        again = await pair.http.post(path, headers=key | {name: "alice"})
+        assert (again.text, again.headers["idempotent-replayed"]) == ("yours", "true")
+        assert "set-cookie" not in again.headers
+        for other in ({name: "mallory"}, {}):
+            refused = await pair.http.post(path, headers=key | other)
+            assert refused.status_code == 422 and "yours" not in refused.text

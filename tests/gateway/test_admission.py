@@ -46,6 +46,12 @@ def test_without_the_key_nothing_opens(headers: list[tuple[bytes, bytes]]) -> No
         acting(None, "default", headers)
 
 
+def test_a_strangers_idempotency_key_is_passed_over() -> None:
+    once = (b"idempotency-key", b"order-7")
+    assert read_head([once], KEYS).once == ""
+    assert read_head([once, (b"x-api-key", b"s3cret")], KEYS).once == read_head([once], None).once == "order-7"
+
+
 def test_without_a_key_to_ask_for_authorization_belongs_to_the_function() -> None:
     assert read_head([(b"authorization", b"Bearer theirs")], None).pairs == [("authorization", "Bearer theirs")]
 
