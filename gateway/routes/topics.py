@@ -22,6 +22,7 @@ from gateway.triggers.trigger import declared
 from jiffy.contract import limits, topics
 from jiffy.contract.access import Role
 from jiffy.contract.errors import InvalidRequest, NotFound
+from jiffy.contract.schedules import END_MS
 
 EVENTS_DEFAULT, EVENTS_MAX = 20, 1000
 SETTINGS_MAX_BYTES = 256 * 1024
@@ -155,7 +156,10 @@ def _name(request: Request) -> str:
 def _moment(text: Any) -> int:
     try:
         time = datetime.fromisoformat(text)
-        return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+        ms = int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+        if not 0 <= ms < END_MS:
+            raise ValueError
+        return ms
     except (ValueError, TypeError, OverflowError) as exc:
         raise InvalidRequest(f"since = {text!r:.60}; allowed: a time such as 2027-01-31T09:00:00Z") from exc
 

@@ -6,6 +6,7 @@ Source: cloudevents/spec, cloudevents/bindings/http-protocol-binding.md.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from jiffy.contract.errors import InvalidRequest
 
 STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 BATCH_MAX = 256
+DEEP_MAX = 100  # levels: some readers of JSON end there
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _FORMAT = JSONFormat()
 
 
@@ -25,16 +28,16 @@ def read(headers: Mapping[str, str], body: bytes) -> list[dict[str, Any]]:
     """The events of a request, complete and as JSON has them; `headers` in lower case. Raises InvalidRequest."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == BATCH:
-        found = _json(body)
+        found = parse(body)
         if not isinstance(found, list) or len(found) > BATCH_MAX:
             raise InvalidRequest(f"a batch is a JSON array of at most {BATCH_MAX} events")
         return [_structured(event, f"event {n}: ") for n, event in enumerate(found, 1)]
     if kind == STRUCTURED:
-        return [_structured(_json(body), "")]
+        return [_structured(parse(body), "")]
     if "ce-specversion" not in headers:
         raise InvalidRequest(f"this is no CloudEvent: send ce-… headers, {STRUCTURED}, or {BATCH}")
     if kind == "application/json" or kind.endswith("+json"):
-        _json(body)
+        parse(body)
     only = {name: value for name, value in headers.items() if name.startswith("ce-") or name == "content-type"}
     return [_written(lambda: from_binary(HTTPMessage(headers=only, body=body), _FORMAT, CloudEvent), "")]
 
@@ -61,8 +64,28 @@ def _written(read_one: Any, where: str) -> dict[str, Any]:
         raise InvalidRequest(f"{where}this is no CloudEvent 1.0: {str(exc)[:200]}") from exc
 
 
-def _json(body: bytes) -> Any:
+def parse(body: bytes) -> Any:
+    """The JSON of a body: what every reader of it can read, too. Raises InvalidRequest."""
     try:
-        return json.loads(body)
+        found = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        if _SURROGATE.search(body):
+            json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"the event must be JSON: {exc}") from exc
+    if _deep(found):
+        raise InvalidRequest(f"the event must be JSON of at most {DEEP_MAX} levels")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEP_MAX + 1):
+        tables = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        level = [one for table in tables for one in table if isinstance(one, (dict, list))]
+        if not level:
+            return False
+    return True

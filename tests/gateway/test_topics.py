@@ -136,7 +136,7 @@ async def test_a_schema_holds_for_what_is_published(served: Served) -> None:
         ("PUT", "/v1/topics/orders", {"keep": 3}, 400, "keep_s"),
         ("PUT", "/v1/topics/orders", {"keep_s": 0}, 400, "allowed: 1 to"),
         ("PUT", "/v1/topics/orders", {"schema": {"type": "nonsense"}}, 400, "no JSON Schema"),
-        ("PUT", "/v1/topics/orders", {"schema": {"$ref": "http://127.0.0.1:1/x"}}, 400, "no JSON Schema"),
+        ("PUT", "/v1/topics/orders", {"schema": {"$ref": "http://127.0.0.1:1/x"}}, 400, "a place in this schema"),
         ("GET", "/v1/topics/nothing", None, 404, "there is no topic"),
         ("DELETE", "/v1/topics/nothing", None, 404, "there is no topic"),
         ("POST", "/v1/topics/orders/events", {}, 400, "no CloudEvent"),
@@ -150,3 +150,24 @@ async def test_what_is_wrong_is_said(served: Served, method: str, path: str, bod
         else await served.http.request(method, path)
     )
     assert (answer.status_code, part in answer.text) == (status, True), answer.text
+
+
+async def test_a_schema_that_explodes_is_refused_and_a_large_event_is_not_held_against_many(served: Served) -> None:
+    defs: dict[str, Any] = {
+        f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs/d{n + 1}"}]} for n in range(40)
+    }
+    bomb = {"$defs": defs | {"d40": {"const": 1}}, "$ref": "#/$defs/d0"}
+    refused = await served.http.put("/v1/topics/orders", json={"schema": bomb})
+    assert refused.status_code == 400 and "more than" in refused.json()["error"]["message"]
+    many = {"items": {"enum": list(range(5000))}}
+    assert (await served.http.put("/v1/topics/orders", json={"schema": many})).status_code == 200
+    await send(served, "orders", data=[1, 2])
+    assert "/1 is not what" in (await send(served, "orders", data=[1, "x"], status=400))["error"]["message"]
+    assert "too many parts" in (await send(served, "orders", data=[0] * 10_000, status=413))["error"]["message"]
+
+
+@pytest.mark.parametrize("since", ["0001-01-01", "9999-12-31T23:59:59-14:00"])
+async def test_events_since_no_time_at_all(served: Served, since: str) -> None:
+    await send(served, "orders")
+    answer = await served.http.get("/v1/topics/orders/events", params={"since": since})
+    assert answer.status_code == 400 and "since" in answer.json()["error"]["message"]

@@ -20,7 +20,7 @@ from cronsim import CronSim, CronSimError
 LATE_MAX_MS = 10_000
 # What a schedule may speak of: well within what datetime can hold in every time zone.
 _FIRST, _END = datetime(1970, 1, 2, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
-_END_MS = int(_END.timestamp()) * 1000
+END_MS = int(_END.timestamp()) * 1000
 _RATE = re.compile(r"rate\((\d{1,6}) (second|minute|hour|day)s?\)")
 _AT = re.compile(r"(?:at\()?(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:Z|[+-]\d\d:\d\d)?)\)?")
 _UNIT_MS = {"second": 1000, "minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
@@ -116,7 +116,7 @@ class Schedule:
     def after(self, ms: int) -> int | None:
         """The first tick after `ms`; None when there is none any more."""
         ms = max(ms, self.start_ms - 1)
-        if ms >= _END_MS:
+        if ms >= END_MS:
             return None
         if self.at_ms:
             tick = self.at_ms if ms < self.at_ms else None
@@ -125,7 +125,7 @@ class Schedule:
             tick = base + max(first, (ms - base) // self.period_ms + 1) * self.period_ms
         else:
             tick = self._cron(ms)
-        return None if tick is None or tick >= min(self.end_ms or _END_MS, _END_MS) else tick
+        return None if tick is None or tick >= min(self.end_ms or END_MS, END_MS) else tick
 
     def delay_ms(self, trigger: str, tick_ms: int) -> int:
         """By how much this tick is delayed: the same in every gateway, evenly spread over jitter_ms."""
