@@ -120,7 +120,11 @@ def _challenge(scheme: str, body: bytes) -> str | None:
         return None
     try:
         document = json.loads(body)
-        return str(document["challenge"]) if document["type"] == "url_verification" else None
+        if document["type"] != "url_verification":
+            return None
+        return str(document["challenge"]).encode().decode()
+    except UnicodeEncodeError as exc:
+        raise InvalidRequest("the challenge is no text") from exc
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

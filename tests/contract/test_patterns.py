@@ -77,6 +77,8 @@ def test_matching(pattern: dict[str, Any], expected: bool) -> None:
         ({"a": [{"exists": "yes"}]}, "true or false"),
         ({"a": [{"anything-but": {"numeric": ["=", 1]}}]}, "one of prefix"),
         ({"$or": {"a": [1]}}, "a list of tables"),
+        ({"a": [{"numeric": [[">"], 0]}]}, "numeric takes such as"),
+        ({"a": ["\ud800"]}, "texts, numbers"),
     ],
 )
 def test_a_mistake_names_its_place(pattern: Any, part: str) -> None:

@@ -64,6 +64,10 @@ def test_what_is_no_cloudevent_is_told_why(event: Any, part: str) -> None:
         ({"content-type": cloudevent.BATCH}, b"{}", "JSON array"),
         ({"content-type": cloudevent.BATCH}, json.dumps([EVENT, 3]).encode(), "event 2: "),
         ({"content-type": cloudevent.BATCH}, b"[" * 5000, "must be JSON"),
+        ({"content-type": cloudevent.STRUCTURED}, b'{"data": NaN}', "NaN is not JSON"),
+        (CE | {"content-type": "application/json"}, b"-Infinity", "is not JSON"),
+        (CE | {"content-type": "application/json"}, b"[" * 150 + b"]" * 150, "100 levels"),
+        (CE | {"content-type": "application/json"}, b'"\\ud800"', "must be JSON"),
     ],
 )
 def test_a_request_that_holds_none_is_refused(headers: dict[str, str], body: bytes, part: str) -> None:

@@ -26,7 +26,9 @@ def check(pattern: Any) -> dict[str, Any]:
     if not isinstance(pattern, Mapping):
         raise ValueError('a table such as { type = ["order.paid"] }')
     try:
-        regular: dict[str, Any] = json.loads(json.dumps(pattern))  # what comes by the wire has tuples for lists
+        regular: dict[str, Any] = json.loads(
+            json.dumps(pattern, ensure_ascii=False).encode()
+        )  # what comes by the wire has tuples for lists
     except (TypeError, ValueError, RecursionError):
         raise ValueError("texts, numbers, true, false, tables and lists of them") from None
     _check_table(regular, "", 0)
@@ -105,7 +107,7 @@ def _numeric(argument: Any) -> None:
     if not isinstance(argument, list) or len(argument) not in (2, 4):
         raise ValueError('such as [">", 0, "<=", 5]')
     for sign, bound in zip(argument[::2], argument[1::2], strict=True):
-        if sign not in _COMPARE or not _number(bound):
+        if not isinstance(sign, str) or sign not in _COMPARE or not _number(bound):
             raise ValueError('such as [">", 0, "<=", 5]')
 
 
