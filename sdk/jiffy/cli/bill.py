@@ -175,7 +175,8 @@ def _notes(document: dict[str, Any]) -> Iterator[str]:
         yield f"{total['cold_calls'] / total['calls']:.1%} of the calls were cold."
     used = Decimal(total["billed_ms"]) - Decimal(total["rounding_ms"])
     if total["charged_calls"]:
-        share = f", {Decimal(total['rounding_ms']) / used:.1%} of that" if used > 0 else ""
+        more = Decimal(total["rounding_ms"]) / used if used > 0 else Decimal(0)
+        share = f", {more:.1%} of that" if 0 < more < 10 else ""  # beyond that the milliseconds say it better
         yield f"Each call is rounded up: you were billed {_number(total['rounding_ms'])} ms more than used{share}."
 
 
