@@ -55,7 +55,9 @@ def push(data: Path, digest: str, to: Reference, docker_config: Path, say: Calla
     parts = [manifest["config"], *manifest["layers"]]
     try:
         with httpx.Client(base_url=f"{to.scheme}://{to.host}", timeout=_TIMEOUT, follow_redirects=False) as client:
-            client.auth = _Auth(_credentials(docker_config, to.host), f"repository:{to.name}:pull,push")
+            client.auth = _Auth(
+                _credentials(docker_config, to.host), f"repository:{to.name}:pull,push", client.base_url
+            )
             for part in parts:
                 sent = _blob(client, to, image.blob_path(data, part["digest"]), part)
                 say(f"{part['digest'][:19]}  {part['size']} bytes  {'sent' if sent else 'there already'}")
@@ -76,10 +78,32 @@ def _blob(client: httpx.Client, to: Reference, path: Path, part: dict[str, Any])
     _check(found, to, 404)
     begun = client.post(f"/v2/{to.name}/blobs/uploads/")
     _check(begun, to, 202)
-    where = httpx.URL(client.base_url).join(begun.headers["location"]).copy_merge_params({"digest": part["digest"]})
+    where = _upload(client.base_url, begun.headers.get("location", ""), to).copy_merge_params(
+        {"digest": part["digest"]}
+    )
     headers = {"content-type": "application/octet-stream", "content-length": str(part["size"])}
     _check(client.put(where, content=_pieces(path), headers=headers), to, 201)
     return True
+
+
+def _upload(base: httpx.URL, location: str, to: Reference) -> httpx.URL:
+    """Where a registry wants a blob. Raises BuildFailed: it doesn't say, or says a place without encryption."""
+    try:
+        where = base.join(location)
+    except (httpx.InvalidURL, ValueError):
+        location = ""
+    if not location or not (_origin(where) == _origin(base) or _safe(where)):
+        raise BuildFailed(f"{to.host} names no place to upload to: location = {location!r:.200}")
+    return where
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def _safe(url: httpx.URL) -> bool:
+    """May something be sent there that others must not read?"""
+    return url.scheme == "https" or (url.scheme == "http" and bool(_LOOPBACK.fullmatch(url.netloc.decode())))
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
@@ -112,15 +136,21 @@ def _credentials(config: Path, host: str) -> str:
 
 
 class _Auth(httpx.Auth):
-    """Answers a registry's challenge: Basic with the credentials, Bearer with a token that they fetch."""
+    """Answers a registry's challenge: Basic with the credentials, Bearer with a token that they fetch.
+
+    What opens the registry goes to its own origin alone; an upload's location may be another host's.
+    """
 
     requires_response_body = True
 
-    def __init__(self, basic: str, scope: str) -> None:
-        self._basic, self._scope = basic, scope
+    def __init__(self, basic: str, scope: str, registry: httpx.URL) -> None:
+        self._basic, self._scope, self._origin = basic, scope, _origin(registry)
         self._header = ""
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if _origin(request.url) != self._origin:
+            yield request
+            return
         if self._header:
             request.headers["authorization"] = self._header
         if request.method == "PUT" and not self._header and self._basic:
@@ -135,7 +165,7 @@ class _Auth(httpx.Auth):
         elif kind.lower() == "bearer":
             asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
             known = {"authorization": f"Basic {self._basic}"} if self._basic else {}
-            realm = httpx.URL(asked.get("realm", ""))
+            realm = _realm(asked.get("realm", ""))
             query = {"service": asked.get("service", ""), "scope": self._scope}
             token = yield httpx.Request("GET", realm.copy_merge_params(query), headers=known)
             found = token.json() if token.status_code == 200 else {}
@@ -144,3 +174,14 @@ class _Auth(httpx.Auth):
             return
         request.headers["authorization"] = self._header
         yield request
+
+
+def _realm(text: str) -> httpx.URL:
+    """Where credentials are changed for a token. Raises BuildFailed: others could read them on their way."""
+    try:
+        realm = httpx.URL(text)
+    except httpx.InvalidURL as exc:
+        raise BuildFailed(f"the registry asks for a token from {text!r:.200}, which is no address") from exc
+    if not _safe(realm):
+        raise BuildFailed(f"the registry asks for a token from {text!r:.200}; credentials go by https only")
+    return realm

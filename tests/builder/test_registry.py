@@ -16,14 +16,15 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from builder import image
 from builder.build import Builder
 from builder.processes import Processes
-from builder.registry import Reference
+from builder.registry import Reference, _Auth, _upload
 from builder.runtimes.python.interpreter import Interpreter
-from jiffy.contract.errors import InvalidRequest
+from jiffy.contract.errors import BuildFailed, InvalidRequest
 from jiffy.contract.messages import BuildRequest
 from tests.builder.archives import digest, pack
 
@@ -167,3 +168,36 @@ def test_plain_http_is_for_this_machine_alone() -> None:
         with pytest.raises(InvalidRequest):
             Reference.parse(text)
     assert Reference.parse("127.0.0.1.evil.example/a").scheme == "https"
+
+
+REGISTRY_URL = httpx.URL("https://registry.example")
+ASKED = httpx.Request("GET", "https://registry.example/v2/")
+
+
+def test_credentials_go_to_the_registry_alone() -> None:
+    auth = _Auth("c2VjcmV0", "repository:x:push", REGISTRY_URL)
+    for other in ("https://storage.example/up", "http://registry.example/up", "https://registry.example:444/up"):
+        (sent,) = auth.auth_flow(httpx.Request("PUT", other))
+        assert "authorization" not in sent.headers
+    own = next(auth.auth_flow(httpx.Request("PUT", "https://registry.example/up")))
+    assert own.headers["authorization"] == "Basic c2VjcmV0"
+
+
+@pytest.mark.parametrize("realm", ["http://tokens.example/t", "http://127.0.0.1.evil.example/", "", "ftp://x/"])
+def test_no_token_is_asked_for_in_the_clear(realm: str) -> None:
+    flow = _Auth("c2VjcmV0", "repository:x:push", REGISTRY_URL).auth_flow(ASKED)
+    next(flow)
+    with pytest.raises(BuildFailed, match="token"):
+        flow.send(httpx.Response(401, headers={"www-authenticate": f'Bearer realm="{realm}"'}, request=ASKED))
+
+
+@pytest.mark.parametrize("location", ["", "http://storage.example/up", "http://127.0.0.1@evil.example/up"])
+def test_an_upload_to_no_safe_place_is_refused(location: str) -> None:
+    with pytest.raises(BuildFailed, match="no place to upload"):
+        _upload(REGISTRY_URL, location, Reference.parse("registry.example/x"))
+
+
+def test_an_upload_may_go_to_another_place() -> None:
+    to = Reference.parse("registry.example/x")
+    assert _upload(REGISTRY_URL, "/up?a=1", to) == httpx.URL("https://registry.example/up?a=1")
+    assert _upload(REGISTRY_URL, "https://storage.example/up", to).host == "storage.example"
