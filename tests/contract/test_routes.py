@@ -81,6 +81,7 @@ def test_replacing_a_functions_routes_drops_the_old_ones() -> None:
         ("/x", "does not begin with a method"),
         ("GET x", "no path beginning"),
         ("GET /{a}/{a}", "twice"),
+        ("GET " + "/a" * 5000, "more than 64 segments"),
         ("GET /{a+}/b", "must stand last"),
         ("GET /a b", "neither plain text"),
         ("GET /{a", "neither plain text"),

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+SEGMENTS_MAX = 64  # the table is as deep as its longest path
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "ANY")
 RESERVED = ("/v1", "/function", "/t", "/healthz", "/metrics", "/openapi.json")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})(\+?)\}")
@@ -65,6 +66,8 @@ def parse(text: str) -> Route:
     for prefix in RESERVED:
         if path == prefix or path.startswith(prefix + "/"):
             raise ValueError(f"{text!r}: {prefix} belongs to the platform")
+    if path.count("/") > SEGMENTS_MAX:
+        raise ValueError(f"{text[:80]!r}… has more than {SEGMENTS_MAX} segments")
     segments: list[str] = []
     parameters: list[str] = []
     greedy = False
