@@ -129,10 +129,17 @@ class Consumer:
             wait_s = self._window_left() if self._ready else WAIT_S
             for message in await self._source.take(min(room, TAKE_MAX), max(0.001, wait_s)):
                 self._out += 1
-                if settings.pattern and not patterns.matches(settings.pattern, settings.shape.seen(message)):
+                if settings.pattern and not self._wanted(message):
                     self._acknowledge([message])
                 else:  # whoever was killed while it ran tried too; yet nothing is given up without a last try
                     self._enqueue(Held(message, min(message.tries, settings.tries)))
+
+    def _wanted(self, message: Message) -> bool:
+        try:
+            return patterns.matches(self._settings.pattern, self._settings.shape.seen(message))
+        except patterns.TooMuch as exc:
+            self._notes.note("failed", "", f"message {message.id} is passed over: filtering it takes {exc}", 1)
+            return False
 
     def _enqueue(self, held: Held) -> None:
         if not self._ready:

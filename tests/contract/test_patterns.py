@@ -97,3 +97,24 @@ def test_wildcards_match_as_in_a_shell(pattern: str, text: str) -> None:
 def test_no_wildcard_makes_matching_slow() -> None:
     """A pattern that backtracks would not end within the test's time limit."""
     assert not patterns.matches({"x": [{"wildcard": "*a" * 40 + "*c"}]}, {"x": "a" * 5_000 + "b"})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ({"x": list(range(1, 11))}, [0] * 2_000_000),
+        ({"x": [{"prefix": "a"}]}, ["b"] * 300_000),
+        ({"x": [{"equals-ignore-case": "a"}] * 500}, "b" * 1_000_000),
+        ({"x": {"y": [{"exists": False}]}}, [{"y": 1}] * 300_000),
+        ({"x": [{"anything-but": [str(n) for n in range(1000)]}] * 2}, ["0"] * 1000),
+    ],
+)
+def test_an_event_with_too_many_parts_is_given_up(pattern: dict[str, Any], found: Any) -> None:
+    with pytest.raises(patterns.TooMuch):
+        patterns.matches(patterns.check(pattern), {"x": found})
+
+
+def test_plain_values_are_found_among_many_at_once() -> None:
+    many: list[Any] = [{}, [], True, "1", 0.5] * 20_000
+    assert patterns.matches({"x": [*range(2, 1000), 1]}, {"x": [*many, 1.0]})
+    assert not patterns.matches({"x": [*range(2, 1000), 1]}, {"x": many})

@@ -248,3 +248,13 @@ async def test_a_consumer_that_is_killed_leaves_its_messages_to_the_next(stream:
         await after.until(lambda: len(after.seen()) == 2)
     assert after.seen() == ["a", "b"]
     assert after.events[0]["Records"][0]["attributes"]["ApproximateReceiveCount"] == "2"
+
+
+async def test_a_message_that_takes_too_long_to_filter_is_passed_over_and_told(stream: Queue) -> None:
+    function = Function()
+    await stream.put(json.dumps({"x": ["b"] * 300_000}), json.dumps({"x": "abc"}))
+    async with consuming(stream, function, filter={"body": {"x": [{"prefix": "a"}]}}) as notes:
+        await function.until(lambda: len(function.seen()) == 1)
+    assert function.seen() == ['{"x": "abc"}']
+    assert [kind for kind, text, _ in notes.told if "passed over" in text] == ["failed"]
+    assert await left(stream) == 0

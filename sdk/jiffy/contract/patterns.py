@@ -19,6 +19,25 @@ from typing import Any
 DEEP_MAX = 16
 _COMPARE: dict[str, Callable[[float, float], bool]] = {"<": lt, "<=": le, "=": eq, ">": gt, ">=": ge}
 _MISSING = object()
+WORK_MAX = 200_000  # comparisons for one event, 64 characters of a text each: about a tenth of a second
+
+
+class TooMuch(Exception):
+    """An event has too many parts for a pattern."""
+
+
+class _Work:
+    """What is left of WORK_MAX."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = WORK_MAX
+
+    def spend(self, work: int) -> None:
+        self.left -= work
+        if self.left < 0:
+            raise TooMuch(f"more than {WORK_MAX} comparisons")
 
 
 def check(pattern: Any) -> dict[str, Any]:
@@ -36,31 +55,63 @@ def check(pattern: Any) -> dict[str, Any]:
 
 
 def matches(pattern: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
-    """Does `event` match a checked `pattern`? An empty one matches everything."""
+    """Does `event` match a checked `pattern`? An empty one matches everything. Raises TooMuch."""
+    return _matches(pattern, event, _Work())
+
+
+def _matches(pattern: Mapping[str, Any], event: Mapping[str, Any], work: _Work) -> bool:
+    work.spend(1 + len(pattern))
     for key, wanted in pattern.items():
         if key == "$or":
-            if not any(matches(one, event) for one in wanted):
+            if not any(_matches(one, event, work) for one in wanted):
                 return False
             continue
         found = event.get(key, _MISSING)
         if isinstance(wanted, Mapping):
             tables = found if isinstance(found, list) else [found]
-            if not any(matches(wanted, one if isinstance(one, Mapping) else {}) for one in tables):
+            if not any(_matches(wanted, one if isinstance(one, Mapping) else {}, work) for one in tables):
                 return False
-        elif not _leaf(wanted, found):
+        elif not _leaf(wanted, found, work):
             return False
     return True
 
 
-def _leaf(wanted: list[Any], found: Any) -> bool:
-    values = found if isinstance(found, list) else [found]
-    return any(_one(rule, value) for rule in wanted for value in values or [_MISSING])
+def _leaf(wanted: list[Any], found: Any, work: _Work) -> bool:
+    values = found if isinstance(found, list) and found else [_MISSING if isinstance(found, list) else found]
+    rules = [rule for rule in wanted if isinstance(rule, Mapping)]
+    if len(rules) < len(wanted):
+        work.spend((len(wanted) + len(values)) // 8)
+        plain = {_plain(rule) for rule in wanted if not isinstance(rule, Mapping)}
+        if any(_plain(value) in plain for value in values):
+            return True
+    for rule in rules:
+        weight = _weight(rule)
+        for value in values:
+            work.spend(weight * (1 + len(value) // 64) if isinstance(value, str) else weight)
+            if _one(rule, value):
+                return True
+    return False
 
 
-def _one(rule: Any, value: Any) -> bool:
-    if isinstance(rule, Mapping):
-        return all(_RULES[name][1](argument, value) for name, argument in rule.items())
-    return _same(rule, value)
+def _plain(value: Any) -> tuple[str, Any]:
+    """What is the same as what: true is not 1, but 1.0 is."""
+    if value is None or isinstance(value, (bool, str)):
+        return type(value).__name__, value
+    return ("number", value) if _number(value) else ("", None)
+
+
+def _weight(rule: Mapping[str, Any]) -> int:
+    """How many looks at a value a rule takes: each text of a list, and each star."""
+    return sum(
+        (len(argument) if isinstance(argument, (list, Mapping)) else 1)
+        + str(argument).count("*")
+        + str(argument).count(",")
+        for argument in rule.values()
+    )
+
+
+def _one(rule: Mapping[str, Any], value: Any) -> bool:
+    return all(_RULES[name][1](argument, value) for name, argument in rule.items())
 
 
 def _same(rule: Any, value: Any) -> bool:
