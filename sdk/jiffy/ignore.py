@@ -19,6 +19,7 @@ from .contract.errors import SpecError
 ALWAYS_OUT = frozenset({".git", "__pycache__", ".venv", "node_modules", ".jiffy"})
 DEPLOY_ONLY = frozenset({"jiffy.toml", ".gitignore", ".jiffyignore"})  # not the function's: an edit makes no revision
 UNLESS_SAID = pathspec.GitIgnoreSpec.from_lines([".env"])  # holds secrets; `!.env` in .jiffyignore deploys it
+IMAGE_MARK = "oci-layout"  # the file that every OCI image layout holds
 RULE_FILES = (".gitignore", ".jiffyignore")
 
 
@@ -50,7 +51,8 @@ def _walk(root: str, folder: str, above: tuple[Rules, ...]) -> Iterator[str]:
         is_folder = entry.is_dir(follow_symlinks=False)
         if entry.name in ALWAYS_OUT or (folder == root and entry.name in DEPLOY_ONLY):
             continue
-        if _ignored(entry.path + ("/" if is_folder else ""), rules):
+        verdict = _verdict(entry.path + ("/" if is_folder else ""), rules)
+        if verdict or (verdict is None and _is_image(entry)):
             continue
         if is_folder:
             yield from _walk(root, entry.path, rules)
@@ -58,12 +60,27 @@ def _walk(root: str, folder: str, above: tuple[Rules, ...]) -> Iterator[str]:
             yield os.path.relpath(entry.path, root)
 
 
-def _ignored(path: str, rules: tuple[Rules, ...]) -> bool:
+def _verdict(path: str, rules: tuple[Rules, ...]) -> bool | None:
+    """Is `path` ignored? None: no rule says."""
     for one in reversed(rules):
         verdict = one.verdict(path)
         if verdict is not None:
             return verdict
-    return False
+    return None
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Is it an OCI archive or layout, such as `jiffy build` writes? An image of the function is no part of it."""
+    if entry.is_dir(follow_symlinks=False):
+        return Path(entry.path, IMAGE_MARK).is_file()
+    if not entry.is_file(follow_symlinks=False):
+        return False
+    mark = f"{IMAGE_MARK}\0".encode()  # the name of its first member
+    try:
+        with Path(entry.path).open("rb") as file:
+            return file.read(len(mark)) == mark
+    except OSError:
+        return False  # who packs it says what is wrong
 
 
 def _around(root: str) -> tuple[Rules, ...]:
@@ -71,7 +88,7 @@ def _around(root: str) -> tuple[Rules, ...]:
     way = [Path(root), *Path(root).parents]  # upwards
     depth = next((n for n, parent in enumerate(way) if (parent / ".git").exists()), 0)
     rules = tuple(rule for parent in reversed(way[1 : depth + 1]) for rule in _rules(str(parent)))
-    return () if any(_ignored(f"{step}/", rules) for step in way[:depth]) else rules
+    return () if any(_verdict(f"{step}/", rules) for step in way[:depth]) else rules
 
 
 def _rules(folder: str) -> tuple[Rules, ...]:

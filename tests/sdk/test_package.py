@@ -88,6 +88,16 @@ def test_a_folder_that_its_repository_ignores_can_be_deployed_all_the_same(tmp_p
     assert names(tmp_path / "build/f") == ["a.py"]
 
 
+def test_images_that_jiffy_build_wrote_are_no_part_of_the_function(tmp_path: Path) -> None:
+    layout = {"hello/oci-layout": "{}", "hello/index.json": "{}", "hello/blobs/sha256/ab": "layer"}
+    write(tmp_path, {"a.py": "a", "data.tar": "the function's own"} | layout)
+    with tarfile.open(tmp_path / "hello.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo("oci-layout"))  # first, as builder.image writes it
+    assert names(tmp_path) == ["a.py", "data.tar"]
+    write(tmp_path, {".jiffyignore": "!hello.tar"})
+    assert names(tmp_path) == ["a.py", "data.tar", "hello.tar"]
+
+
 def test_links_inside_stay_links(tmp_path: Path) -> None:
     write(tmp_path, {"pkg/a.py": "a"})
     (tmp_path / "b.py").symlink_to("pkg/a.py")
