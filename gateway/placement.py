@@ -18,6 +18,7 @@ from jiffy.contract.meter import Tariff
 
 OVERLOAD = 1.25  # how far above its fair share an invoker may be: the paper's c; warmth against evenness
 NEVER_LOADED = 16  # calls; spreading fewer than this would only make cold starts
+ALL_DRAIN = "all invokers are draining; to have one take calls again: jiffy drain HOST --undo"
 ORDERS_MAX = 100_000  # cached orders of preference; above it they are computed anew
 
 
@@ -74,6 +75,7 @@ class Placement:
 
     def __init__(self) -> None:
         self.tariff: Tariff | tuple[()] = ()  # of every call that is sent from here; the ledger keeps it current
+        self._draining = False
         self._live: tuple[Host, ...] = ()  # of each, what never changes; sorted
         self._able: dict[tuple[bool, str], tuple[str, ...]] = {}  # needs a network?, layer store → invokers
         self._capacities: dict[str, int] = {}
@@ -89,8 +91,9 @@ class Placement:
     def invokers(self) -> tuple[str, ...]:
         return tuple(host.invoker for host in self._live)
 
-    def update(self, hosts: Sequence[Host]) -> None:
-        """Take in what the last heartbeats say."""
+    def update(self, hosts: Sequence[Host], *, draining: bool = False) -> None:
+        """Take in what the last heartbeats say; `draining`: there are invokers, and all of them drain."""
+        self._draining = draining
         known = tuple(replace(host, capacity=0, load=0) for host in hosts)
         if known != self._live:
             self._live = known
@@ -125,7 +128,7 @@ class Placement:
 
     def _why_none(self, function: str, store: str) -> str:
         if not self._live:
-            return "no invoker is alive"
+            return ALL_DRAIN if self._draining else "no invoker is alive"
         if not any(able(host, False, store) for host in self._live):
             return (
                 f"no host that is up has the layers of {function}: it was built in another data folder; start a host "

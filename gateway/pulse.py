@@ -33,7 +33,7 @@ class Pulse:
         try:
             self._beats = await self._store.beats()
         finally:
-            self._placement.update(live(self._beats.invokers, self._now_ms()))
+            self._placement.update(live(self._beats.invokers, self._now_ms()), draining=self.draining())
 
     async def watch(self) -> None:
         """Look again and again, for as long as the gateway runs."""
@@ -52,6 +52,11 @@ class Pulse:
     def builders(self) -> list[BuilderBeat]:
         oldest = self._now_ms() - limits.SILENT_AFTER_S * 1000
         return sorted(beat for beat in self._beats.builders if beat.at_ms >= oldest)
+
+    def draining(self) -> bool:
+        """Are there invokers, and none that takes calls?"""
+        invokers = self.invokers()
+        return bool(invokers) and all(beat.draining for beat in invokers)
 
     def missing(self) -> list[str]:
         """What the platform lacks to be healthy."""

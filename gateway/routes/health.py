@@ -12,6 +12,7 @@ from gateway.catalog import Catalog
 from gateway.dispatch import Dispatcher
 from gateway.metrics import Metrics, invoker_lines
 from gateway.openapi import Endpoint
+from gateway.placement import ALL_DRAIN
 from gateway.pulse import Pulse
 from gateway.routes import caller
 from gateway.store import Store
@@ -60,8 +61,10 @@ class Health:
             raise Unavailable(exc.message, retry_after_s=limits.SILENT_AFTER_S) from exc
         missing = self._pulse.missing()
         if missing:
-            text = " and ".join(f"no {what}" for what in missing)
-            raise Unavailable(f"{text} is alive", retry_after_s=limits.SILENT_AFTER_S)
+            drains = self._pulse.draining()
+            dead = " and ".join(f"no {what}" for what in missing if not (drains and what == "invoker"))
+            texts = [*([f"{dead} is alive"] if dead else []), *([ALL_DRAIN] if drains else [])]
+            raise Unavailable("; ".join(texts), retry_after_s=limits.SILENT_AFTER_S)
         return JSONResponse({"status": "ok"})
 
     async def status(self, request: Request) -> Response:

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from jiffy.cli.deploy import _progress
 from jiffy.cli.screen import printable
+from jiffy.cli.status import _health
 
 HOSTILE = "\x1b]0;title\x07\x1b[2Jseen\x9b31m\u202ereversed\r\x00 é漢\tok\n"
 
@@ -40,3 +42,23 @@ def test_a_terminal_gets_it_harmless_and_a_pipe_as_it_is() -> None:
         os.close(theirs)
     assert "\u202ereversed\r\x00 é漢\tok\n" in piped.stdout.decode()
     assert b"\x1b" not in seen and b"\\x1b[2Jseen\\x9b31m\\u202ereversed\\r\\x00" in seen
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_deploy_into_a_pipe_says_what_it_builds_and_what_has_ended(
+    capsys: pytest.CaptureFixture[str], many: bool
+) -> None:
+    names = ["a", "b", "c", "d"] if many else ["a"]
+    with _progress(names, quiet=False) as show:
+        show("a", "deps    2 packages", False)
+        show("a", "built", True)
+    told = capsys.readouterr().err.splitlines()
+    assert told == (["building a, b, c, d", "a: built"] if many else ["a: deps    2 packages"])
+
+
+def test_status_tells_draining_hosts_from_dead_ones() -> None:
+    host = {"invoker": "inv-1"}
+    assert _health({"missing": [], "invokers": [host]}) == "healthy"
+    assert _health({"missing": ["invoker"], "invokers": []}) == "not healthy: no invoker is alive"
+    draining = _health({"missing": ["invoker", "builder"], "invokers": [host]})
+    assert draining == "not healthy: no builder is alive; all invokers are draining (jiffy drain inv-1 --undo)"

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from gateway.app import control
 from gateway.routes import usage
 from jiffy.contract import keys, limits, wire
+from jiffy.contract.errors import Unavailable
 from jiffy.contract.messages import BuildEvent, BuildRequest, FunctionStatus, Layer
 from tests.gateway.conftest import Invokers, Served
 from tests.gateway.fake_invoker import answer, heartbeat, publish
@@ -207,7 +208,11 @@ async def test_health_says_what_is_missing(redis_url: str, served: Served, invok
         assert (await served.http.get("/healthz")).status_code == 200
         await fake.beat(draining=True)
         await served.gateway.pulse.look()
-        assert (await served.http.get("/healthz")).status_code == 503
+        drains = await served.http.get("/healthz")
+        assert drains.status_code == 503
+        assert drains.json()["error"]["message"].startswith("all invokers are draining; ")
+        with pytest.raises(Unavailable, match="jiffy drain HOST --undo"):
+            served.gateway.placement.place("default", "hello")
         async with Redis.from_url(redis_url) as redis:
             await redis.delete(keys.BUILDERS)
         await served.gateway.pulse.look()

@@ -16,7 +16,7 @@ from jiffy.costs import Costs
 
 from .screen import json_option, say, short, show_json, size
 
-Show = Callable[[str, str], None]
+Show = Callable[[str, str, bool], None]  # function, text, has it ended?
 SHOWN_MAX = 3  # functions whose steps are worth a line each in a log
 INTERRUPTED = 130  # what a shell makes of a program that Ctrl-C ended
 
@@ -46,7 +46,7 @@ def deploy(folder: Path, only: tuple[str, ...], locked: bool, quiet: bool, as_js
     done: list[dict[str, Any]] = []
     with Client() as client:
         try:
-            with _progress(quiet=quiet or as_json, many=len(specs) > SHOWN_MAX) as show:
+            with _progress([one.name for one in specs], quiet=quiet or as_json) as show:
                 for event in client.deploy(
                     folder, only, locked=locked
                 ):  # begins all builds before it tells of the first
@@ -54,10 +54,11 @@ def deploy(folder: Path, only: tuple[str, ...], locked: bool, quiet: bool, as_js
                     if event["kind"] in LAST_EVENTS:
                         going.remove(event["function"])
                         done.append(_result(client, event))
+                        show(event["function"], "failed" if event["kind"] == "failed" else "built", True)
                     elif event["step"] == "warning":
                         warnings.append(f"jiffy: warning: {event['function']}: {event['text']}")
                     else:
-                        show(event["function"], _step(event))
+                        show(event["function"], _step(event), False)
         except (KeyboardInterrupt, Unavailable) as exc:
             _show(done, as_json)
             _interrupted(going, exc)
@@ -149,19 +150,24 @@ def _step(event: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _progress(*, quiet: bool, many: bool) -> Iterator[Show]:
-    """How one step is shown: plain lines, with a spinner below them on a terminal; elsewhere not those of `many`."""
-    if quiet or (many and not sys.stderr.isatty()):
-        yield lambda name, text: None
+def _progress(names: list[str], *, quiet: bool) -> Iterator[Show]:
+    """How one step is shown: plain lines, with a spinner below them on a terminal; elsewhere of many only the end."""
+    many = len(names) > SHOWN_MAX
+    if quiet:
+        yield lambda name, text, last: None
     elif not sys.stderr.isatty():
-        yield lambda name, text: say(f"{name}: {text}", err=True)
+        if many:
+            say(f"building {', '.join(names)}", err=True)
+        yield lambda name, text, last: say(f"{name}: {text}", err=True) if last is many else None
     else:
         from rich.console import Console  # 60 ms that only a terminal needs
 
         console = Console(stderr=True, highlight=False, markup=False)
         with console.status("uploading") as spinner:
 
-            def show(name: str, text: str) -> None:
+            def show(name: str, text: str, last: bool) -> None:
+                if last:
+                    return
                 console.print(f"{name}: {text}", style="dim", soft_wrap=True)
                 spinner.update(f"building {name}")
 

@@ -80,8 +80,7 @@ def _watch(client: Client, as_json: bool) -> None:
 
 
 def _text(url: str, platform: dict[str, Any]) -> str:
-    missing = ", ".join(platform["missing"])
-    health = f"not healthy: no {missing} is alive" if missing else "healthy"
+    health = _health(platform)
     functions = "1 function" if platform["functions"] == 1 else f"{platform['functions']} functions"
     parts = [
         f"{url}  jiffy {platform['version']}  {health}  {functions}",
@@ -92,6 +91,16 @@ def _text(url: str, platform: dict[str, Any]) -> str:
     if rows:
         parts.append(columns(FUNCTION, sorted(rows)))
     return "\n\n".join(parts)
+
+
+def _health(platform: dict[str, Any]) -> str:
+    missing, invokers = platform["missing"], platform["invokers"]
+    drains = "invoker" in missing and bool(invokers)  # alive, and none takes calls
+    dead = ", ".join(what for what in missing if not (drains and what == "invoker"))
+    wrong = [*([f"no {dead} is alive"] if dead else [])]
+    if drains:
+        wrong.append(f"all invokers are draining (jiffy drain {invokers[0]['invoker']} --undo)")
+    return f"not healthy: {'; '.join(wrong)}" if wrong else "healthy"
 
 
 def _builder(one: dict[str, Any]) -> tuple[object, ...]:
