@@ -277,8 +277,8 @@ class Executor:
         several calls that waited for it.
         """
         now_us = self._clock.monotonic_us()
-        attempt.cold = attempt.cold or refusal.init_us > 0
-        attempt.init_us = attempt.init_us or refusal.init_us
+        attempt.init_us = (attempt.init_us or refusal.init_us) if refusal.outcome.billable else 0
+        attempt.cold = attempt.init_us > 0  # what never began is neither cold nor warm
         attempt.queue_us = attempt.waited_us(now_us)
         if refusal.log:
             attempt.logbook().write(refusal.log)

@@ -123,6 +123,7 @@ class RevisionPool:
         slot.box.busy += 1
         self.running += 1
         self.calls += 1
+        self.cold_calls += caller.cold
         caller.start(slot, now_us)
 
     def _serve(self, slot: Slot, now_us: int) -> bool:
@@ -264,7 +265,6 @@ class RevisionPool:
             self._host.figures.opened(came.phases)
             self.warmth.init_us = sum(came.phases[1:])
             if not self.boxes:
-                self.cold_calls += len(self.waiting)
                 self.waiting.mark_cold(self._host.now(), begun_us, came.log)
             self.boxes.append(came.box)
             self._joined(came.box, came.instance)

@@ -20,7 +20,7 @@ from jiffy.contract import limits
 from jiffy.contract.errors import Conflict, InvalidRequest, PayloadTooLarge
 
 SETTINGS_S = 1.0  # how old a topic's settings may be
-WORK_MAX = 20_000_000  # schemas × parts of a request's events: under half a second, in which nobody else is served
+WORK_MAX = 10_000_000  # schemas × parts of a request's events: about half a second, in which nobody else is served
 TOLD_MAX = 500_000  # beyond, what is wrong is not looked for: every way it could be right would be written down
 HOPS = "jiffyhops"  # the extension that counts functions which an event went through
 
