@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,17 @@ def handler(event, context):
 
 
 def test_an_unmodified_awslambdaric(up: Up, tmp_path: Path) -> None:
-    wanted = ["uv", "pip", "install", "--dry-run", "--target", str(tmp_path / "none"), "awslambdaric"]
+    wanted = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--dry-run",
+        "--target",
+        str(tmp_path / "none"),
+        "awslambdaric",
+    ]
     if subprocess.run(wanted, capture_output=True, timeout=60).returncode:
         pytest.skip("no package index here")
     folder = tmp_path / "ric"

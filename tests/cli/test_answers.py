@@ -78,7 +78,7 @@ def test_a_platform_that_goes_away_before_all_has_begun(platform: Platform, tmp_
 
 
 @pytest.mark.parametrize(
-    ("names", "words", "lines"), [("abc", [], 3), ("abcd", [], 0), ("a", ["--quiet"], 0), ("a", ["--json"], 0)]
+    ("names", "words", "lines"), [("abc", [], 3), ("abcd", [], 5), ("a", ["--quiet"], 0), ("a", ["--json"], 0)]
 )
 def test_many_functions_tell_no_steps_where_nobody_watches(
     platform: Platform, tmp_path: Path, names: str, words: list[str], lines: int

@@ -149,7 +149,7 @@ def test_up_refuses_in_one_line(tmp_path: Path) -> None:
             (["--data", str(tmp_path / "file")], "as data folder"),
             (["--data", str(tmp_path / "data"), "--port", port], f"port {port} on 127.0.0.1 is in use"),
             ([*data, "--redis", "redis://:secret@127.0.0.1:1/0"], "can't reach Redis at redis://:…@127.0.0.1:1/0"),
-            ([*data, "--redis", "127.0.0.1:6379"], "is not a Redis URL"),
+            ([*data, "--redis", "127.0.0.1:6379"], "not the URL of a Redis"),
             ([*data, "--host", "0.0.0.0"], "set JIFFY_API_KEY"),
         ]
         for words, part in refusals:
