@@ -1,9 +1,9 @@
 #!/bin/sh
 # Format check, lint, types and every test: `make test`. $1 is the Python of an environment with Jiffy and its dev tools.
 #
-# As root it installs what is missing (Redis, PostgreSQL, Chromium, Docker, RabbitMQ, NATS) through apt, and runs a Docker
-# engine for the tests where none answers. Without root, tests that need a missing part skip and say so; with CI=true
-# they fail instead.
+# As root it installs what is missing (servers, an engine, a browser, tools that read images, compilers) through apt, and
+# runs a Docker engine for the tests where none answers. Without root, tests that need a missing part skip and say so;
+# with CI=true they fail instead.
 set -eu
 python=$1
 [ "$(id -u)" = 0 ] && root=yes || root=no
@@ -21,6 +21,11 @@ install_missing() {
     command -v dockerd >/dev/null || engine_answers || missing="$missing docker.io"
     command -v nats-server >/dev/null || missing="$missing nats-server"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
+    for tool in skopeo umoci docker-registry gcc rustc; do
+        command -v $tool >/dev/null || missing="$missing $tool"
+    done
+    [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
+    [ -d /usr/share/zoneinfo ] || missing="$missing tzdata"
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null || { echo "tests/run.sh: not installed:$missing" >&2; return 0; }
     export DEBIAN_FRONTEND=noninteractive

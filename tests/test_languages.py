@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import need
 from tests.platforms import Up, platform
 
 pytestmark = [pytest.mark.redis, pytest.mark.root]
@@ -31,8 +32,7 @@ def build(example: str, tmp_path: Path) -> Path:
     commands = re.search(r"```sh\n(.+?)\n", (folder / "README.md").read_text())
     assert commands is not None
     words = commands[1].split()
-    if shutil.which(words[0]) is None:
-        pytest.skip(f"no {words[0]} here")
+    need("" if shutil.which(words[0]) else f"no {words[0]} here")
     subprocess.run(words, cwd=tmp_path, check=True, timeout=120)
     return folder
 
@@ -92,8 +92,7 @@ def test_an_unmodified_awslambdaric(up: Up, tmp_path: Path) -> None:
         str(tmp_path / "none"),
         "awslambdaric",
     ]
-    if subprocess.run(wanted, capture_output=True, timeout=60).returncode:
-        pytest.skip("no package index here")
+    need("no package index here" if subprocess.run(wanted, capture_output=True, timeout=60).returncode else "")
     folder = tmp_path / "ric"
     toml = '[functions.ric]\nruntime = "provided"\nhandler = "app.handler"\nmemory_mb = 256\n'
     up.deploy(folder, toml, bootstrap=CLIENT, app__py=APP, requirements__txt="awslambdaric\n")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import need
+
 TOML = '[functions.hello]\nhandler = "hello:handler"\ndescription = "Greets."\n'
 CODE = "def handler(event, context):\n    return 'hi'\n"
 
@@ -71,8 +73,8 @@ def test_what_can_t_be_built_says_so_and_writes_nothing(warm_data: Path, tmp_pat
     assert not list(tmp_path.glob("*.tar"))
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 def test_skopeo_takes_the_archive_either_way(warm_data: Path, tmp_path: Path) -> None:
+    need("" if shutil.which("skopeo") else "skopeo is not installed")
     archive = tmp_path / "hello.tar"
     assert build(warm_data, str(folder(tmp_path / "f")), "--output", str(archive)).returncode == 0
     for kind in ("oci-archive", "docker-archive"):
@@ -88,8 +90,8 @@ def test_skopeo_takes_the_archive_either_way(warm_data: Path, tmp_path: Path) ->
 
 
 @pytest.mark.root
-@pytest.mark.skipif(shutil.which("umoci") is None, reason="umoci is not installed")
 def test_umoci_unpacks_the_layout(warm_data: Path, tmp_path: Path) -> None:
+    need("" if shutil.which("umoci") else "umoci is not installed")
     assert build(warm_data, str(folder(tmp_path / "f")), "--output", f"{tmp_path}/layout/").returncode == 0
     command = ["umoci", "unpack", "--image", f"{tmp_path}/layout:latest", str(tmp_path / "bundle")]
     done = subprocess.run(command, capture_output=True, text=True)

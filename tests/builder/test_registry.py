@@ -27,6 +27,7 @@ from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract.errors import BuildFailed, InvalidRequest
 from jiffy.contract.messages import BuildRequest
 from tests.builder.archives import digest, pack
+from tests.conftest import need
 
 REGISTRY = shutil.which("docker-registry")
 CONFIG = """
@@ -50,8 +51,8 @@ def made(warm_data: Path, interpreters: dict[str, Interpreter]) -> Path:
 @contextmanager
 def registry(folder: Path, more: str = "") -> Iterator[str]:
     """HOST:PORT of a registry that keeps what it is given in `folder`."""
-    if REGISTRY is None:
-        pytest.skip("docker-registry is not installed")
+    need("" if REGISTRY else "docker-registry is not installed")
+    assert REGISTRY is not None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -17,6 +17,7 @@ from builder.layers import StoredLayer
 from builder.runtimes.python import zones
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout
+from tests.conftest import need
 
 # docs/images.md states what is left out, and why.
 LEFT_OUT = {"ensurepip", "idlelib", "lib2to3", "tkinter", "turtle", "turtledemo", "venv", "pydoc_data"}
@@ -170,8 +171,7 @@ def test_the_agent_starts_from_plain_files_alone(based: tuple[Path, StoredLayer]
 
 
 def test_the_image_s_time_zones_say_what_the_host_s_do() -> None:
-    if not zones.ZONEINFO.is_dir():
-        pytest.skip("this host has no time zone data")
+    need("" if zones.ZONEINFO.is_dir() else "this host has no time zone data")
     instants = [
         datetime.datetime(year, month, 1, tzinfo=datetime.UTC) for year in range(1880, 2100, 3) for month in (1, 7)
     ]

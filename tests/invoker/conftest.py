@@ -13,6 +13,7 @@ from invoker.drivers import DriverConfig, choose
 from jiffy.contract.errors import Unavailable
 from jiffy.contract.limits import MIB
 from jiffy.contract.messages import Layer
+from tests.conftest import need
 
 from .house import House
 from .lab import Lab
@@ -41,7 +42,8 @@ async def lab(request: pytest.FixtureRequest, platform: tuple[Path, Layer]) -> A
     try:
         driver = await choose(request.param, config)
     except Unavailable as exc:
-        pytest.skip(exc.message)
+        need(exc.message)
+        raise
     lab = Lab(driver, data, layer)
     try:
         yield lab

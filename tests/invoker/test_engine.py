@@ -23,13 +23,13 @@ from invoker.stems import Stems
 from jiffy.contract.clock import Clock
 from jiffy.contract.messages import Layer, Outcome, Revision
 from tests import engines
+from tests.conftest import need
 
 from .lab import Lab
 
 pytestmark = [
     pytest.mark.docker,
     pytest.mark.root,
-    pytest.mark.skipif(bool(engines.trouble()), reason="no dockerd"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # docker's own, where nobody answers it
 ]
 CODE = "def handler(event, context): return 'served'"
@@ -87,6 +87,7 @@ class Host:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[engines.Engine]:
+    need(engines.trouble())
     with engines.engine() as one:
         yield one
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.keyring import OWNER
 from gateway.ledger import Ledger, open_ledger
 from gateway.ledger.prices import PriceList
+from tests.conftest import need
 from tests.ledger.records import NOON_MS
 
 
@@ -38,14 +39,13 @@ def _initdb() -> Path | None:
 
 
 INITDB = _initdb()
-# PostgreSQL is an extra: where it or its driver is missing, there is nothing to test it with, and nothing to skip.
-DATABASES = ["sqlite", "postgresql"] if INITDB else ["sqlite"]
+DATABASES = ["sqlite", "postgresql"]
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A PostgreSQL server of our own, where one is installed."""
-    assert INITDB is not None
+    need("" if INITDB else "there is no PostgreSQL (apt: postgresql)")
     initdb = str(INITDB)
     folder = Path(tempfile.mkdtemp(prefix="jiffy-test-pg-"))
     user = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from PIL import Image
 
 from gateway.ledger import bookfile, database, statements
 from gateway.ledger.page import page
+from tests.conftest import need
 from tests.ledger.records import NOON_MS, record
 from tests.ledger.test_questions import DAY_MS, Desk
 from tests.ledger.test_statements import BOOKS, NOVEMBER
@@ -84,10 +84,8 @@ def test_a_month_without_calls_has_a_page() -> None:
 
 
 def _browse(folder: Path, *words: str) -> bytes:
-    if BROWSER is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no chromium; tests/run.sh installs it as root")
-        pytest.skip("there is no chromium to look at the page with")
+    need("" if BROWSER else "there is no chromium to look at the page with")
+    assert BROWSER is not None
     command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     command += [f"--user-data-dir={folder / 'profile'}", *words, f"file://{folder / 'page.html'}"]
     return subprocess.run(command, capture_output=True, timeout=100, check=True, cwd=folder).stdout
