@@ -28,28 +28,14 @@ import uvloop
 from gateway import ledger as books
 from gateway.admission import Admission
 from gateway.app import App, control
-from gateway.budgets.guard import Guard
-from gateway.budgets.seed import Seed
-from gateway.budgets.store import BudgetStore
-from gateway.budgets.warnings import Warnings
+from gateway.budgets.room import BudgetRoom
 from gateway.catalog import Catalog
 from gateway.complaints import Complaints
 from gateway.dispatch import Dispatcher
-from gateway.durable.acceptance import Acceptance
-from gateway.durable.audit_store import AuditStore
-from gateway.durable.callbacks import HttpTarget, Network
-from gateway.durable.cancellation import Cancellation
-from gateway.durable.dead_letters import DeadLetters
-from gateway.durable.deliveries import Deliveries, FunctionTarget, Target
-from gateway.durable.delivery_store import DeliveryStore
-from gateway.durable.later import Later
-from gateway.durable.once import Once
-from gateway.durable.store import DurableStore
-from gateway.durable.takeover import Takeover
-from gateway.durable.takeover_store import TakeoverStore
+from gateway.durable.callbacks import Network
+from gateway.durable.room import DurableRoom
 from gateway.following import Following
 from gateway.keyring import Keyring
-from gateway.ledger.questions import By
 from gateway.loops import Loops
 from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
@@ -57,34 +43,21 @@ from gateway.placement import Placement
 from gateway.protocol import GatewayHttp
 from gateway.pulse import Pulse
 from gateway.rates import Rates
-from gateway.routes import invoke, usage
-from gateway.routes.audit import Audits
-from gateway.routes.budgets import Budgets
+from gateway.routes import invoke
 from gateway.routes.builds import Builds
 from gateway.routes.costs import Costs
-from gateway.routes.dlq import Dlq
 from gateway.routes.functions import Functions
 from gateway.routes.health import Health
-from gateway.routes.hooks import Hooks
 from gateway.routes.hosts import Hosts
-from gateway.routes.invocations import Invocations
 from gateway.routes.live import Live
 from gateway.routes.logs import Logs
 from gateway.routes.prices import Prices
-from gateway.routes.quotas import Quotas
 from gateway.routes.sources import Sources
 from gateway.routes.statements import Statements
-from gateway.routes.topics import TopicRoutes
-from gateway.routes.triggers import Triggers
+from gateway.routes.usage import UsageRoute
 from gateway.store import Store
-from gateway.triggers.calls import Calls
-from gateway.triggers.firing import Firing
-from gateway.triggers.metrics import TriggerMetrics
-from gateway.triggers.queues import Queues, Where
-from gateway.triggers.scheduler import Scheduler
-from gateway.triggers.store import TriggerStore
-from gateway.triggers.topic_store import TopicStore
-from gateway.triggers.topics import Topics
+from gateway.triggers.queues import Where
+from gateway.triggers.room import TriggerRoom
 from jiffy.contract import endings, layout
 from jiffy.contract.errors import JiffyError
 
@@ -148,73 +121,34 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
 
 
 class Gateway:
-    """All parts of one gateway, wired. Make it with `open`, inside a running loop."""
+    """All parts of one gateway, wired; rooms wire themselves. Make it with `open`, inside a running loop."""
 
     def __init__(self, config: Config, store: Store, ledger: books.Ledger, keyring: Keyring | None) -> None:
         self.store, self.ledger = store, ledger
         self.following = Following()
-        self.placement, self.admission, metrics = Placement(), Admission(), Metrics()
+        self.placement, self.admission, self._metrics = Placement(), Admission(), Metrics()
         self.catalog = Catalog(store)
         self.pulse = Pulse(store, self.placement, store.now_ms)
         self.dispatcher = Dispatcher(store, config.name)
-        budgets = BudgetStore(store.client)
-        self.guard = Guard(budgets, lambda: ledger.price_list.at(store.now_ms()), store.now_ms)
-        self.warnings = Warnings(budgets, lambda: ledger.price_list.currency, store.now_ms)
-        self.guard.hear = self.warnings.hear
-        seed = Seed(budgets, ledger, store.now_ms)
-        durable = self.durable = DurableStore(store.client)
-        self.acceptance = Acceptance(durable, self.placement, self.guard, store.now_ms)
-        self.later = Later(durable, self.placement, self.guard, store.now_ms)
-        once = Once(self.acceptance, self.dispatcher, self.placement, store, self.guard)
-        self.takeover = Takeover(TakeoverStore(store.client), self.placement, self.dispatcher.abandon)
-        told_of = DeliveryStore(store.client)
-        dead_letters = DeadLetters(durable, told_of, self.catalog, store.now_ms)
-        self.callbacks = HttpTarget(told_of, store.now_ms, config.callbacks_to)
-        called = FunctionTarget(self.catalog, self.acceptance)
-        targets: dict[str, Target] = {"function": called, "http": self.callbacks, "https": self.callbacks}
-        self.deliveries = Deliveries(told_of, targets, store.now_ms)
-        self.triggers, told = TriggerStore(config.redis), TriggerMetrics()
-        calls = Calls(self.placement, self.guard)
-        firing = Firing(self.triggers, self.acceptance, told, store.now_ms)
-        self.scheduler = Scheduler(self.catalog, self.triggers, calls, told, store.now_ms)
-        self.catalog.on_change.append(self.scheduler.changed)
+        self.budgets = BudgetRoom(store, ledger)
+        guard = self.budgets.guard
+        self.durable = DurableRoom(
+            *(store, self.catalog, self.placement, self.dispatcher, guard, config.callbacks_to),
+        )
         caller = invoke.Invoke(
-            *(self.catalog, self.placement, self.dispatcher, self.admission, metrics),
-            *(self.acceptance, once, Complaints(store, store.now_ms), self.guard, store.now_ms),
+            *(self.catalog, self.placement, self.dispatcher, self.admission, self._metrics),
+            *(self.durable.acceptance, self.durable.once, Complaints(store, store.now_ms), guard, store.now_ms),
         )
-        topic_store = TopicStore(store.client)
-        topics = Topics(topic_store, store.now_ms)
-        where = Where(config.name, config.redis)
-        self.queues = Queues(self.catalog, self.triggers, caller.call, topics, told, where, store.now_ms)
-        self.catalog.on_change.append(self.queues.changed)
-        health = Health(store, self.pulse, self.catalog, self.dispatcher, metrics, told, version("jiffy"))
-        self.endpoints: tuple[Endpoint, ...] = (
-            *invoke.ENDPOINTS,
-            *Functions(store, self.catalog, self.pulse).endpoints(),
-            *Live(store, self.catalog).endpoints(),
-            *Logs(store, self.catalog, self.following).endpoints(),
-            *Sources(store, self.admission).endpoints(),
-            *Builds(store, self.following).endpoints(),
-            *Hooks(self.catalog, self.admission, self.acceptance, self.triggers, told, store.now_ms).endpoints(),
-            *TopicRoutes(self.catalog, topics, topic_store, store.now_ms).endpoints(),
-            *Triggers(self.catalog, self.triggers, firing, store.now_ms).endpoints(),
-            *Invocations(store, ledger, Cancellation(store, durable, self.guard)).endpoints(),
-            *Dlq(dead_letters, told_of).endpoints(),
-            *Audits(AuditStore(store.client), ledger).endpoints(),
-            *Prices(ledger).endpoints(),
-            *Hosts(store, self.pulse).endpoints(),
-            *Statements(ledger).endpoints(),
-            *Costs(ledger, self.catalog).endpoints(),
-            *Budgets(budgets, self.guard, seed, lambda: ledger.price_list.currency, store.now_ms).endpoints(),
-            *Quotas(budgets, self.guard, store.now_ms).endpoints(),
-            *health.endpoints(),
+        self.triggers = TriggerRoom(
+            *(Where(config.name, config.redis), store, self.catalog, self.placement, guard),
+            *(caller, self.durable.acceptance),
         )
-        health.describe((*self.endpoints, USAGE))
+        self.endpoints = self._endpoints()
         self.app = App(
             invoke=caller,
-            rates=Rates(store.client, metrics.count),
+            rates=Rates(store.client, self._metrics.count),
             catalog=self.catalog,
-            control=control(self.endpoints, usage.routes(ledger)),
+            control=control(self.endpoints),
             open_paths=[endpoint.path for endpoint in self.endpoints if endpoint.open],
             keys=keyring,
             allow_hosts=config.allow_hosts,
@@ -222,19 +156,35 @@ class Gateway:
             stop=self.stop,
         )
         self.loops = Loops(
-            *(*self.dispatcher.loops(), *self.acceptance.loops(), *self.guard.loops()),
-            *(
-                self.later.watch,
-                self.takeover.watch,
-                seed.watch,
-                self.deliveries.watch,
-                self.pulse.watch,
-                self.catalog.watch,
-                self.scheduler.watch,
-                self.queues.watch,
-            ),
+            *(*self.dispatcher.loops(), self.pulse.watch, self.catalog.watch),
+            *(*self.budgets.loops(), *self.durable.loops(), *self.triggers.loops()),
             *([keyring.watch] if keyring else []),
         )
+
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        store, ledger, catalog = self.store, self.ledger, self.catalog
+        health = Health(
+            *(store, self.pulse, catalog, self.dispatcher, self._metrics, self.triggers.metrics, version("jiffy")),
+        )
+        endpoints = (
+            *invoke.ENDPOINTS,
+            *Functions(store, catalog, self.pulse).endpoints(),
+            *Live(store, catalog).endpoints(),
+            *Logs(store, catalog, self.following).endpoints(),
+            *Sources(store, self.admission).endpoints(),
+            *Builds(store, self.following).endpoints(),
+            *Hosts(store, self.pulse).endpoints(),
+            *self.durable.endpoints(ledger),
+            *self.triggers.endpoints(self.admission),
+            *self.budgets.endpoints(),
+            *UsageRoute(ledger).endpoints(),
+            *Prices(ledger).endpoints(),
+            *Statements(ledger).endpoints(),
+            *Costs(ledger, catalog).endpoints(),
+            *health.endpoints(),
+        )
+        health.describe(endpoints)
+        return endpoints
 
     @classmethod
     async def open(cls, config: Config) -> Gateway:
@@ -255,7 +205,7 @@ class Gateway:
     async def start(self) -> None:
         await self.pulse.look()
         await self.catalog.resync()
-        await self.guard.look()
+        await self.budgets.guard.look()
         self.ledger.tell_tariff(self.placement.set_tariff)
         self.ledger.follow()
         self.loops.start()
@@ -263,34 +213,13 @@ class Gateway:
     async def stop(self) -> None:
         self.following.stop()
         await self.loops.stop()
-        self.guard.give_up()
         self.dispatcher.give_up()
-        await self.warnings.close()
+        await self.budgets.close()
         await self.ledger.close()
-        await self.callbacks.close()
-        with contextlib.suppress(JiffyError):
-            await self.durable.close()
-        with contextlib.suppress(JiffyError):
-            await self.triggers.close()
+        await self.durable.close()
+        await self.triggers.close()
         with contextlib.suppress(JiffyError):
             await self.store.close()
-
-
-USAGE = Endpoint(
-    *("GET", "/v1/usage", None, "What calls cost, one by one or added up."),
-    query={
-        "by": f"{', '.join(By)}; tag:NAME for the values of one tag",
-        "function": "only this function",
-        "order": "time (the default), or price: the dearest calls first",
-        "since": "a day, an ISO time, or a time ago such as 24h",
-        "until": "likewise",
-        "month": "what stands on the bill of a month such as 2026-11, in place of since and until",
-        "limit": "rows of a page",
-        "after": "`next` of the page before",
-        "format": "json (the default), or all rows, streamed: csv, jsonl",
-    },
-    errors=("400", "503"),
-)
 
 
 class Server(uvicorn.Server):

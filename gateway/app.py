@@ -229,7 +229,7 @@ def _function_path(scope: Scope, path: str) -> tuple[str, str]:
     return name, scope["path"][len(FUNCTION) + len(name) :] if slash else "/"
 
 
-def control(endpoints: Sequence[Endpoint], more: Sequence[BaseRoute] = ()) -> Starlette:
+def control(endpoints: Sequence[Endpoint]) -> Starlette:
     """The Starlette app of all endpoints that have a handler."""
     methods: dict[str, dict[str, Endpoint]] = {}
     for endpoint in endpoints:
@@ -237,7 +237,7 @@ def control(endpoints: Sequence[Endpoint], more: Sequence[BaseRoute] = ()) -> St
             methods.setdefault(endpoint.path, {})[endpoint.method] = endpoint
     routes: list[BaseRoute] = [_route(path, table) for path, table in methods.items()]
     app = Starlette(
-        routes=[*routes, *more],
+        routes=routes,
         exception_handlers={JiffyError: _on_error, HTTPException: _on_http_error},
     )
     app.router.redirect_slashes = False

@@ -13,11 +13,11 @@ from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
 
 from gateway.ledger import Ledger, months
 from gateway.ledger.lines import moment_text
 from gateway.ledger.questions import By, Question
+from gateway.openapi import Endpoint
 from gateway.routes import caller
 from gateway.routes.export import FORMATS, stream
 from jiffy.contract.access import Role
@@ -43,36 +43,53 @@ _LAST_MS = 253_402_214_400_000  # the last day that has a date: of times beyond,
 T = TypeVar("T")
 
 
-def routes(ledger: Ledger) -> list[BaseRoute]:
-    async def usage(request: Request) -> Response:
-        return await _usage(ledger, request)
+class UsageRoute:
+    """The bill's endpoint."""
 
-    return [Route("/v1/usage", usage, methods=["GET"], name="usage")]
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
 
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint(
+                *("GET", "/v1/usage", self.usage, "What calls cost, one by one or added up."),
+                query={
+                    "by": f"{', '.join(By)}; tag:NAME for the values of one tag",
+                    "function": "only this function",
+                    "order": "time (the default), or price: the dearest calls first",
+                    "since": "a day, an ISO time, or a time ago such as 24h",
+                    "until": "likewise",
+                    "month": "what stands on the bill of a month such as 2026-11, in place of since and until",
+                    "limit": "rows of a page",
+                    "after": "`next` of the page before",
+                    "format": "json (the default), or all rows, streamed: csv, jsonl",
+                },
+                errors=("400", "503"),
+            ),
+        )
 
-async def _usage(ledger: Ledger, request: Request) -> Response:
-    asking = caller.of(request)
-    asking.need(Role.READ)
-    question, form = parse(request.query_params, asking.tenant, ledger.now_ms())
-    if question.tenant is None:
-        asking.need(Role.ADMIN)
-    waiting = await ledger.settle_now()
-    if form in FORMATS:
-        return await stream(ledger, question, form, "limit" in request.query_params)
-    found = await ledger.ask(question)
-    return JSONResponse(
-        {
-            "currency": ledger.price_list.currency,
-            "price_book": ledger.price_list.at(ledger.now_ms()).version,
-            "by": question.by.value,
-            "since": None if question.since_ms is None else moment_text(question.since_ms),
-            "until": None if question.until_ms is None else moment_text(question.until_ms),
-            "rows": [row.to_dict() for row in found.rows],
-            "total": found.total.to_dict(),
-            "next": found.next,
-            "unsettled": waiting,
-        }
-    )
+    async def usage(self, request: Request) -> Response:
+        asking = caller.of(request)
+        question, form = parse(request.query_params, asking.tenant, self._ledger.now_ms())
+        if question.tenant is None:
+            asking.need(Role.ADMIN)
+        waiting = await self._ledger.settle_now()
+        if form in FORMATS:
+            return await stream(self._ledger, question, form, "limit" in request.query_params)
+        found = await self._ledger.ask(question)
+        return JSONResponse(
+            {
+                "currency": self._ledger.price_list.currency,
+                "price_book": self._ledger.price_list.at(self._ledger.now_ms()).version,
+                "by": question.by.value,
+                "since": None if question.since_ms is None else moment_text(question.since_ms),
+                "until": None if question.until_ms is None else moment_text(question.until_ms),
+                "rows": [row.to_dict() for row in found.rows],
+                "total": found.total.to_dict(),
+                "next": found.next,
+                "unsettled": waiting,
+            }
+        )
 
 
 def parse(query: Mapping[str, str], tenant: str, now_ms: int) -> tuple[Question, str]:

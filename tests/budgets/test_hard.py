@@ -132,7 +132,7 @@ async def test_a_budget_outlives_every_gateway_and_a_raised_one_lets_calls_in_ag
                 pass
     assert (await pair.http.delete("/v1/budgets/small")).status_code == 204
     assert (await pair.http.get("/v1/budgets/small")).status_code == 404
-    assert not pair.served.gateway.guard.active
+    assert not pair.served.gateway.budgets.guard.active
 
 
 async def test_calls_of_other_functions_go_on(pair: Pair, put: Set) -> None:

@@ -25,7 +25,7 @@ async def test_a_budget_that_is_close_warns_in_a_header_and_refuses_nothing(pair
     await pair.deploy()
     await put("small", limit="0.000001", warn_at=40)
     assert "jiffy-budget-warning" not in (await pair.http.get("/function/hello")).headers
-    await pair.served.gateway.guard.look()
+    await pair.served.gateway.budgets.guard.look()
     warned = await pair.http.get("/function/hello")
     assert (warned.status_code, warned.headers["jiffy-budget-warning"]) == (200, "small")
     assert (await show(pair, "small"))["state"] == "close"
@@ -40,7 +40,7 @@ async def test_a_budget_that_is_close_warns_in_a_header_and_refuses_nothing(pair
 async def test_who_is_to_be_told_is_told_once_signed(
     pair: Pair, put: Set, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pair.served.gateway.callbacks.allowed = LOOPBACK
+    pair.served.gateway.durable.callbacks.allowed = LOOPBACK
     await pair.deploy()
     url = f"http://127.0.0.1:{receiver.port}/alarm"
     with caplog.at_level(logging.WARNING, "jiffy.budgets"):

@@ -91,7 +91,7 @@ async def test_another_function_is_called_with_the_result_once(pair: Pair) -> No
 
 
 async def test_a_dead_call_is_told_with_its_error(pair: Pair, receiver: Receiver) -> None:
-    pair.served.gateway.callbacks.allowed = LOOPBACK
+    pair.served.gateway.durable.callbacks.allowed = LOOPBACK
     await pair.deploy(retries=0, on_failure=f"http://localhost:{receiver.port}/hook?token=t")
     pair.host.world.function = lambda _: FAILED
     invocation = await pair.call(event={"n": 1})
@@ -111,7 +111,7 @@ async def test_a_dead_call_is_told_with_its_error(pair: Pair, receiver: Receiver
 
 
 async def test_a_callback_that_fails_is_made_again(pair: Pair, receiver: Receiver) -> None:
-    pair.served.gateway.callbacks.allowed = LOOPBACK
+    pair.served.gateway.durable.callbacks.allowed = LOOPBACK
     receiver.answers = [b"HTTP/1.1 500 No\r\n\r\n", b"nonsense\r\n\r\n"]
     await pair.deploy(on_success=f"http://127.0.0.1:{receiver.port}/")
     await pair.call()
@@ -148,7 +148,7 @@ async def test_callbacks_do_not_reach_where_they_may_not(pair: Pair, receiver: R
     [letter] = (await pair.http.get("/v1/dlq")).json()["letters"]
     assert (letter["invocation"], letter["reason"], letter["target"]) == (f"{invocation}.1", "undelivered", target)
     assert "callbacks may not reach" in letter["error_message"]
-    pair.served.gateway.callbacks.allowed = LOOPBACK
+    pair.served.gateway.durable.callbacks.allowed = LOOPBACK
     assert (await pair.http.post(f"/v1/dlq/{invocation}.1/replay")).json() == {"replayed": 1}
     assert json.loads((await receiver.told())[2])["requestContext"]["requestId"] == invocation
     tally = await until_tally(pair, delivered=1)
@@ -257,11 +257,11 @@ def delivery(number: int, size: int = 2, target: str = "function:a") -> Delivery
 async def test_what_waits_to_be_told_counts_in_the_backlog(pair: Pair, receiver: Receiver) -> None:
     """A destination that is away must not fill the queue; what it is told once it is there makes room again."""
     gateway = pair.served.gateway
-    gateway.callbacks.allowed = LOOPBACK
+    gateway.durable.callbacks.allowed = LOOPBACK
     receiver.answers = [b"HTTP/1.1 500 No\r\n\r\n"]
     await pair.deploy(on_success=f"http://127.0.0.1:{receiver.port}/")
     pair.host.world.function = lambda _: Reply(True, b'"' + b"x" * 20_000 + b'"', 10)
-    gateway.acceptance.bounds = Bounds(10, 10_000)
+    gateway.durable.acceptance.bounds = Bounds(10, 10_000)
     await pair.call()
     await receiver.told()
     [packed] = (await pair.redis.hgetall(keys.DELIVERY_ITEMS)).values()
@@ -277,7 +277,7 @@ async def test_a_call_that_a_delivery_becomes_finds_room_in_a_full_backlog(pair:
     await pair.deploy(on_success="function:audit")
     await pair.deploy("audit")
     pair.host.world.function = lambda _: Reply(True, b'"' + b"x" * 20_000 + b'"', 10)
-    pair.served.gateway.acceptance.bounds = Bounds(10, 10_000)
+    pair.served.gateway.durable.acceptance.bounds = Bounds(10, 10_000)
     await pair.call()
     assert (await until_tally(pair, done=2, delivered=1))["bytes"] == 0
 

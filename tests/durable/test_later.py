@@ -15,7 +15,7 @@ async def test_what_no_host_can_run_holds_up_nothing_and_is_not_read_with_every_
     gateway = pair.served.gateway
     await pair.deploy()
     invocation = await pair.call(delay="3600")
-    await gateway.later.look()
+    await gateway.durable.later.look()
     await pair.redis.zadd(keys.LATER, {invocation: 2} | {f"lost-{n}": 1 for n in range(MOVE_MAX)})
     await pair.redis.hset(keys.LATER_CALLS, mapping={f"lost-{n}": b"another release's" for n in range(MOVE_MAX)})
     await pair.end(invocation)

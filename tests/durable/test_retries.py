@@ -125,7 +125,7 @@ async def test_any_number_of_gateways_moves_each_call_once(redis_url: str, data_
 
 async def test_a_full_backlog_refuses_and_says_when_to_come_again(pair: Pair) -> None:
     await pair.deploy()
-    acceptance = pair.served.gateway.acceptance
+    acceptance = pair.served.gateway.durable.acceptance
     acceptance.bounds = acceptance.bounds._replace(calls=2)
     waiting = [await pair.call(delay=60) for _ in range(2)]
     path = "/v1/functions/hello/invocations"
@@ -138,7 +138,7 @@ async def test_a_full_backlog_refuses_and_says_when_to_come_again(pair: Pair) ->
 
 async def test_a_backlog_is_bounded_in_bytes_too(pair: Pair) -> None:
     await pair.deploy()
-    acceptance = pair.served.gateway.acceptance
+    acceptance = pair.served.gateway.durable.acceptance
     acceptance.bounds = acceptance.bounds._replace(payload_bytes=1000)
     await pair.call(event={"x": "y" * 600}, delay=60)
     path = "/v1/functions/hello/invocations"

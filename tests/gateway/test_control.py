@@ -13,7 +13,6 @@ from redis.asyncio import Redis
 from starlette.routing import Route
 
 from gateway.app import control
-from gateway.routes import usage
 from jiffy.contract import keys, limits, wire
 from jiffy.contract.errors import Unavailable
 from jiffy.contract.messages import BuildEvent, BuildRequest, FunctionStatus, Layer
@@ -292,7 +291,7 @@ async def test_openapi_describes_every_route_and_no_other(served: Served) -> Non
     document = (await served.http.get("/openapi.json")).json()
     assert document["openapi"].startswith("3.1")
     described = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
-    app = control(served.gateway.endpoints, usage.routes(served.gateway.ledger))
+    app = control(served.gateway.endpoints)
     routed = {
         (method, route.path) for route in app.routes if isinstance(route, Route) for method in route.methods or ()
     }

@@ -63,7 +63,7 @@ async def test_a_pause_holds_and_an_edit_takes_effect(
         await bodies(fake, 1)
         await served.http.post(f"{PATH}/pause")
         async with asyncio.timeout(10):
-            while served.gateway.queues.serving():
+            while served.gateway.triggers.queues.serving():
                 await asyncio.sleep(0.01)
         await stream.put("in the pause")
         assert await bodies(fake, 1) == ["before"]
@@ -71,13 +71,13 @@ async def test_a_pause_holds_and_an_edit_takes_effect(
         assert await bodies(fake, 2) == ["before", "in the pause"]
         await deploy(served, redis_url, table(stream, filter={"body": ["wanted"]}), number=2)
         async with asyncio.timeout(10):
-            while [t.options["filter"] for t in served.gateway.queues.serving()] != [{"body": ["wanted"]}]:
+            while [t.options["filter"] for t in served.gateway.triggers.queues.serving()] != [{"body": ["wanted"]}]:
                 await asyncio.sleep(0.01)
         await stream.put("unwanted", "wanted")
         assert await bodies(fake, 3) == ["before", "in the pause", "wanted"]
         await deploy(served, redis_url, number=3)
         async with asyncio.timeout(10):
-            while served.gateway.queues.serving():
+            while served.gateway.triggers.queues.serving():
                 await asyncio.sleep(0.01)
 
 
@@ -89,11 +89,11 @@ async def test_one_gateway_at_a_time_serves_a_queue_and_another_takes_over(
         await stream.put("1")
         await bodies(fake, 1)
         async with serving(redis_url, data_dir, name="gw-2") as other:
-            await other.gateway.queues.look()
-            assert served.gateway.queues.serving() and not other.gateway.queues.serving()
+            await other.gateway.triggers.queues.look()
+            assert served.gateway.triggers.queues.serving() and not other.gateway.triggers.queues.serving()
             await served.gateway.loops.stop()
-            await other.gateway.queues.look()
-            assert other.gateway.queues.serving()
+            await other.gateway.triggers.queues.look()
+            assert other.gateway.triggers.queues.serving()
             await stream.put("2")
             assert await bodies(fake, 2) == ["1", "2"]
 

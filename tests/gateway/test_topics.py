@@ -24,7 +24,7 @@ async def deploy(served: Served, redis_url: str, name: str, *tables: dict[str, A
     for table in full:
         await until(served, f"/v1/triggers/{name}/{table.get('name', 'topic')}", lambda d: d["state"] == "active")
     async with asyncio.timeout(10):
-        while sum(t.id.function == name for t in served.gateway.queues.serving()) < len(full):
+        while sum(t.id.function == name for t in served.gateway.triggers.queues.serving()) < len(full):
             await asyncio.sleep(0.01)
 
 
@@ -73,7 +73,7 @@ async def test_a_paused_subscriber_misses_nothing_and_a_replay_reads_again(
         await received(fake, 1)
         await served.http.post("/v1/triggers/audit/topic/pause")
         async with asyncio.timeout(10):
-            while served.gateway.queues.serving():
+            while served.gateway.triggers.queues.serving():
                 await asyncio.sleep(0.01)
         await send(served, "orders", id="2")
         await served.http.post("/v1/triggers/audit/topic/resume")

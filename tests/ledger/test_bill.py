@@ -24,10 +24,10 @@ import pytest
 import uvicorn
 
 from gateway.app import control
-from gateway.routes import usage
 from gateway.routes.costs import Costs
 from gateway.routes.prices import Prices
 from gateway.routes.statements import Statements
+from gateway.routes.usage import UsageRoute
 from jiffy.contract.messages import Outcome
 from tests.ledger.conftest import opened, owned
 from tests.ledger.records import NOON_MS, meter_into, record
@@ -45,7 +45,7 @@ def url(tmp_path: Path, redis_url: str) -> Iterator[str]:
     async def serve(ready: Callable[[uvicorn.Server], None]) -> None:
         async with opened(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", redis_url) as ledger:
             endpoints = [*Statements(ledger).endpoints(), *Costs(ledger, None).endpoints(), *Prices(ledger).endpoints()]
-            app = owned(control(endpoints, usage.routes(ledger)))
+            app = owned(control([*endpoints, *UsageRoute(ledger).endpoints()]))
             server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
             ready(server)
             await server.serve([listener])

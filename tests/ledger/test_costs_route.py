@@ -10,9 +10,9 @@ import pytest
 
 from gateway.app import control
 from gateway.ledger import Ledger
-from gateway.routes import usage
 from gateway.routes.costs import Costs
 from gateway.routes.statements import Statements
+from gateway.routes.usage import UsageRoute
 from jiffy.contract.errors import NotFound
 from jiffy.contract.messages import Outcome
 from tests.ledger.conftest import owned
@@ -35,7 +35,7 @@ class Functions:
 @pytest.fixture
 async def http(ledger: Ledger) -> AsyncIterator[httpx.AsyncClient]:
     endpoints = [*Statements(ledger).endpoints(), *Costs(ledger, Functions()).endpoints()]  # type: ignore[arg-type]
-    transport = httpx.ASGITransport(app=owned(control(endpoints, usage.routes(ledger))))
+    transport = httpx.ASGITransport(app=owned(control([*endpoints, *UsageRoute(ledger).endpoints()])))
     async with httpx.AsyncClient(transport=transport, base_url="http://jiffy") as client:
         yield client
 

@@ -13,7 +13,8 @@ import pytest
 
 from gateway.app import control
 from gateway.ledger import Ledger
-from gateway.routes import export, usage
+from gateway.routes import export
+from gateway.routes.usage import UsageRoute
 from jiffy.contract.messages import Outcome
 from tests.ledger.conftest import owned
 from tests.ledger.records import NOON_MS, meter_into, record
@@ -24,7 +25,7 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture
 async def http(ledger: Ledger) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=owned(control([], usage.routes(ledger))))
+    transport = httpx.ASGITransport(app=owned(control(UsageRoute(ledger).endpoints())))
     async with httpx.AsyncClient(transport=transport, base_url="http://jiffy") as client:
         yield client
 
