@@ -209,6 +209,8 @@ class RevisionPool:
         if not self.live or self._cold or self._sleep.waking or self._host.closing or now_us < self._fork_again_us:
             return
         missing = policy.short_of(self.instances, floor)
+        if floor > 1:  # others must find room, too, however much is to be kept ready
+            missing = min(missing, self._host.room.keepable)
         if not missing:
             return
         asleep = [box for box in self.boxes if box.asleep is not None]

@@ -48,6 +48,11 @@ class Room:
         self._by_function: dict[Name, int] = {}
         self._missing: dict[Name, Scope] = {}
 
+    @property
+    def keepable(self) -> int:
+        """How many more instances may be started to be kept ready, and be called by nobody: a quarter stays free."""
+        return max(0, self.instances_max * 3 // 4 - self.instances)
+
     def full(self, revision: Revision) -> Full | None:
         """Which limit forbids one more instance of `revision`; None: there is room."""
         name = revision.tenant, revision.function

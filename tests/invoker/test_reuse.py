@@ -14,6 +14,14 @@ KEPT = revision("kept", min_instances=3)
 ONCE = revision("once", calls_max=1)
 
 
+async def test_what_is_kept_ready_leaves_room_for_others(house: House) -> None:
+    house.pool.set_live("default", "kept", revision("kept", min_instances=1000, max_instances=1000))
+    await house.tick(60)
+    assert house.pool.room.instances == 37, "of 50"
+    callers = await house.calls(5, revision("other"))
+    assert all(caller.slot for caller in callers)
+
+
 async def test_min_instances_are_there_before_the_first_call_and_stay(house: House) -> None:
     house.pool.set_live("default", "kept", KEPT)
     await settle(60)
@@ -51,14 +59,14 @@ async def test_a_kept_instance_that_dies_is_replaced(house: House) -> None:
 
 
 async def test_kept_instances_make_no_room_for_others(house: House) -> None:
-    house.pool.room.instances_max = 3
+    house.pool.room.instances_max = 4
     house.pool.set_live("default", "kept", KEPT)
     await settle(60)
-    [caller] = await house.calls(1)
+    [served, caller] = await house.calls(2)
     house.clock.pass_s(11)
     house.pool.tick()
-    assert caller.refusal is not None and caller.refusal.outcome is Outcome.THROTTLED
-    assert house.world.alive == 3
+    assert served.slot and caller.refusal is not None and caller.refusal.outcome is Outcome.THROTTLED
+    assert house.world.alive == 4
 
 
 async def test_min_instances_that_cannot_be_had_are_tried_less_and_less_often(house: House) -> None:
