@@ -1,7 +1,7 @@
 """The events of other sources than HTTP, in the shapes that AWS Lambda gives them, so that its handlers and libraries
 work unchanged. Pure. An HTTP request's event: httpevent.py.
 
-Account and region are placeholders of the right form: typed libraries parse them.
+Jiffy has no accounts and regions; typed libraries parse them, so they have a fixed value of the right form.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import binascii
 import json
 import time
 import urllib.parse
+from functools import lru_cache
 
 HOP_BY_HOP = frozenset(
     {
@@ -66,13 +67,7 @@ def event(
 
     With a `scheme` ("http", "https") the event tells how the request came here in X-Forwarded-* headers.
     """
-    merged: dict[str, str] = {}
-    cookies: list[str] = []
-    for name, value in headers:
-        if name == "cookie":
-            cookies.extend(part.strip() for part in value.split(";") if part.strip())
-        else:
-            merged[name] = f"{merged[name]},{value}" if name in merged else value
+    merged, cookies = _merged(headers)
     host = merged.get("host", "")
     if scheme:
         _forward(merged, source_ip, scheme)
@@ -97,7 +92,7 @@ def event(
             "requestId": request_id,
             "routeKey": route_key,
             "stage": "$default",
-            "time": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now_ms / 1000)),
+            "time": _moment(now_ms // 1000),
             "timeEpoch": now_ms,
         },
         "isBase64Encoded": False,
@@ -111,6 +106,23 @@ def event(
     if body:
         document["body"], document["isBase64Encoded"] = _text_or_base64(body, merged.get("content-type", ""))
     return _encode(document).encode()
+
+
+def _merged(headers: list[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
+    """Headers by name, those that are given several times joined by commas; and the cookies, which stand apart."""
+    merged: dict[str, str] = {}
+    cookies: list[str] = []
+    for name, value in headers:
+        if name == "cookie":
+            cookies.extend(part.strip() for part in value.split(";") if part.strip())
+        else:
+            merged[name] = f"{merged[name]},{value}" if name in merged else value
+    return merged, cookies
+
+
+@lru_cache(maxsize=4)  # thousands of calls share a second
+def _moment(second: int) -> str:
+    return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second))
 
 
 def _forward(headers: dict[str, str], source_ip: str, scheme: str) -> None:
