@@ -18,16 +18,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from gateway.loops import Loop
+from gateway.outbox import Outbox
 from gateway.store import Sent
-from jiffy.contract import keys, limits, wire
+from jiffy.contract import keys, wire
 from jiffy.contract.errors import DeadlineExceeded, JiffyError, PlatformError, Unavailable
 from jiffy.contract.messages import Answer, Call
 
 SWEEP_S = 0.1  # how late a caller may hear of its deadline
 GRACE_S = 2.0  # past the deadline: the invoker kills at it, and its answer "timeout" says more than ours
 PATIENCE_S = 3.0  # how long Redis may be gone before queued calls are given up: a restart takes about one second
-BATCH_MAX = limits.STREAM_READ_MAX  # what an invoker reads at once
-BATCH_MAX_BYTES = 16 * limits.MIB  # keeps one command of large payloads from holding up the next
 RETRY_AFTER_S = 1.0
 BACK_OFF_MIN_S, BACK_OFF_MAX_S = 0.05, 1.0
 
@@ -60,8 +59,7 @@ class Dispatcher:
         self.gateway = gateway
         self._queue = queue
         self._loop = asyncio.get_running_loop()
-        self._outgoing: list[tuple[Sent, str]] = []
-        self._work = asyncio.Event()
+        self._outgoing: Outbox[tuple[Sent, str]] = Outbox(lambda item: len(item[0].call))
         self._waiting: dict[str, _Waiter] = {}
         self._earliest = float("inf")
         self._lost_at: float | None = None
@@ -84,8 +82,7 @@ class Dispatcher:
         That is an Answer, or Unavailable (the queue is lost), or DeadlineExceeded.
         """
         self.expect(call.invocation, wait_s, done)
-        self._outgoing.append((Sent(keys.calls(invoker), wire.pack(call)), call.invocation))
-        self._work.set()
+        self._outgoing.add((Sent(keys.calls(invoker), wire.pack(call)), call.invocation))
 
     def expect(self, invocation: str, wait_s: float, done: Done) -> None:
         """Tell `done` how a call ends that somebody else sends: this gateway stands in its envelope."""
@@ -108,23 +105,11 @@ class Dispatcher:
 
     async def _send(self) -> None:
         while True:
-            await self._work.wait()
-            batch = self._next_batch()
+            batch = await self._outgoing.take()
             try:
                 await self._queue.send([sent for sent, _ in batch])
             except JiffyError as exc:
                 self._refuse(batch, exc)
-
-    def _next_batch(self) -> list[tuple[Sent, str]]:
-        outgoing, size = self._outgoing, 0
-        for n, (sent, _) in enumerate(outgoing):
-            size += len(sent.call)
-            if n == BATCH_MAX or (n and size > BATCH_MAX_BYTES):
-                batch, self._outgoing = outgoing[:n], outgoing[n:]
-                return batch
-        self._outgoing = []
-        self._work.clear()
-        return outgoing
 
     def _refuse(self, batch: list[tuple[Sent, str]], error: JiffyError) -> None:
         for _, invocation in batch:
@@ -175,7 +160,6 @@ class Dispatcher:
 
     def _give_up(self, why: str) -> None:
         self._outgoing.clear()  # what its caller is told was not run must not be run
-        self._work.clear()
         waiting, self._waiting = self._waiting, {}
         for invocation, waiter in waiting.items():
             _tell(waiter, invocation, Unavailable(why, retry_after_s=RETRY_AFTER_S))

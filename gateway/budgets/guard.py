@@ -26,6 +26,7 @@ from gateway.budgets.store import BudgetStore, Spent
 from gateway.catalog import Function
 from gateway.ledger.prices import PriceBook
 from gateway.loops import Loop
+from gateway.outbox import Outbox
 from jiffy.contract import limits, spending
 from jiffy.contract.errors import BudgetExceeded, JiffyError, Throttled
 from jiffy.contract.messages import Revision
@@ -33,7 +34,6 @@ from jiffy.contract.spending import Hold
 
 LOOK_S = 0.25
 IN_FORCE_MS = 600  # after a budget was set: by then every gateway has looked twice
-BATCH_MAX = 256
 RETRY_AFTER_S = 1.0
 SYNC_SLACK_MS = 2000  # past the deadline: a completion that waits for Redis
 
@@ -78,16 +78,14 @@ class Guard:
         self._plans: dict[tuple[str, str, int], Plan | None] = {}
         self._close: tuple[Budget, ...] = ()
         self._spent: dict[str, Spent] = {}
-        self._outgoing: list[tuple[Hold, Plan, Admitted]] = []
-        self._work = asyncio.Event()
+        self._outgoing: Outbox[tuple[Hold, Plan, Admitted]] = Outbox()
 
     def loops(self) -> tuple[Loop, ...]:
         return self._watch, self._send
 
     def give_up(self) -> None:
         """Tell all who still wait, once the loops have ended."""
-        outgoing, self._outgoing = self._outgoing, []
-        for _, _, admitted in outgoing:
+        for _, _, admitted in self._outgoing.clear():
             admitted(Throttled("this gateway is stopping", retry_after_s=RETRY_AFTER_S))
 
     # --- what there is --------------------------------------------------------------------------------------
@@ -166,8 +164,7 @@ class Guard:
         if error := self._exceeded(plan):
             admitted(error)
             return
-        self._outgoing.append((hold, plan, admitted))
-        self._work.set()
+        self._outgoing.add((hold, plan, admitted))
 
     async def reserved(self, plan: Plan, hold: Hold) -> None:
         """The same for who can wait. Raises what `reserve` tells."""
@@ -193,10 +190,7 @@ class Guard:
 
     async def _send(self) -> None:
         while True:
-            await self._work.wait()
-            batch, self._outgoing = self._outgoing[:BATCH_MAX], self._outgoing[BATCH_MAX:]
-            if not self._outgoing:
-                self._work.clear()
+            batch = await self._outgoing.take()
             try:
                 results = await self._store.reserve([plan.asked(hold) for hold, plan, _ in batch], self._now_ms())
             except JiffyError as exc:
@@ -204,7 +198,7 @@ class Guard:
                     admitted(exc)
                 continue
             except asyncio.CancelledError:
-                self._outgoing = batch + self._outgoing
+                self._outgoing.put_back(batch)
                 raise
             for (_, plan, admitted), result in zip(batch, results, strict=True):
                 admitted(self._refusal(plan, *result))

@@ -19,13 +19,12 @@ from gateway.catalog import Function
 from gateway.durable.store import Accepted, Claim, Holder
 from gateway.durable.wishes import NONE, Wishes
 from gateway.loops import Loop
+from gateway.outbox import Outbox
 from gateway.placement import Placement
 from jiffy.contract import limits
 from jiffy.contract.errors import JiffyError, KeyReused, Throttled, Unavailable
 from jiffy.contract.messages import Call, InvocationRecord, State
 
-BATCH_MAX = 256
-BATCH_MAX_BYTES = 16 * limits.MIB
 RETRY_AFTER_S = 1.0
 FULL_RETRY_AFTER_S = 5.0  # a backlog does not drain in a moment
 
@@ -62,8 +61,9 @@ class Acceptance:
         self._guard = guard
         self._now_ms = now_ms
         self.bounds = bounds
-        self._outgoing: list[tuple[Accepted, asyncio.Future[int | Holder]]] = []
-        self._work = asyncio.Event()
+        self._outgoing: Outbox[tuple[Accepted, asyncio.Future[int | Holder]]] = Outbox(
+            lambda item: len(item[0].call.payload)
+        )
 
     def loops(self) -> tuple[Loop, ...]:
         return (self._send,)
@@ -92,8 +92,7 @@ class Acceptance:
     async def offer(self, accepted: Accepted) -> str:
         """ "" once this call is accepted; else the id of the one that holds its idempotency key. Raises as `accept`."""
         future: asyncio.Future[int | Holder] = asyncio.get_running_loop().create_future()
-        self._outgoing.append((accepted, future))
-        self._work.set()
+        self._outgoing.add((accepted, future))
         result = await future
         if isinstance(result, Holder):
             if accepted.claim is not None and result.fingerprint != accepted.claim.fingerprint:
@@ -110,8 +109,7 @@ class Acceptance:
 
     async def _send(self) -> None:
         while True:
-            await self._work.wait()
-            batch = self._next_batch()
+            batch = await self._outgoing.take()
             try:
                 results = await self._queue.accept([one for one, _ in batch], *self.bounds)
             except JiffyError as exc:
@@ -122,17 +120,6 @@ class Acceptance:
             for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():
                     future.set_result(result)
-
-    def _next_batch(self) -> list[tuple[Accepted, asyncio.Future[int | Holder]]]:
-        outgoing, size = self._outgoing, 0
-        for n, (accepted, _) in enumerate(outgoing):
-            size += len(accepted.call.payload)
-            if n == BATCH_MAX or (n and size > BATCH_MAX_BYTES):
-                batch, self._outgoing = outgoing[:n], outgoing[n:]
-                return batch
-        self._outgoing = []
-        self._work.clear()
-        return outgoing
 
 
 def envelope(

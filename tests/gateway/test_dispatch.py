@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
-from gateway.dispatch import BATCH_MAX, Dispatcher
+from gateway.dispatch import Dispatcher
 from gateway.loops import Loops
+from gateway.outbox import BATCH_MAX
 from gateway.store import ANSWERS_MAX_BYTES, Sent, Store
 from jiffy.contract import keys, limits, wire
 from jiffy.contract.errors import DeadlineExceeded, JiffyError, Unavailable
