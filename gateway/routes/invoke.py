@@ -142,22 +142,29 @@ class Invoke:
 
     def whole(self, scope: Scope, head: Head, target: Target, body: bytes, respond: Respond) -> None:
         """The same for a request that is here whole: no task, no waiting; `respond` is called once, maybe at once."""
-        admission = self._admission
+        admission, size = self._admission, len(body)
         try:
-            admission.enter()
+            admission.hold(size)
+            admission.enter(size)
         except JiffyError as exc:
             respond(error_response(exc))
             return
-        admission.held += len(body)  # it is in memory already, and small
+        inside = True
+
+        def leave() -> None:
+            nonlocal inside
+            if inside:
+                inside = False
+                admission.leave(size)
 
         def answered(response: Response) -> None:
-            admission.leave(len(body))
+            leave()
             respond(response)
 
         try:
             self._begin(scope, head, target, body, answered)
         except BaseException:
-            admission.leave(len(body))
+            leave()
             raise
 
     def _begin(self, scope: Scope, head: Head, target: Target, body: bytes, respond: Respond) -> None:
