@@ -245,7 +245,9 @@ class Executor:
             ending = classify(result, attempt.known.revision, measured_us)
             if type(result) is Reply:
                 size = attempt.size + len(ending.payload)
-                ending = ending._replace(duration_us=instance.held(ending.duration_us, measured_us, size))
+                held_us = instance.held(ending.duration_us, measured_us, size)
+                if held_us != ending.duration_us:
+                    ending = ending._replace(duration_us=held_us)
         except Exception:  # a hostile answer must never leave a call open, an instance leased or a run unbilled
             log.exception("the answer to %s can't be classified", attempt.call.invocation)
             ending = unclassified(measured_us)
