@@ -24,6 +24,7 @@ from jiffy.contract.messages import BuildEvent, BuildRequest, Revision
 
 BODY_MAX_BYTES = 64 * 1024  # a spec with all of its environment and routes fits several times
 HIDDEN = "(hidden)"
+DESTINATIONS = ("on_success", "on_failure")
 _SOURCE = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -131,6 +132,7 @@ def _summary(request: Request, revision: Revision) -> dict[str, Any]:
         "network": revision.network,
         "public": revision.public,
         "description": str(revision.spec.get("description", "")),
+        "destinations": sorted({str(d) for key in DESTINATIONS if (d := revision.spec.get(key))}),
         "size_bytes": sum(layer.size_bytes for layer in revision.layers),
         "created_ms": revision.created_ms,
     }

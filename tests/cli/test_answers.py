@@ -133,3 +133,23 @@ def test_a_bill_of_no_function_is_an_error(platform: Platform) -> None:
     command = start(platform, "--function", "helo", command="bill")
     assert command.communicate(timeout=20) == ("", f"jiffy: {hint}\n")
     assert command.returncode == 1
+
+
+@pytest.mark.parametrize(("target", "warned"), [("nobody", True), ("a", False)])
+def test_a_destination_that_is_not_there_is_a_warning(
+    platform: Platform, tmp_path: Path, target: str, warned: bool
+) -> None:
+    deploy(platform, tmp_path, "a", events=(done(),), more=f'on_failure = "function:{target}"\n')
+    platform.say("GET", "/v1/functions", 200, {"functions": [{"name": "a"}]})
+    _, err = (command := start(platform, "-q", str(tmp_path))).communicate(timeout=20)
+    assert command.returncode == 0
+    assert ("jiffy: warning: a names the destination function:nobody, and there is no" in err) is warned
+
+
+def test_removing_what_others_name_as_their_destination_is_a_warning(platform: Platform) -> None:
+    platform.say("GET", "/v1/functions/x", 200, {"name": "x"})
+    found = [{"name": "a", "destinations": ["function:x"]}, {"name": "b", "destinations": ["function:xy"]}]
+    platform.say("GET", "/v1/functions", 200, {"functions": [*found, {"name": "x", "destinations": ["function:x"]}]})
+    platform.say("DELETE", "/v1/functions/x", 204, b"")
+    out, err = start(platform, "x", "--yes", command="remove").communicate(timeout=20)
+    assert (out, err) == ("removed x\n", "jiffy: warning: x is a destination of a: what it is told will wait\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +12,7 @@ import click
 
 from jiffy.client import LAST_EVENTS, Client, declared
 from jiffy.contract.errors import JiffyError, Unavailable
+from jiffy.contract.spec import FunctionSpec
 from jiffy.costs import Costs
 
 from .screen import json_option, say, short, show_json, size
@@ -67,6 +68,7 @@ def deploy(folder: Path, only: tuple[str, ...], locked: bool, quiet: bool, as_js
             say(line, err=True)
         if any(one.network for one in specs):
             _warn_of_no_network(client, [one.name for one in specs if one.network])
+        _warn_of_nobody(client, specs)
     if any("error" in result for result in done):
         sys.exit(1)
 
@@ -104,6 +106,21 @@ def _warn_of_no_network(client: Client, names: list[str]) -> None:
             "Docker's sandboxes have a network (jiffy up --sandbox docker)",
             err=True,
         )
+
+
+def _warn_of_nobody(client: Client, specs: Sequence[FunctionSpec]) -> None:
+    """Destinations may be deployed later, so one that is not there is no error."""
+    targets = {(one.name, to) for one in specs for to in (one.on_success, one.on_failure) if to.startswith("function:")}
+    if not targets:
+        return
+    try:
+        known = {one["name"] for one in client.functions()}
+    except JiffyError:  # deployed it is; `jiffy result` will tell
+        return
+    for function, target in sorted(targets):
+        if (name := target.removeprefix("function:")) not in known:
+            text = f"{function} names the destination {target}, and there is no function {name} yet: what it is told waits"
+            click.echo(f"jiffy: warning: {text} until there is one, for a day", err=True)
 
 
 def _result(client: Client, event: dict[str, Any]) -> dict[str, Any]:

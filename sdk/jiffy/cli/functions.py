@@ -110,6 +110,9 @@ def remove(name: str, yes: bool, as_json: bool) -> None:
     """
     with Client() as client:
         client.function(name)  # says what is wrong before it asks
+        tellers = [one["name"] for one in client.functions() if f"function:{name}" in one.get("destinations", ())]
+        if others := ", ".join(one for one in tellers if one != name):
+            click.echo(f"jiffy: warning: {name} is a destination of {others}: what it is told will wait", err=True)
         if not yes:
             click.confirm(f"Remove {name} with all of its revisions and logs?", abort=True, err=True)
         client.remove(name)
