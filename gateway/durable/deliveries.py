@@ -31,6 +31,7 @@ LOOK_S = 0.1
 TROUBLE_S = 0.5
 LEASE_MS = 60_000  # a delivery takes at most callbacks.CALL_MAX_S; the rest is for a gateway that is short of time
 AT_ONCE = 64  # deliveries under way in one gateway
+ERROR_MAX_CHARS = 300  # of why a try failed: a line for people
 
 
 class Target(Protocol):
@@ -106,7 +107,8 @@ class Deliveries:
         verdict = retry.after(outcome, outcome is Outcome.ERROR, delivery.terms, now_ms, chance)
         if verdict.state is State.QUEUED and verdict.terms is not None and not isinstance(error, InvalidRequest):
             due_ms = max(verdict.due_ms, now_ms + int(1000 * min(error.retry_after_s or 0.0, limits.BACKOFF_MAX_S)))
-            await self._leases.again(leased, delivery._replace(terms=verdict.terms), due_ms)
+            again = delivery._replace(terms=verdict.terms, error=error.message[:ERROR_MAX_CHARS])
+            await self._leases.again(leased, again, due_ms)
             return
         text = json.dumps({"errorType": "Jiffy.Undelivered", "errorMessage": error.message}).encode()
         letter = DeadLetter(

@@ -58,6 +58,14 @@ class DeliveryStore:
         with translated():
             await self._settle(keys=_keys(one.tenant), args=values)
 
+    async def waiting(self, invocation: str, attempt: int) -> tuple[Delivery, int] | None:
+        """What is still to be told of this attempt, and when that is tried next, in ms; while it is tried: again."""
+        name = f"{invocation}.{attempt}"
+        with translated():
+            packed = await self._redis.hget(keys.DELIVERY_ITEMS, name)
+            due = await self._redis.zscore(keys.DELIVERIES, name) if packed else None
+        return (wire.unpack(Delivery, packed), int(due)) if packed and due is not None else None
+
     async def redeliver(self, tenant: str, batch: Sequence[Delivery], now_ms: int) -> int:
         """How many of these were dead, and are now tried again."""
         values = [value for one in batch for value in (one.id, wire.pack(one), now_ms)]

@@ -16,7 +16,7 @@ from gateway.routes import caller
 from gateway.store import Store
 from jiffy.contract.access import Role
 from jiffy.contract.errors import NotFound
-from jiffy.contract.messages import Answer, InvocationRecord
+from jiffy.contract.messages import Answer, Delivery, InvocationRecord, State
 
 CALLS = Role.INVOKE  # results are for those who call, and who calls may take it back
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -34,11 +34,18 @@ class Ledger(Protocol):
     async def invocation(self, invocation_id: str, tenant: str) -> Sequence[Attempt]: ...
 
 
+class Deliveries(Protocol):
+    """What is needed of deliveries. Raises Unavailable."""
+
+    async def waiting(self, invocation: str, attempt: int) -> tuple[Delivery, int] | None: ...
+
+
 class Invocations:
-    def __init__(self, store: Store, ledger: Ledger, cancellation: Cancellation) -> None:
+    def __init__(self, store: Store, ledger: Ledger, cancellation: Cancellation, deliveries: Deliveries) -> None:
         self._store = store
         self._ledger = ledger
         self._cancellation = cancellation
+        self._deliveries = deliveries
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         path = "/v1/invocations/{invocation}"
@@ -55,11 +62,21 @@ class Invocations:
         invocation = _invocation(request)
         record = await self._store.invocation(invocation)
         if record is not None and record.tenant == caller.tenant(request):
-            return JSONResponse(_document(record))
+            return JSONResponse(_document(record) | await self._untold(record))
         attempts = await self._ledger.invocation(invocation, caller.tenant(request))
         if not attempts:
             raise NotFound(f"there is no invocation {invocation}; results are kept for a day")
         return JSONResponse(_from_ledger(attempts))
+
+    async def _untold(self, record: InvocationRecord) -> dict[str, Any]:
+        """The destination that is still to hear of the call's end."""
+        if record.state not in (State.DONE, State.DEAD):
+            return {}
+        found = await self._deliveries.waiting(record.invocation, record.attempts)
+        if found is None:
+            return {}
+        one, due_ms = found
+        return {"delivery": {"target": one.target, "tried": one.terms.tried, "error": one.error, "due_ms": due_ms}}
 
 
 def _invocation(request: Request) -> str:

@@ -163,6 +163,19 @@ async def test_a_host_that_cannot_be_is_given_up_at_once(pair: Pair) -> None:
     assert "can't be called" in letter["error_message"] and letter["attempts"] == 1
 
 
+async def test_a_call_tells_who_has_not_heard_of_it_and_why(pair: Pair) -> None:
+    await pair.deploy(on_success="function:nobody")
+    invocation = await pair.call()
+    async with asyncio.timeout(15):
+        while not (untold := (await pair.show(invocation)).get("delivery", {"error": ""}))["error"]:
+            await asyncio.sleep(0.01)
+    assert (untold["target"], untold["tried"] > 0) == ("function:nobody", True)
+    assert "there is no function 'nobody'" in untold["error"] and untold["due_ms"] > 0
+    await pair.deploy("nobody")
+    await until_tally(pair, delivered=1)
+    assert "delivery" not in await pair.show(invocation)
+
+
 async def test_functions_that_call_each_other_in_a_circle_end(pair: Pair) -> None:
     await pair.deploy("hello", on_success="function:hello")
     await pair.call()

@@ -119,8 +119,8 @@ def _warn_of_nobody(client: Client, specs: Sequence[FunctionSpec]) -> None:
         return
     for function, target in sorted(targets):
         if (name := target.removeprefix("function:")) not in known:
-            text = f"{function} names the destination {target}, and there is no function {name} yet: what it is told waits"
-            click.echo(f"jiffy: warning: {text} until there is one, for a day", err=True)
+            text = f"{function} names the destination {target}, and there is no function {name} yet"
+            click.echo(f"jiffy: warning: {text}: what it is told waits for it, at most a day", err=True)
 
 
 def _result(client: Client, event: dict[str, Any]) -> dict[str, Any]:

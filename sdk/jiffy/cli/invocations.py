@@ -51,6 +51,9 @@ def _tell(record: dict[str, Any]) -> None:
     if record.get("due_ms"):
         how.append(f"until {when(record['due_ms'])}")
     click.echo(f"{' '.join(how)} after {record['attempts']} attempts", err=True)
+    if (untold := record.get("delivery")) and untold["error"]:
+        text = f"{untold['target']} has not been told, after {untold['tried']} tries: {untold['error']}"
+        say(f"{text}; next try {when(untold['due_ms'])}", err=True)
 
 
 @click.command(short_help="Take back a queued call.")

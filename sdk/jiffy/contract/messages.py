@@ -236,6 +236,7 @@ class Delivery(NamedTuple):
     response: bytes  # its answer's
     depth: int  # how many destinations led here, this one included
     terms: Terms
+    error: str = ""  # why the last try failed
 
 
 class FunctionStatus(NamedTuple):
