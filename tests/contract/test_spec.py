@@ -133,5 +133,14 @@ SPECS: st.SearchStrategy[dict[str, object]] = st.builds(
 
 @given(SPECS)
 def test_what_is_written_out_reads_back_the_same(table: dict[str, object]) -> None:
-    one = spec.parse_function("f", table)
-    assert spec.parse_function("f", one.to_dict()) == one
+    one = spec.spec.parse_function("f", table)
+    assert spec.spec.parse_function("f", one.to_dict()) == one
+
+
+def test_no_more_instances_are_kept_ready_than_there_may_be() -> None:
+    table = {"handler": "m:f", "min_instances": 3}
+    assert spec.parse_function("f", table | {"max_instances": 3}).min_instances == 3
+    with pytest.raises(SpecError, match=r"min_instances = 3; allowed: at most max_instances, which is 2$"):
+        spec.parse_function("f", table | {"max_instances": 2})
+    with pytest.raises(SpecError, match=r"min_instances = 10000; allowed: at most max_instances"):
+        spec.parse_function("f", table | {"min_instances": 10_000})

@@ -67,7 +67,7 @@ def choice(*names: str) -> Callable[[Any], str]:
 def destination(value: Any) -> str:
     if value == "":
         return ""
-    allowed = '"function:NAME" or "https://…" ("" for none)'
+    allowed = '"function:NAME", "https://…" or "http://…" ("" for none)'
     if not isinstance(value, str) or len(value) > limits.DESTINATION_MAX_CHARS:
         raise ValueError(allowed)
     if _FUNCTION_TARGET.fullmatch(value):

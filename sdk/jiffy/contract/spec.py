@@ -196,6 +196,9 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
         mistakes.append(f'{place}: handler is missing; add handler = "module:attribute"')
     elif values.get("handler") == checks.BOOTSTRAP and not program:
         mistakes.append(f'{place}: handler = "{checks.BOOTSTRAP}" is for runtime = "provided"')
+    low, high = values.get("min_instances", 0), values.get("max_instances", limits.INSTANCES_DEFAULT)
+    if low > high:
+        mistakes.append(f"{place}: min_instances = {low}; allowed: at most max_instances, which is {high}")
     if unset := triggers.unset(values.get("triggers", ()), values.get("env", {})):
         mistakes.append(f"{where}: [[functions.{name}.triggers]] {unset}")
     try:
