@@ -133,8 +133,8 @@ SPECS: st.SearchStrategy[dict[str, object]] = st.builds(
 
 @given(SPECS)
 def test_what_is_written_out_reads_back_the_same(table: dict[str, object]) -> None:
-    one = spec.spec.parse_function("f", table)
-    assert spec.spec.parse_function("f", one.to_dict()) == one
+    one = spec.parse_function("f", table)
+    assert spec.parse_function("f", one.to_dict()) == one
 
 
 def test_no_more_instances_are_kept_ready_than_there_may_be() -> None:
