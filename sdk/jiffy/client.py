@@ -105,8 +105,12 @@ class Client:
     def upload(self, package: Package) -> str:
         """Sends a packed folder unless the platform has it; returns its digest."""
         path = f"/v1/sources/{package.digest.removeprefix('sha256:')}"
-        if self._send("HEAD", path, missing_ok=True).status_code == 404:
-            self._send("PUT", path, content=package.data, headers={"content-type": "application/gzip"})
+        kind = {"content-type": "application/gzip"}
+        status = self._send("HEAD", path, may_be=(401, 403, 404)).status_code
+        if status in (401, 403):  # an answer to HEAD can't say why; one to this does
+            self._send("PUT", path, headers=kind)
+        elif status == 404:
+            self._send("PUT", path, content=package.data, headers=kind)
         return package.digest
 
     def begin(self, function: spec.FunctionSpec, source: str, *, locked: bool = False) -> str:
@@ -298,13 +302,13 @@ class Client:
             raise PlatformError(f"{self.url}{path} did not answer with a JSON object; is it a Jiffy platform?")
         return document
 
-    def _send(self, method: str, path: str, *, missing_ok: bool = False, **request: Any) -> httpx.Response:
+    def _send(self, method: str, path: str, *, may_be: tuple[int, ...] = (), **request: Any) -> httpx.Response:
         request["params"] = _given(request.get("params"))
         try:
             answer = self._http.request(method, path, **request)
         except httpx.TransportError as exc:
             raise self._unreachable(exc) from exc
-        if answer.is_error and not (missing_ok and answer.status_code == 404):
+        if answer.is_error and answer.status_code not in may_be:
             raise _error(answer)
         return answer
 

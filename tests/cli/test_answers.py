@@ -153,3 +153,25 @@ def test_removing_what_others_name_as_their_destination_is_a_warning(platform: P
     platform.say("DELETE", "/v1/functions/x", 204, b"")
     out, err = start(platform, "x", "--yes", command="remove").communicate(timeout=20)
     assert (out, err) == ("removed x\n", "jiffy: warning: x is a destination of a: what it is told will wait\n")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_deploy_that_is_refused_says_why(platform: Platform, tmp_path: Path, status: int) -> None:
+    deploy(platform, tmp_path, "a", events=())
+    why = {"error": {"code": "unauthorized", "message": "this platform needs an API key: set JIFFY_API_KEY"}}
+    platform.replies = Refuses(platform.replies, status, json.dumps(why).encode())
+    out, err = (command := start(platform, str(tmp_path))).communicate(timeout=20)
+    assert (command.returncode, out) == (1, "")
+    assert err == "jiffy: this platform needs an API key: set JIFFY_API_KEY\n"
+    assert [method for method, *_ in platform.asked] == ["HEAD", "PUT"]
+
+
+class Refuses(dict[Any, Any]):
+    """Everything is answered with one error."""
+
+    def __init__(self, replies: dict[Any, Any], status: int, body: bytes) -> None:
+        super().__init__(replies)
+        self._reply: tuple[int, dict[str, str], bytes] = (status, {}, body)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return [self._reply]
