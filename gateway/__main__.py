@@ -164,7 +164,8 @@ class Gateway:
     def _endpoints(self) -> tuple[Endpoint, ...]:
         store, ledger, catalog = self.store, self.ledger, self.catalog
         health = Health(
-            *(store, self.pulse, catalog, self.dispatcher, self._metrics, self.triggers.metrics, version("jiffy")),
+            *(store, self.pulse, catalog, self.dispatcher, self._metrics),
+            *(self.triggers.metrics, self.durable, version("jiffy")),
         )
         endpoints = (
             *invoke.ENDPOINTS,

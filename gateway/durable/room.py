@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from gateway.budgets.guard import Guard
 from gateway.catalog import Catalog
 from gateway.dispatch import Dispatcher
+from gateway.durable import metrics
 from gateway.durable.acceptance import Acceptance
 from gateway.durable.audit_store import AuditStore
 from gateway.durable.callbacks import HttpTarget, Network
@@ -62,6 +63,13 @@ class DurableRoom:
             *Dlq(dead_letters, self._told_of).endpoints(),
             *Audits(AuditStore(self._queue.client), ledger).endpoints(),
         )
+
+    async def metrics(self) -> Sequence[str]:
+        """Lines for /metrics; none while Redis does not answer."""
+        try:
+            return list(metrics.lines(await self._store.work()))
+        except JiffyError:
+            return []
 
     def loops(self) -> tuple[Loop, ...]:
         return *self.acceptance.loops(), self.later.watch, self._takeover.watch, self._deliveries.watch

@@ -62,6 +62,14 @@ class Replay(NamedTuple):
     due_ms: int
 
 
+class Work(NamedTuple):
+    """A tenant's asynchronous work at one moment."""
+
+    counters: dict[str, int]  # keys.tally
+    backlog: int
+    dead_letters: int
+
+
 class DurableStore:
     """`client` is gateway.store.Store's."""
 
@@ -173,6 +181,21 @@ class DurableStore:
         names = [keys.tally(tenant), keys.dead(tenant), keys.dead_letters(tenant), keys.dead_calls(tenant)]
         with translated():
             return int(await self._purge(keys=names, args=invocations)) if invocations else 0
+
+    # --- counting -------------------------------------------------------------------------------------------
+
+    async def work(self) -> dict[str, Work]:
+        """Of every tenant that has functions."""
+        with translated():
+            tenants = sorted(tenant.decode() for tenant in await self._redis.smembers(keys.TENANTS))
+            pipe = self._redis.pipeline(transaction=False)
+            for tenant in tenants:
+                pipe.hgetall(keys.tally(tenant)).hlen(keys.backlog(tenant)).zcard(keys.dead(tenant))
+            found = await pipe.execute()
+        return {
+            tenant: Work({name.decode(): int(n) for name, n in found[at].items()}, found[at + 1], found[at + 2])
+            for at, tenant in zip(range(0, len(found), 3), tenants, strict=True)
+        }
 
     # --- cancelling -----------------------------------------------------------------------------------------
 

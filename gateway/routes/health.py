@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -22,6 +23,12 @@ from jiffy.contract.access import Role
 from jiffy.contract.errors import JiffyError, Unavailable
 
 
+class DurableMetrics(Protocol):
+    """Where asynchronous work is counted: durable.room.DurableRoom."""
+
+    async def metrics(self) -> Sequence[str]: ...
+
+
 class Health:
     def __init__(
         self,
@@ -31,6 +38,7 @@ class Health:
         dispatcher: Dispatcher,
         metrics: Metrics,
         triggers: TriggerMetrics,
+        durable: DurableMetrics,
         version: str,
     ) -> None:
         self._store = store
@@ -39,6 +47,7 @@ class Health:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._triggers = triggers
+        self._durable = durable
         self._version = version
         self._document: dict[str, Any] = {}
 
@@ -97,7 +106,8 @@ class Health:
         text = self._metrics.text(
             in_flight=len(self._dispatcher), queued=queued, invokers=len(invokers), functions=len(self._catalog)
         )
-        text += "".join(f"{line}\n" for line in (*self._triggers.lines(), *invoker_lines(beats)))
+        durable = await self._durable.metrics()
+        text += "".join(f"{line}\n" for line in (*self._triggers.lines(), *durable, *invoker_lines(beats)))
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def openapi(self, request: Request) -> Response:

@@ -46,6 +46,7 @@ class Invocation:
     cold: bool
     init_ms: float
     revision: int
+    replayed: bool = False  # it ran before, under the same idempotency key: this is that call's answer
 
     @property
     def ok(self) -> bool:
@@ -180,6 +181,7 @@ class Client:
             cold=headers.get("jiffy-cold") == "true",
             init_ms=float(headers.get("jiffy-init-ms", 0)),
             revision=int(headers.get("jiffy-revision", 0)),
+            replayed=headers.get("idempotent-replayed") == "true",
         )
 
     def invoke_async(

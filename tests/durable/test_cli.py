@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from jiffy.contract.spec import KEYS
 from tests.platforms import Up, platform
 
 TOML = """
@@ -52,6 +53,12 @@ def test_a_result_is_there_when_it_is_waited_for(up: Up) -> None:
     assert up.json("invoke", "flaky", '{"n": 2}', "--async", "--wait")["result"] == {"n": 2}
 
 
+def test_show_has_every_setting_under_its_own_name(up: Up) -> None:
+    shown = dict(line.split(maxsplit=1) for line in up.jiffy("show", "flaky").stdout.split("\n\n")[0].splitlines())
+    assert (shown["backoff_s"], shown["on_failure"], shown["memory_mb"]) == ("0", "function:alarm", "128")
+    assert {*KEYS} <= {*shown}
+
+
 def test_what_waits_can_be_taken_back(up: Up) -> None:
     invocation = invoke(up, "{}", "--delay", "60")
     assert "queued until" in up.jiffy("result", invocation, status=3).stderr
@@ -77,6 +84,7 @@ def test_the_dead_are_listed_shown_replayed_and_purged(up: Up) -> None:
 
 def test_a_key_is_run_once(up: Up) -> None:
     first, again = (up.json("invoke", "flaky", '{"n": 3}', "--key", "k") for _ in range(2))
+    assert (first.pop("replayed"), again.pop("replayed")) == (False, True)
     assert first == again
     assert "came before with another request" in up.jiffy("invoke", "flaky", "{}", "--key", "k", status=1).stderr
 

@@ -39,6 +39,16 @@ async def test_a_letter_says_what_died_of_what(failing: Pair) -> None:
     assert whole["error"] == {"errorType": "ValueError", "errorMessage": "no"}
 
 
+async def test_metrics_count_what_became_of_asynchronous_calls(failing: Pair) -> None:
+    invocation = await dead(failing)
+    await failing.call("hello", delay=60)
+    await failing.http.delete(f"/v1/dlq/{invocation}")
+    text = (await failing.http.get("/metrics")).text
+    for event, n in (("accepted", 2), ("dead", 1), ("purged", 1), ("done", 0)):
+        assert f'jiffy_async_events_total{{tenant="default",event="{event}"}} {n}\n' in text
+    assert 'jiffy_async_backlog{tenant="default"} 1\n' in text and 'jiffy_dead_letters{tenant="default"} 0\n' in text
+
+
 async def test_letters_come_newest_first_in_pages_by_function(failing: Pair) -> None:
     letters = [await dead(failing, ("hello", "other")[n % 2]) for n in range(5)]
     seen: list[str] = []

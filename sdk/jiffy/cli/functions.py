@@ -11,6 +11,7 @@ from jiffy.client import Client
 from .screen import columns, json_option, show_json, size, when
 
 HIDDEN = "(hidden; see --show-env)"
+ELSEWHERE = ("env", "triggers")  # settings that are not shown as they stand
 
 
 @click.command("list", short_help="List your functions.")
@@ -80,20 +81,28 @@ def show(name: str, show_env: bool, as_json: bool) -> None:
 
 
 def _facts(function: dict[str, Any]) -> list[tuple[str, object]]:
+    """Where it is called, and then every setting under the name that jiffy.toml has for it, defaults included."""
+    spec = function["spec"]
+    settings = [(key, _setting(key, value)) for key, value in spec.items() if key not in ELSEWHERE]
     return [
-        ("description", function["description"]),
         ("url", function["url"]),
-        ("routes", ", ".join(function["routes"])),
         ("revision", function["revision"]),
-        ("handler", function["handler"]),
-        ("runtime", function["runtime"]),
-        ("memory", f"{function['memory_mb']} MB"),
-        ("timeout", f"{function['timeout_s']:g} s"),
-        ("max instances", function["max_instances"]),
-        ("network", "yes" if function["network"] else "no"),
-        ("public", "yes: its URL and routes need no API key" if function.get("public") else "no"),
-        ("environment", ", ".join(n if v == HIDDEN else f"{n}={v}" for n, v in sorted(function["env"].items()))),
+        *settings,
+        ("triggers", f"{len(spec.get('triggers', ()))}: see jiffy triggers list" if spec.get("triggers") else ""),
+        ("env", ", ".join(n if v == HIDDEN else f"{n}={v}" for n, v in sorted(function["env"].items()))),
     ]
+
+
+def _setting(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={text}" for name, text in sorted(value.items()))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "no bound" if key == "max_requests" and value == 0 else str(value)
 
 
 @click.command(short_help="Remove a function.")

@@ -125,7 +125,7 @@ def _tell(call: Invocation, as_json: bool) -> None:
         cold = f", cold start {call.init_ms:.1f} ms" if call.cold else ""
         click.echo(
             f"{call.outcome} in {call.duration_ms:.3f} ms, billed {call.billed_ms} ms{cold}  "
-            f"(revision {call.revision}, invocation {call.id})",
+            f"(revision {call.revision}, invocation {call.id}{', replayed: it ran before' if call.replayed else ''})",
             err=True,
         )
     if not call.ok:
@@ -143,6 +143,7 @@ def _document(call: Invocation) -> dict[str, Any]:
         "billed_ms": call.billed_ms,
         "cold": call.cold,
         "init_ms": call.init_ms,
+        "replayed": call.replayed,
     }
 
 
