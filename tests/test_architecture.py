@@ -54,6 +54,7 @@ DOORS = {
     "jsonschema_rs": {"gateway.triggers.topics"},
     "aio_pika": {"gateway.triggers.sources.rabbitmq"},
     "nats": {"gateway.triggers.sources.nats"},
+    "aiobotocore": {"gateway.triggers.sources.aws"},
     "pathspec": {"jiffy.ignore"},
 }
 # What touches the world. The contract decides, others do.

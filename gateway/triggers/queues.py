@@ -170,7 +170,7 @@ class Queues:
         try:
             while not served.stopping:
                 (state,) = await self._store.states([trigger.id])
-                source = doors.source(trigger, self._url, state.since_ms)
+                source = await asyncio.to_thread(doors.source, trigger, self._url, state.since_ms)
                 served.consumer = Consumer(settings(trigger), source, self._caller(trigger, notes), notes)
                 watching = asyncio.create_task(self._watch_lag(trigger, source, notes))
                 began = asyncio.get_running_loop().time()

@@ -25,7 +25,7 @@ class QueueShape:
         return {"body": body, "attributes": dict(message.attributes)}
 
     def event(self, batch: Sequence[Held], now_ms: int) -> bytes:
-        messages = [(h.message.id, h.message.body, h.tries, h.message.sent_ms, h.message.attributes) for h in batch]
+        messages = [(m.id, m.body, tries, m.sent_ms, m.attributes, m.system) for m, tries in batch]
         return events.encode(events.sqs(queue=self._queue, messages=messages, now_ms=now_ms))
 
 

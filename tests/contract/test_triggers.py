@@ -44,6 +44,13 @@ def test_a_trigger_is_complete_named_and_reads_back_the_same() -> None:
             "type = 'schedule'\ncron = '@daily'\nstart = 2027-01-02T00:00:00\nend = 2027-01-01T00:00:00",
             "end is not after start",
         ),
+        ("type = 'queue'\nsource = 'sqs://eu-west-1/123456789012/jobs'", "with an access key and its secret"),
+        ("type = 'queue'\nsource = 'sqs://k:s@eu-west-1/12/jobs'", "twelve digits"),
+        ("type = 'queue'\nsource = 'sqs://k:s@eu-west-1/123456789012/a.b'", "up to 75 letters"),
+        (
+            "type = 'queue'\nsource = 'sqs://k:s@eu-west-1/123456789012/jobs.fifo'\ndead_letter = 'dead'",
+            "a FIFO queue's is one too",
+        ),
     ],
 )
 def test_a_mistake_names_its_place(table: str, part: str) -> None:
@@ -52,6 +59,14 @@ def test_a_mistake_names_its_place(table: str, part: str) -> None:
     assert caught.value.message.startswith("here/jiffy.toml: [[functions.report.triggers]] ")
     assert part in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_no_part_of_a_password_is_shown() -> None:
+    table = "type = 'queue'\nsource = 'sqs://KEY:some/secret+x@eu-west-1/123456789012/jobs'"
+    with pytest.raises(SpecError) as caught:
+        spec.parse_toml(toml(table))
+    assert "secret" not in caught.value.message and "some" not in caught.value.message
+    assert "%2F" in caught.value.message
 
 
 def test_names_are_taken_once_and_there_are_not_too_many() -> None:

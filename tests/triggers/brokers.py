@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import aio_pika
 import nats
+from aiobotocore.session import get_session
 from redis.asyncio import Redis
 
 from gateway.triggers.sources import doors
@@ -153,6 +155,47 @@ async def rabbit_queue(url: str) -> AsyncIterator[Queue]:
         yield Queue(f"{url}/%2f/{name}", put, dead)
     finally:
         await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def sqs_queue(url: str) -> AsyncIterator[Queue]:
+    """A queue of its own on the server at `url`."""
+    name = f"q-{secrets.token_hex(4)}"
+    async with amazon("sqs", url) as client:
+        queue = (await client.create_queue(QueueName=name))["QueueUrl"]
+
+        async def put(*bodies: str) -> None:
+            for body in bodies:
+                await client.send_message(QueueUrl=queue, MessageBody=body)
+
+        async def dead() -> list[str]:
+            where = (await client.get_queue_url(QueueName=f"{name}-dead"))["QueueUrl"]
+            answer = await client.receive_message(QueueUrl=where, MessageAttributeNames=["All"])
+            return [message["Body"] for message in answer.get("Messages", [])]
+
+        yield Queue(f"sqs+http://key:secret@{url.partition('://')[2]}/{ACCOUNT}/{name}", put, dead)
+
+
+ACCOUNT = "123456789012"  # moto's
+
+
+def amazon(service: str, url: str) -> Any:
+    """A client as others have one."""
+    return get_session().create_client(
+        service,
+        region_name="us-east-1",
+        endpoint_url=url,
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )
+
+
+@contextlib.contextmanager
+def amazon_server() -> Iterator[str]:
+    """A server that speaks as SQS and S3 do; its URL."""
+    port = free_port()
+    with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager

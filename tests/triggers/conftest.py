@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +24,7 @@ from gateway.triggers.store import TriggerStore
 from jiffy.contract import keys, triggers, wire
 from jiffy.contract.messages import Call
 from tests.gateway.fake_invoker import publish
+from tests.triggers.brokers import amazon_server
 
 INVOKER = "inv-1"
 
@@ -78,3 +79,9 @@ class Lab:
 async def lab(redis_url: str) -> AsyncIterator[Lab]:
     async with Redis.from_url(redis_url, protocol=2) as redis, contextlib.AsyncExitStack() as stack:
         yield Lab(redis_url, redis, Clock(), stack)
+
+
+@pytest.fixture(scope="session")
+def amazon_url() -> Iterator[str]:
+    with amazon_server() as url:
+        yield url

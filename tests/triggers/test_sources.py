@@ -21,6 +21,7 @@ from tests.triggers.brokers import (
     rabbit_queue,
     rabbit_server,
     redis_queue,
+    sqs_queue,
     topic_queue,
 )
 
@@ -39,7 +40,7 @@ def rabbit_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["redis+stream", "redis+list", "topic", "nats", "amqp"])
+@pytest.fixture(params=["redis+stream", "redis+list", "topic", "nats", "amqp", "sqs"])
 async def queue(
     request: pytest.FixtureRequest, redis_server: servers.RedisServer, redis_url: str
 ) -> AsyncIterator[Queue]:
@@ -49,6 +50,8 @@ async def queue(
         made = topic_queue(redis_server)
     elif request.param == "amqp":
         made = rabbit_queue(request.getfixturevalue("rabbit_url"))
+    elif request.param == "sqs":
+        made = sqs_queue(request.getfixturevalue("amazon_url"))
     else:
         made = redis_queue(request.param, redis_server)
     async with made as found:

@@ -19,8 +19,9 @@ class Message:
     body: str
     tries: int  # how many times it was handed out, this one included
     sent_ms: int
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)  # the sender's
     receipt: Any = None
+    system: Mapping[str, str] = field(default_factory=dict)  # attributes of the queue's own
 
 
 class SourceError(Exception):

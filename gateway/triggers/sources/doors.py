@@ -13,7 +13,8 @@ from gateway.triggers.sources.topic import TopicSource, group_of
 from gateway.triggers.trigger import Trigger
 from jiffy.contract import queues
 
-LIBRARIES = {"rabbitmq": "aio_pika", "nats": "nats"}  # extra → what it brings
+LIBRARIES = {"rabbitmq": "aio_pika", "nats": "nats", "aws": "aiobotocore"}  # extra → what it brings
+ADAPTERS = {"rabbitmq": "rabbitmq", "nats": "nats", "aws": "sqs"}  # extra → the module that needs it
 
 
 def _installed(module: str) -> bool:
@@ -31,7 +32,10 @@ def missing(tables: Iterable[Mapping[str, Any]], installed: Callable[[str], bool
 
 
 def source(trigger: Trigger, own_url: str = "", since_ms: int = 0) -> Source:
-    """The adapter for a trigger, not open yet. `own_url` is where the platform's own topics are."""
+    """The adapter for a trigger, not open yet. `own_url` is where the platform's own topics are.
+
+    Its client library may be imported here, which can take a second: not for a thread that serves others.
+    """
     options = trigger.options
     if trigger.type == "topic":
         tenant, function, name = trigger.id
@@ -43,6 +47,5 @@ def source(trigger: Trigger, own_url: str = "", since_ms: int = 0) -> Source:
         return RedisStream(f"{address.server}/{address.space}", address.name, group, start)
     if address.scheme.endswith("+list"):
         return RedisList(f"{address.server}/{address.space}", address.name, group, options["end"])
-    extra = queues.EXTRAS[address.scheme]
-    module = import_module(f"gateway.triggers.sources.{extra}")
+    module = import_module(f"gateway.triggers.sources.{ADAPTERS[queues.EXTRAS[address.scheme]]}")
     return cast(Source, module.open_address(address, group, options))

@@ -35,8 +35,11 @@ def schedule(*, event_id: str, function: str, trigger: str, tick_ms: int, detail
     }
 
 
-def sqs(*, queue: str, messages: Iterable[tuple[str, str, int, int, Mapping[str, str]]], now_ms: int) -> dict[str, Any]:
-    """SQS's batch: per message its id, body, tries, when it was sent (epoch ms), and attributes."""
+SqsMessage = tuple[str, str, int, int, Mapping[str, str], Mapping[str, str]]
+
+
+def sqs(*, queue: str, messages: Iterable[SqsMessage], now_ms: int) -> dict[str, Any]:
+    """SQS's batch: per message its id, body, tries, when it was sent (epoch ms), its attributes and the queue's."""
     arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}"
     return {
         "Records": [
@@ -49,6 +52,7 @@ def sqs(*, queue: str, messages: Iterable[tuple[str, str, int, int, Mapping[str,
                     "SentTimestamp": str(sent_ms),
                     "SenderId": ACCOUNT,
                     "ApproximateFirstReceiveTimestamp": str(now_ms),
+                    **system,
                 },
                 "messageAttributes": {
                     name: {"stringValue": text, "dataType": "String", "stringListValues": [], "binaryListValues": []}
@@ -59,7 +63,7 @@ def sqs(*, queue: str, messages: Iterable[tuple[str, str, int, int, Mapping[str,
                 "eventSourceARN": arn,
                 "awsRegion": REGION,
             }
-            for message, body, tries, sent_ms, attributes in messages
+            for message, body, tries, sent_ms, attributes, system in messages
         ]
     }
 

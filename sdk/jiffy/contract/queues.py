@@ -3,51 +3,107 @@
 redis+stream:// redis+list://   [user:password@]host[:port]/DATABASE/KEY      (rediss+… for TLS)
 amqp:// amqps://                [user:password@]host[:port]/VHOST/QUEUE       (%2F is the default vhost)
 nats://                         [user:password@]host[:port]/STREAM/SUBJECT
+sqs://                          KEY:SECRET@REGION/ACCOUNT/QUEUE               Amazon's
+sqs+https:// sqs+http://        KEY:SECRET@host[:port]/ACCOUNT/QUEUE[?region=REGION]
 """
 
 from __future__ import annotations
 
 import re
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-EXTRAS = {"amqp": "rabbitmq", "amqps": "rabbitmq", "nats": "nats"}  # scheme → the extra that brings its client
+# scheme → the extra that brings its client
+EXTRAS = {"amqp": "rabbitmq", "amqps": "rabbitmq", "nats": "nats"} | dict.fromkeys(
+    ("sqs", "sqs+https", "sqs+http"), "aws"
+)
 REDIS = ("redis+stream", "redis+list", "rediss+stream", "rediss+list")
 SCHEMES = (*REDIS, *EXTRAS)
+FORMS = {"sqs": "KEY:SECRET@REGION/ACCOUNT/QUEUE", "sqs+https": "KEY:SECRET@host[:port]/ACCOUNT/QUEUE[?region=REGION]"}
+FORMS |= {"sqs+http": FORMS["sqs+https"]} | dict.fromkeys(REDIS, "host[:port]/DATABASE/KEY")
 OWN = "jiffy:"  # the platform's own keys are nobody's queue
 _EXAMPLE = '"redis+stream://127.0.0.1:6379/0/uploads"'
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^@\s]*@")
+_REGION = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+){0,4}")
+_SQS_NAMES = "a queue's name has up to 75 letters, digits, - and _, and .fifo at the end where it is one"
+_SQS_NAME = re.compile(r"[A-Za-z0-9_-]{1,75}(?:\.fifo)?")
 
 
 class Address(NamedTuple):
-    """A parsed address: `server` is how a client is told where, `space` a database, vhost or stream."""
+    """A parsed address: `server` is how a client is told where, `space` a database, vhost, stream or account."""
 
     scheme: str
     server: str  # with user and password
     space: str
     name: str
+    region: str = ""  # of what speaks Amazon's protocols
 
 
 def parse(text: Any) -> Address:
     """Raises ValueError with what is allowed."""
+    parts = split(text, SCHEMES, _EXAMPLE)
+    scheme = parts.scheme
+    form = f"{scheme}://{FORMS.get(scheme, 'host[:port]/SPACE/NAME')}"
+    space, _, name = (unquote(part) for part in parts.path[1:].partition("/"))
+    if not parts.hostname or not space or not name or parts.fragment:
+        raise ValueError(form)
+    if EXTRAS.get(scheme) == "aws":
+        return _sqs(parts, space, name, form)
+    if parts.query:
+        raise ValueError(form)
+    if scheme in REDIS:
+        if not (space.isascii() and space.isdigit()):
+            raise ValueError(f"{form}, with a number for the database")
+        check_name(name)
+    return Address(scheme, f"{scheme.partition('+')[0]}://{parts.netloc}", space, name)
+
+
+def split(text: Any, schemes: tuple[str, ...], example: str) -> SplitResult:
+    """The parts of an address of one of these schemes. Raises ValueError with what is allowed."""
     if not isinstance(text, str) or len(text) > 1024 or not text.isprintable():
-        raise ValueError(f"an address such as {_EXAMPLE}")
+        raise ValueError(f"an address such as {example}")
     try:
         parts = urlsplit(text)
         _ = parts.port
-    except ValueError as exc:
-        raise ValueError(f"an address such as {_EXAMPLE} ({exc})") from None
-    if parts.scheme not in SCHEMES:
-        raise ValueError(f"one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}, such as {_EXAMPLE}")
-    space, _, name = (unquote(part) for part in parts.path[1:].partition("/"))
-    if not parts.hostname or not space or not name or parts.query or parts.fragment:
-        raise ValueError(f"{parts.scheme}://host[:port]/{'DATABASE/KEY' if parts.scheme in REDIS else 'SPACE/NAME'}")
-    if parts.scheme in REDIS:
-        if not (space.isascii() and space.isdigit()):
-            raise ValueError(f"{parts.scheme}://host[:port]/DATABASE/KEY, with a number for the database")
-        check_name(name)
-    plain = parts.scheme.partition("+")[0]
-    return Address(parts.scheme, f"{plain}://{parts.netloc}", space, name)
+    except ValueError:  # whose text may hold a part of a password
+        raise ValueError(f"an address such as {example}; in a password / is %2F, @ is %40") from None
+    if parts.scheme not in schemes:
+        raise ValueError(f"one of {', '.join(f'{scheme}://' for scheme in schemes)}, such as {example}")
+    return parts
+
+
+def _sqs(parts: SplitResult, account: str, name: str, form: str) -> Address:
+    if not _SQS_NAME.fullmatch(name):
+        raise ValueError(f"{form}; {_SQS_NAMES}")
+    region = region_of(parts, form)
+    if parts.scheme == "sqs":
+        if not re.fullmatch(r"[0-9]{12}", account):
+            raise ValueError(f"{form}, with the account's twelve digits")
+        return Address("sqs", f"sqs://{parts.netloc}", account, name, region)
+    return Address(parts.scheme, f"{parts.scheme.partition('+')[2]}://{parts.netloc}", account, name, region)
+
+
+def region_of(parts: SplitResult, form: str) -> str:
+    """The region in an address of Amazon's kind, which must hold a key and its secret. "": the server's own."""
+    if not parts.username or not parts.password:
+        raise ValueError(f"{form}, with an access key and its secret, percent-encoded: / is %2F, + is %2B")
+    own = "+" in parts.scheme
+    query = parse_qs(parts.query, keep_blank_values=True)
+    region = query.get("region", [""])[0] if own else str(parts.hostname)
+    if set(query) - ({"region"} if own else set()) or not _REGION.fullmatch(region or "none"):
+        raise ValueError(form)
+    return region
+
+
+def dead_letter(address: Address) -> str:
+    """Where messages that failed go unless the trigger says. Raises ValueError: the queue's name gives none."""
+    name = address.name
+    if "*" in name or ">" in name:
+        raise ValueError("dead_letter is missing; a subject with a wildcard gives it no name")
+    if EXTRAS.get(address.scheme) == "aws":
+        plain, fifo, _ = name.partition(".fifo")
+        return f"{plain}-dead{fifo}"
+    return f"{name}:dead" if ":" in name or address.scheme in REDIS else f"{name}.dead"
 
 
 def check(text: Any) -> str:
@@ -61,6 +117,16 @@ def check_name(name: Any) -> str:
         raise ValueError("the name of a queue on the same server")
     if name.startswith(OWN):
         raise ValueError(f"names that do not begin with {OWN}, which are the platform's")
+    return name
+
+
+def check_dead_letter(address: Address, name: str) -> str:
+    """Could the server of this queue have one of that name, too?"""
+    if EXTRAS.get(address.scheme) == "aws":
+        if not _SQS_NAME.fullmatch(name):
+            raise ValueError(f"dead_letter = {name!r}; {_SQS_NAMES}")
+        if name.endswith(".fifo") != address.name.endswith(".fifo"):
+            raise ValueError(f"dead_letter = {name!r}; a FIFO queue's is one too (.fifo), another's is none")
     return name
 
 

@@ -49,7 +49,7 @@ KINDS: dict[str, Callable[[str, Any, int], bytes]] = {
     "http": _http,
     "schedule": lambda function, data, now_ms: events.encode(_schedule(function, data, now_ms)),
     "sqs": lambda function, data, now_ms: events.encode(
-        events.sqs(queue="sample", messages=[(_ID, _text(data), 1, now_ms, {})], now_ms=now_ms)
+        events.sqs(queue="sample", messages=[(_ID, _text(data), 1, now_ms, {}, {})], now_ms=now_ms)
     ),
     "sns": lambda function, data, now_ms: events.encode(events.sns("sample", [(_ID, _cloudevent(data, now_ms))])),
     "s3": lambda function, data, now_ms: events.encode(_s3(data, now_ms)),

@@ -93,11 +93,8 @@ SCHEDULE = Kind(
 def _one_queue(table: dict[str, Any]) -> None:
     if not table["source"]:
         raise ValueError("source is missing; add the address of a queue")
-    if not table["dead_letter"]:
-        name = queues.parse(table["source"]).name
-        if "*" in name or ">" in name:
-            raise ValueError("dead_letter is missing; a subject with a wildcard gives it no name")
-        table["dead_letter"] = f"{name}:dead" if ":" in name or table["source"].startswith("redis") else f"{name}.dead"
+    address = queues.parse(table["source"])
+    table["dead_letter"] = queues.check_dead_letter(address, table["dead_letter"] or queues.dead_letter(address))
     if table["ordered"]:
         table["max_concurrency"] = 1
 
