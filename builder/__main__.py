@@ -23,6 +23,7 @@ from builder.runtimes.python import interpreter
 from builder.store import Store
 from builder.worker import Worker
 from jiffy.contract.errors import JiffyError
+from jiffy.contract.registry import Shelf
 
 OFFLINE = ("make", "export", "inspect", "push")
 
@@ -33,6 +34,7 @@ class Config:
 
     redis: str
     data: Path
+    shelf: Shelf | None  # a registry that layers are pushed to
     name: str | None  # its own among all builders of one queue; None: kept in the data folder (identity.py)
 
 
@@ -59,8 +61,10 @@ def _config(argv: list[str]) -> Config:
     parser.add_argument("--redis", required=True, metavar="URL", help="the platform's queue")
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
     parser.add_argument("--name", metavar="ID", help="this builder's; default: kept in DIR/builder-id")
+    parser.add_argument("--registry", metavar="HOST/PREFIX", help="push layers there, for hosts with other folders")
     known = parser.parse_args(argv)
-    return Config(known.redis, known.data.absolute(), known.name)
+    shelf = Shelf.parse(known.registry) if known.registry else None
+    return Config(known.redis, known.data.absolute(), shelf, known.name)
 
 
 async def _run(config: Config, name: str) -> None:
@@ -71,7 +75,7 @@ async def _run(config: Config, name: str) -> None:
     os.umask(0o022)  # sandboxes' users read the layers
     interpreters = await asyncio.to_thread(interpreter.find_all)
     processes = Processes()
-    builder = Builder(config.data, interpreters, os.environ, processes)
+    builder = Builder(config.data, interpreters, os.environ, processes, config.shelf)
     await Worker(Store(config.redis, name), builder, processes, interpreters).run(stop)
 
 

@@ -12,12 +12,12 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import deps, image, libraries, lock, source
+from builder import deps, image, libraries, lock, registry, source
 from builder.layers import LayerStore, StoredLayer
 from builder.lock import Lock
 from builder.processes import Processes
@@ -26,7 +26,8 @@ from builder.runtimes.python import base, check, interpreter, reach
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import BuildFailed
-from jiffy.contract.messages import BuildRequest, Revision
+from jiffy.contract.messages import BuildRequest, Layer, Revision
+from jiffy.contract.registry import Shelf
 from jiffy.contract.spec import FunctionSpec, parse_function
 
 
@@ -85,9 +86,17 @@ class Builder:
     """Makes revisions in one data folder. `make` may run in several threads at once."""
 
     def __init__(
-        self, data: Path, interpreters: Mapping[str, Interpreter], environ: Mapping[str, str], processes: Processes
+        self,
+        data: Path,
+        interpreters: Mapping[str, Interpreter],
+        environ: Mapping[str, str],
+        processes: Processes,
+        shelf: Shelf | None = None,
     ) -> None:
+        """`shelf`: where hosts that don't share the data folder find layers. Raises InvalidRequest."""
         self._data = data
+        self._shelf = shelf
+        self._basic = shelf.basic(environ, registry.docker_config(environ)) if shelf else ""
         self._store = LayerStore(data)
         self._interpreters = interpreters
         self._environ = environ
@@ -97,8 +106,23 @@ class Builder:
 
     @property
     def layer_store(self) -> str:
-        """The id of the layer store that layers go to."""
+        """The id of the layer store in the data folder."""
         return self._store.id
+
+    def ship(self, layers: Iterable[Layer], tell: Tell) -> str:
+        """Bring layers to where invokers look for them; the id of that layer store.
+
+        Raises Unavailable or BuildFailed when a registry does not take them.
+        """
+        if self._shelf is None:
+            return self._store.id
+        with _step(tell, "push") as step:
+            stored = [one for layer in layers if (one := self._store.get(layer.digest))]
+            manifests = {one.layer.digest: image.write_layer(self._store, one) for one in stored}
+            sent = registry.keep(self._data, self._shelf, manifests, self._basic)
+            step.cached = not sent
+            step.text = f"{sent} of {len(manifests)} layers sent to {self._shelf.id}"
+        return self._shelf.id
 
     def make(self, request: BuildRequest, archive: bytes, tell: Tell, locked: Lock | None = None) -> Revision:
         """The revision that `request` asks for, with number 0, its layers and image in the data folder.
@@ -120,7 +144,8 @@ class Builder:
             made = image.write(self._store, _image(spec, part), layers)
             step.bytes = sum(stored.blob_bytes for stored in layers)
             step.text = f"image of {len(layers)} layers, {_size(step.bytes)} compressed"
-        return _revision(request, spec, part.runtime, layers, made)._replace(store=self._store.id)
+        store = self.ship((stored.layer for stored in layers), tell)
+        return _revision(request, spec, part.runtime, layers, made)._replace(store=store)
 
     def _python(self, of: _Source, tell: Tell) -> _Part:
         spec, locked = of.spec, of.locked

@@ -24,10 +24,10 @@ from typing import Any
 from builder.layers import LayerStore, StoredLayer
 from jiffy.contract import layout
 from jiffy.contract.errors import Conflict, NotFound
+from jiffy.contract.registry import MANIFEST
 
 PORT = 8080
 EPOCH = "1970-01-01T00:00:00Z"  # a date of making would make every build another image
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -40,6 +40,7 @@ _COMMENTS = {
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _REF = "org.opencontainers.image.ref.name"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+_PLATFORM = {"architecture": _MACHINES.get(platform.machine(), platform.machine()), "os": "linux"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +57,32 @@ class Image:
 
 def write(store: LayerStore, image: Image, layers: tuple[StoredLayer, ...]) -> str:
     """Write configuration and manifest; the digest of the manifest."""
-    config = _blob(store, _encode(_configuration(image, layers)))
+    return _manifest(store, _configuration(image, layers), layers, _annotations(image))
+
+
+def write_layer(store: LayerStore, layer: StoredLayer) -> str:
+    """Write the image of one layer alone, by which a registry keeps it; the digest of its manifest."""
+    rootfs = {"type": "layers", "diff_ids": [layer.layer.digest]}
+    return _manifest(store, {**_PLATFORM, "config": {}, "rootfs": rootfs}, (layer,), {})
+
+
+def _manifest(
+    store: LayerStore, config: Mapping[str, Any], layers: tuple[StoredLayer, ...], annotations: Mapping[str, str]
+) -> str:
     manifest = {
         "schemaVersion": 2,
-        "mediaType": _MANIFEST,
-        "config": {"mediaType": _CONFIG, **config},
+        "mediaType": MANIFEST,
+        "config": {"mediaType": _CONFIG, **_blob(store, _encode(config))},
         "layers": [{"mediaType": _LAYER, "digest": s.blob, "size": s.blob_bytes} for s in layers],
-        "annotations": _annotations(image),
+        "annotations": annotations,
     }
     return str(_blob(store, _encode(manifest))["digest"])
 
 
 def _configuration(image: Image, layers: tuple[StoredLayer, ...]) -> dict[str, Any]:
     return {
+        **_PLATFORM,
         "created": EPOCH,
-        "architecture": _MACHINES.get(platform.machine(), platform.machine()),
-        "os": "linux",
         "config": {
             "User": f"{layout.UID}:{layout.GID}",
             "ExposedPorts": {f"{PORT}/tcp": {}},
@@ -125,7 +136,7 @@ def name(data: Path, ref: str, digest: str) -> None:
     """Let `ref` name the image `digest` in index.json."""
     folder = data / layout.OCI
     entry = {
-        "mediaType": _MANIFEST,
+        "mediaType": MANIFEST,
         "digest": digest,
         "size": blob_path(data, digest).stat().st_size,
         "annotations": {_REF: ref},
@@ -220,7 +231,7 @@ def _export(data: Path, digest: str, manifest: dict[str, Any], tag: str, tar: ta
 def _one_image(data: Path, digest: str, tag: str) -> bytes:
     """The index.json of a layout that holds one image."""
     entry = {
-        "mediaType": _MANIFEST,
+        "mediaType": MANIFEST,
         "digest": digest,
         "size": blob_path(data, digest).stat().st_size,
         "annotations": {_REF: tag.rpartition(":")[2], "io.containerd.image.name": f"docker.io/{tag}"},

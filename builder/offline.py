@@ -22,6 +22,7 @@ from builder.processes import Processes
 from builder.runtimes.python import interpreter
 from jiffy.contract.errors import InvalidRequest, JiffyError
 from jiffy.contract.messages import BuildRequest, Revision
+from jiffy.contract.registry import Reference, credentials
 from jiffy.contract.spec import check_name
 
 
@@ -78,9 +79,9 @@ def push(argv: list[str]) -> int:
     parser.add_argument("reference", metavar="HOST/NAME[:TAG]", help="where to; the tag is `latest` if none is given")
     known = parser.parse_args(argv)
     _, _, digest = _find(known)
-    config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
-    to = registry.Reference.parse(known.reference)
-    registry.push(known.data, digest, to, config, lambda line: print(line, file=sys.stderr, flush=True))
+    to = Reference.parse(known.reference)
+    basic = credentials(registry.docker_config(os.environ), to.host)
+    registry.push(known.data, digest, to, basic, lambda line: print(line, file=sys.stderr, flush=True))
     print(json.dumps({"reference": f"{to.host}/{to.name}:{to.tag}", "image": digest}))
     return 0
 

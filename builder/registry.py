@@ -1,73 +1,76 @@
 """Pushes an image to a registry, by the OCI distribution specification: blobs that it lacks, then the manifest.
 
-The bytes go as they lie in the data folder, so the digest in the registry is the image's own. Credentials come from
-Docker's configuration file. Its errors are one line: BuildFailed for what the caller can mend, Unavailable otherwise.
+The bytes go as they lie in the data folder, so the digest in the registry is the image's own. `keep` does the same for
+single layers, for invokers on other hosts to pull. Its errors are one line: BuildFailed for what the caller can mend,
+Unavailable otherwise.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from builder import image
-from jiffy.contract.errors import BuildFailed, InvalidRequest, Unavailable
+from jiffy.contract.errors import BuildFailed, Unavailable
+from jiffy.contract.registry import AUTH, MANIFEST, Challenge, Reference, Shelf, safe, token
 
 _CHUNK = 1024 * 1024
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_REFERENCE = re.compile(
-    r"(?P<host>[A-Za-z0-9.-]+(?::\d{1,5})?|\[[0-9a-fA-F:]+\](?::\d{1,5})?)/"
-    r"(?P<name>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?"
-)
-_LOOPBACK = re.compile(r"(?:localhost|127\.[\d.]+|\[::1\])(?::\d+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """Where an image goes: ``registry.example:5000/team/hello:1``."""
-
-    host: str
-    name: str
-    tag: str
-
-    @classmethod
-    def parse(cls, text: str) -> Reference:
-        match = _REFERENCE.fullmatch(text)
-        if match is None:
-            raise InvalidRequest(f"{text!r} names no place in a registry; write HOST[:PORT]/NAME[:TAG], in lower case")
-        return cls(match["host"], match["name"], match["tag"] or "latest")
-
-    @property
-    def scheme(self) -> str:
-        """Plain HTTP on this machine alone, as Docker does."""
-        return "http" if _LOOPBACK.fullmatch(self.host) else "https"
+def push(data: Path, digest: str, to: Reference, basic: str, say: Callable[[str], None]) -> None:
+    """Push the image `digest` of the data folder. `basic` opens the registry; `say` gets a line per part."""
+    with _opened(to, basic) as client:
+        _image(client, data, digest, to, say)
 
 
-def push(data: Path, digest: str, to: Reference, docker_config: Path, say: Callable[[str], None]) -> None:
-    """Push the image `digest` of the data folder. `say` gets a line per part."""
-    manifest = image.document(data, digest)
-    parts = [manifest["config"], *manifest["layers"]]
+def keep(data: Path, shelf: Shelf, layers: Mapping[str, str], basic: str) -> int:
+    """Push layers to the shelf that it lacks: digest of each → digest of its own image's manifest. How many it lacked.
+
+    Every layer is asked for anew: a registry may have lost what it was given.
+    """
+    sent = 0
+    with _opened(shelf.of(""), basic) as client:
+        for digest, manifest in layers.items():
+            to = shelf.of(digest)
+            found = client.head(f"/v2/{to.name}/manifests/{to.tag}", headers={"accept": MANIFEST})
+            if found.status_code != 200:
+                _check(found, to, 404)
+                _image(client, data, manifest, to, lambda _: None)
+                sent += 1
+    return sent
+
+
+def docker_config(environ: Mapping[str, str]) -> str:
+    """The text of Docker's configuration file; "" when there is none that can be read."""
+    try:
+        return Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json").read_text()
+    except (OSError, ValueError, RuntimeError):
+        return ""
+
+
+@contextmanager
+def _opened(to: Reference, basic: str) -> Iterator[httpx.Client]:
     try:
         with httpx.Client(base_url=f"{to.scheme}://{to.host}", timeout=_TIMEOUT, follow_redirects=False) as client:
-            client.auth = _Auth(
-                _credentials(docker_config, to.host), f"repository:{to.name}:pull,push", client.base_url
-            )
-            for part in parts:
-                sent = _blob(client, to, image.blob_path(data, part["digest"]), part)
-                say(f"{part['digest'][:19]}  {part['size']} bytes  {'sent' if sent else 'there already'}")
-            content = image.blob_path(data, digest).read_bytes()
-            answer = client.put(
-                f"/v2/{to.name}/manifests/{to.tag}", content=content, headers={"content-type": _MANIFEST}
-            )
-            _check(answer, to, 201)
+            client.auth = _Auth(basic, f"repository:{to.name}:pull,push", client.base_url)
+            yield client
     except httpx.HTTPError as exc:
         raise Unavailable(f"the registry {to.host} doesn't answer: {exc}") from exc
+
+
+def _image(client: httpx.Client, data: Path, digest: str, to: Reference, say: Callable[[str], None]) -> None:
+    manifest = image.document(data, digest)
+    for part in (manifest["config"], *manifest["layers"]):
+        sent = _blob(client, to, image.blob_path(data, part["digest"]), part)
+        say(f"{part['digest'][:19]}  {part['size']} bytes  {'sent' if sent else 'there already'}")
+    content = image.blob_path(data, digest).read_bytes()
+    answer = client.put(f"/v2/{to.name}/manifests/{to.tag}", content=content, headers={"content-type": MANIFEST})
+    _check(answer, to, 201)
 
 
 def _blob(client: httpx.Client, to: Reference, path: Path, part: dict[str, Any]) -> bool:
@@ -92,18 +95,13 @@ def _upload(base: httpx.URL, location: str, to: Reference) -> httpx.URL:
         where = base.join(location)
     except (httpx.InvalidURL, ValueError):
         location = ""
-    if not location or not (_origin(where) == _origin(base) or _safe(where)):
+    if not location or not (_origin(where) == _origin(base) or safe(str(where))):
         raise BuildFailed(f"{to.host} names no place to upload to: location = {location!r:.200}")
     return where
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
-
-
-def _safe(url: httpx.URL) -> bool:
-    """May something be sent there that others must not read?"""
-    return url.scheme == "https" or (url.scheme == "http" and bool(_LOOPBACK.fullmatch(url.netloc.decode())))
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
@@ -121,18 +119,10 @@ def _check(answer: httpx.Response, to: Reference, wanted: int) -> None:
         told = answer.reason_phrase
     if answer.status_code in (401, 403):
         raise BuildFailed(
-            f"{to.host} refuses {to.name}: {told}; `docker login {to.host}` keeps the credentials it asks for"
+            f"{to.host} refuses {to.name}: {told}; `docker login {to.host}` keeps the credentials it asks for, and "
+            f"{AUTH} has those of a platform's registry"
         )
     raise BuildFailed(f"{to.host} refuses {to.name}:{to.tag}: {answer.status_code} {told}")
-
-
-def _credentials(config: Path, host: str) -> str:
-    """``user:password`` in base64, as `docker login` keeps it; "" when there is none."""
-    try:
-        entry = json.loads(config.read_text())["auths"][host]
-        return str(entry.get("auth", ""))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return ""
 
 
 class _Auth(httpx.Auth):
@@ -156,32 +146,16 @@ class _Auth(httpx.Auth):
         if request.method == "PUT" and not self._header and self._basic:
             request.headers["authorization"] = f"Basic {self._basic}"  # a body can't be sent twice
         answer = yield request
-        challenge = answer.headers.get("www-authenticate", "")
         if answer.status_code != 401 or request.method == "PUT":
             return
-        kind, _, rest = challenge.partition(" ")
-        if kind.lower() == "basic" and self._basic:
+        challenge = Challenge.parse(answer.headers.get("www-authenticate", ""))
+        if challenge.kind == "basic" and self._basic:
             self._header = f"Basic {self._basic}"
-        elif kind.lower() == "bearer":
-            asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        elif challenge.kind == "bearer":
             known = {"authorization": f"Basic {self._basic}"} if self._basic else {}
-            realm = _realm(asked.get("realm", ""))
-            query = {"service": asked.get("service", ""), "scope": self._scope}
-            token = yield httpx.Request("GET", realm.copy_merge_params(query), headers=known)
-            found = token.json() if token.status_code == 200 else {}
-            self._header = f"Bearer {found.get('token') or found.get('access_token') or ''}"
+            told = yield httpx.Request("GET", challenge.token_url(self._scope), headers=known)
+            self._header = f"Bearer {token(told.json() if told.status_code == 200 else None)}"
         else:
             return
         request.headers["authorization"] = self._header
         yield request
-
-
-def _realm(text: str) -> httpx.URL:
-    """Where credentials are changed for a token. Raises BuildFailed: others could read them on their way."""
-    try:
-        realm = httpx.URL(text)
-    except httpx.InvalidURL as exc:
-        raise BuildFailed(f"the registry asks for a token from {text!r:.200}, which is no address") from exc
-    if not _safe(realm):
-        raise BuildFailed(f"the registry asks for a token from {text!r:.200}; credentials go by https only")
-    return realm

@@ -131,8 +131,10 @@ class Worker:
         """Make the usual base layer before anyone waits for it, so that stems of it stand when the first call comes."""
         try:
             python = interpreter.choose("python3", self._interpreters)
-            stored = await asyncio.to_thread(self._builder.base, python, lambda step: log.info("%s", step.text))
+            stored = await asyncio.to_thread(self._builder.base, python, _log_step)
             await self._store.tell_base(self._builder.layer_store, python.runtime, stored.layer)
+            shelf = await asyncio.to_thread(self._builder.ship, (stored.layer,), _log_step)
+            await self._store.tell_base(shelf, python.runtime, stored.layer)
         except Exception as exc:  # the first build will meet the same, and tell its author
             log.warning("no base layer yet: %s", exc)
 
@@ -213,6 +215,10 @@ class Worker:
             await self._store.fail(job, event)
         except PlatformError as exc:
             log.warning("build %s can't be ended, another try will: %s", job.request.build, exc)
+
+
+def _log_step(step: Step) -> None:
+    log.info("%s", step.text)
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:

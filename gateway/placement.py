@@ -30,7 +30,8 @@ class Host:
     capacity: int
     load: int
     network: bool
-    store: str = ""  # which layers it has
+    store: str = ""  # which layers it has …
+    registry: str = ""  # … and which it can pull
     quiet: bool = False  # it has missed a heartbeat: busy, or gone
 
 
@@ -39,8 +40,8 @@ def live(beats: Iterable[Heartbeat], now_ms: int) -> tuple[Host, ...]:
     oldest, quiet = now_ms - int(limits.SILENT_AFTER_S * 1000), now_ms - int(limits.QUIET_AFTER_S * 1000)
     return tuple(
         Host(
-            *(beat.invoker, max(1, beat.instances_max), beat.running + beat.waiting, beat.network, beat.store),
-            beat.at_ms < quiet,
+            *(beat.invoker, max(1, beat.instances_max), beat.running + beat.waiting, beat.network),
+            *(beat.store, beat.registry, beat.at_ms < quiet),
         )
         for beat in sorted(beats)
         if beat.at_ms >= oldest and not beat.draining
@@ -49,7 +50,7 @@ def live(beats: Iterable[Heartbeat], now_ms: int) -> tuple[Host, ...]:
 
 def able(host: Host, network: bool, store: str) -> bool:
     """Can it run what needs a network, or lies in this layer store?"""
-    return (host.network or not network) and store in ("", host.store)
+    return (host.network or not network) and store in ("", host.store, host.registry)
 
 
 def order(function: str, invokers: Iterable[str]) -> tuple[str, ...]:
@@ -131,8 +132,8 @@ class Placement:
             return ALL_DRAIN if self._draining else "no invoker is alive"
         if not any(able(host, False, store) for host in self._live):
             return (
-                f"no host that is up has the layers of {function}: it was built in another data folder; start a host "
-                "that shares that folder (--data), or deploy it again"
+                f"no host that is up has the layers of {function}: it was built in another data folder, or for another "
+                "registry; start a host that shares that folder (--data) or registry (--registry), or deploy it again"
             )
         return (
             f"{function} has network = true, and no host here can give it one: only Docker's sandboxes have a "

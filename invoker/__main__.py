@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib
 import logging
 import signal
 import sys
@@ -22,6 +23,7 @@ from jiffy.contract import endings, limits
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Layer, Revision
+from jiffy.contract.registry import Shelf
 
 from . import host, policy
 from .drivers import choose
@@ -30,6 +32,7 @@ from .execute import Executor
 from .handover import Handover
 from .heartbeat import Pulse
 from .keepalive import DEFAULT, POLICIES
+from .layers import Layers
 from .pool import Pool
 from .program import Program, runs
 from .room import Room
@@ -58,6 +61,7 @@ class Config:
     instances: int
     tenant_instances: int
     runtime_option: str
+    registry: str
 
 
 def parse(argv: Sequence[str]) -> Config:
@@ -91,6 +95,12 @@ def parse(argv: Sequence[str]) -> Config:
     )
     parser.add_argument(
         "--runtime-option", default="", metavar="NAME", help="an OCI runtime of Docker's, such as runsc"
+    )
+    parser.add_argument(
+        "--registry",
+        default="",
+        metavar="HOST/PREFIX",
+        help="pull layers that DIR lacks from here, as builders push them",
     )
     return Config(**vars(parser.parse_args(argv)))
 
@@ -128,24 +138,28 @@ async def _serve(config: Config, invoker: str, stop: asyncio.Event) -> int:
 
 
 async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop: asyncio.Event) -> None:
-    stems = Stems(partial(_start, driver, config.data), config.stems, clock.monotonic_us)
+    layers = _layers(config, store.invoker)
+    stems = Stems(partial(_start, driver, layers, config.data), config.stems, clock.monotonic_us)
     keep = policy.Keep(instance_us=int(config.keep_alive_s * 1e6))
     most = host.instances_max()
     room = Room(min(config.instances or most, most), config.tenant_instances)
     kept = POLICIES[config.keep_alive]()
-    pool = Pool(stems, clock.monotonic_us, host.memory, room, keep=keep, keepalive=kept, warm_mb=config.warm_mb)
+    warm_mb = config.warm_mb
+    pool = Pool(stems, clock.monotonic_us, host.memory, room, keep=keep, keepalive=kept, warm_mb=warm_mb, layers=layers)
     executor = Executor(store.invoker, store, pool, clock, Handover(store, store.invoker, clock))
-    layers = host.layer_store(config.data)
-    who = store.invoker, host.name(), driver.name, driver.network, layers
+    places = host.layer_store(config.data), layers.registry
+    who = store.invoker, host.name(), driver.name, driver.network, *places
     pulse = Pulse(store, clock, pool, stems, who, executor.drain, executor.renew)
     await pulse.send()  # nothing begins before gateways have heard of us
-    news = store.watch(partial(_serve_live, pool, layers)), store.watch_bases(layers, partial(_expect, stems))
+    bases = (store.watch_bases(place, partial(_expect, stems)) for place in places if place)
+    news = store.watch(partial(_serve_live, pool, places)), *bases
     calls = asyncio.create_task(executor.run())
     others = [asyncio.create_task(work) for work in (pulse.run(), pool.run(), *news, _wait_for(stop))]
     try:
         await asyncio.wait((calls, *others), return_when=asyncio.FIRST_COMPLETED)
-        await _finish(executor, pool, pulse, calls)
+        await _finish(executor, pool, layers, pulse, calls)
     except BaseException:
+        layers.close()
         await _within(endings.INVOKER_SANDBOXES_S, pool.close())
         raise
     finally:
@@ -166,11 +180,12 @@ async def _cancel(*tasks: asyncio.Task[None]) -> None:
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
-async def _finish(executor: Executor, pool: Pool, pulse: Pulse, calls: asyncio.Task[None]) -> None:
+async def _finish(executor: Executor, pool: Pool, layers: Layers, pulse: Pulse, calls: asyncio.Task[None]) -> None:
     """Read no more, let running calls end, then end the others; write down what became of each."""
     log.info("stopping")
     await _within(endings.INVOKER_HAND_OVER_S, _hand_over(executor, pulse))
     pool.drain()
+    layers.close()
     await _within(endings.INVOKER_TELL_S, _tell(executor, pulse))
     await _within(endings.INVOKER_CALLS_S, executor.settled())
     await _within(endings.INVOKER_SANDBOXES_S, pool.close())
@@ -195,9 +210,16 @@ async def _within(budget_s: float, work: Awaitable[None]) -> None:
             await work
 
 
-def _serve_live(pool: Pool, layers: str, tenant: str, function: str, revision: Revision | None) -> None:
+def _layers(config: Config, invoker: str) -> Layers:
+    """The HTTP client behind a registry is loaded where there is one."""
+    shelf = Shelf.parse(config.registry) if config.registry else None
+    registry = importlib.import_module("invoker.registry").Registry(shelf) if shelf else None
+    return Layers(config.data, invoker, registry)
+
+
+def _serve_live(pool: Pool, places: tuple[str, str], tenant: str, function: str, revision: Revision | None) -> None:
     """What lies in another layer store is not run here, so nothing is kept ready for it."""
-    ours = revision is not None and revision.store in ("", layers)
+    ours = revision is not None and revision.store in ("", *places)
     pool.set_live(tenant, function, revision if ours else None)
 
 
@@ -206,7 +228,10 @@ def _expect(stems: Stems, runtime: str, base: Layer) -> None:
     stems.want(Kind(runtime, base, False))
 
 
-async def _start(driver: Driver, data: Path, runtime: str, base: Layer, network: bool) -> Sandbox | Program:
+async def _start(
+    driver: Driver, layers: Layers, data: Path, runtime: str, base: Layer, network: bool
+) -> Sandbox | Program:
+    await layers.ready((base,))
     kind: type[Sandbox | Program] = Program if runs(runtime) else Sandbox
     return await kind.start(driver, data, runtime, base, network=network)
 

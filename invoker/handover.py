@@ -84,6 +84,6 @@ def live(beats: Iterable[Heartbeat], invoker: str, now_ms: int) -> tuple[Heartbe
 
 def choose(beats: Iterable[Heartbeat], *, network: bool, store: str = "") -> str:
     """The least loaded of those that can run it; "": none can."""
-    able = [beat for beat in beats if (beat.network or not network) and store in ("", beat.store)]
+    able = [beat for beat in beats if (beat.network or not network) and store in ("", beat.store, beat.registry)]
     shares = [((beat.running + beat.waiting) / max(1, beat.instances_max), beat.invoker) for beat in able]
     return min(shares)[1] if shares else ""

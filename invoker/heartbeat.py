@@ -38,7 +38,7 @@ class Pulse:
         clock: Clock,
         pool: Pool,
         stems: Stems,
-        who: tuple[str, str, str, bool, str],
+        who: tuple[str, str, str, bool, str, str],
         drain: Callable[[bool], None],
         renew: Callable[[int], None],
     ) -> None:
@@ -48,13 +48,13 @@ class Pulse:
         self._clock = clock
         self._pool = pool
         self._stems = stems
-        self._who = who  # invoker, host, driver, network, layer store
+        self._who = who  # invoker, host, driver, network, layer store, registry
         self._started_ms = clock() // 1000
         self._lost = False
 
     def beat(self) -> Heartbeat:
         """What would be said now."""
-        invoker, host, driver, network, store = self._who
+        invoker, host, driver, network, store, registry = self._who
         pool = self._pool
         return Heartbeat(
             *(invoker, host, self._clock() // 1000, self._started_ms, driver, network),
@@ -70,6 +70,7 @@ class Pulse:
             decisions=dict(pool.figures.decisions),
             histograms=pool.figures.packed(pool.begun),
             store=store,
+            registry=registry,
         )
 
     async def send(self) -> None:

@@ -18,6 +18,7 @@ from jiffy.contract.messages import FunctionStatus, Revision
 from . import policy
 from .figures import Figures
 from .keepalive import DEFAULT, POLICIES, KeepAlive
+from .layers import Layers
 from .lease import Caller, Sandbox
 from .revision_pool import RevisionPool
 from .room import Room, Scope
@@ -65,7 +66,10 @@ class Pool:
         keep: policy.Keep = policy.Keep(),  # noqa: B008 - frozen
         keepalive: KeepAlive | None = None,
         warm_mb: int = 0,
+        layers: Layers | None = None,
     ) -> None:
+        """`layers`: whom to ask for a revision's before it is given a sandbox."""
+        self._layers = layers
         self.keep = keep
         self.room = room
         self.totals = Totals()
@@ -188,6 +192,9 @@ class Pool:
             self.hungry(pool)
 
     async def stem(self, revision: Revision) -> Sandbox:
+        """A stem for this revision, whose layers are here then. Raises PlatformError."""
+        if self._layers is not None:
+            await self._layers.ready(revision.layers)
         return await self._stems.take(kind_of(revision), revision.tenant)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -39,7 +39,7 @@ DOORS = {
     "sqlalchemy": {"gateway.ledger.*"},
     "pyarrow": {"jiffy.parquet"},
     "alembic": {"gateway.ledger.migrations.*"},
-    "httpx": {"builder.registry", "gateway.durable.callbacks", "jiffy.client"},
+    "httpx": {"builder.registry", "invoker.registry", "gateway.durable.callbacks", "jiffy.client"},
     "click": {"jiffy.cli.*"},
     "rich": {"jiffy.cli.*"},
     "elftools": {"builder.elf"},

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from . import health, queue
 from .contract import endings
 from .contract.errors import Unavailable
+from .contract.registry import AUTH
 from .home import Home
 from .listener import listen, loopback, url_of
 from .process import Command, Process, how, pause
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 LOOK_S = 0.02  # how often we ask whether what we started is there
 SLOW_START_S = 10.0  # after so long we say what we are waiting for
+SECRETS = ("JIFFY_API_KEY", AUTH)  # given to those alone who need them
 SLOW_LOAD_S = 300.0  # a large append-only file takes its time
 
 
@@ -64,6 +66,8 @@ class Plan:
     allow_hosts: tuple[str, ...] = ()  # names that gateways answer to without a key, beside loopback's
     callbacks_to: tuple[str, ...] = ()  # networks that callbacks may reach though they are not public
     keys: Path | None = None  # API keys of tenants
+    registry: str = ""  # where layers go that other hosts pull
+    registry_auth: str = ""  # its user:password; for builder and invoker alone
 
 
 class Supervisor:
@@ -120,11 +124,13 @@ class Supervisor:
             identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"  # unique among all that share a Redis
             argv = ["gateway", "--fd", str(listener.fileno()), *where, "--name", identity, *book]
             self._keep(home, self._command(home, name, argv, (listener.fileno(),))._replace(secrets=secret))
-        self._keep(home, self._command(home, "builder", ["builder", *where]))
-        keeping = ["--sandbox", self._plan.sandbox, "--stems", str(self._plan.stems)]
+        shelf = ["--registry", self._plan.registry] if self._plan.registry else []
+        opens = {AUTH: self._plan.registry_auth} if self._plan.registry_auth else {}
+        self._keep(home, self._command(home, "builder", ["builder", *where, *shelf])._replace(secrets=opens))
+        keeping = [*shelf, "--sandbox", self._plan.sandbox, "--stems", str(self._plan.stems)]
         keeping += ["--instances", str(self._plan.instances), "--tenant-instances", str(self._plan.tenant_instances)]
         keeping += ["--keep-alive", self._plan.keep_alive, "--warm-mb", str(self._plan.warm_mb)]
-        self._keep(home, self._command(home, "invoker", ["invoker", *where, *keeping]))
+        self._keep(home, self._command(home, "invoker", ["invoker", *where, *keeping])._replace(secrets=opens))
         address = listener.getsockname()
         sandbox = await self._watching(self._healthy(address))
         self._phase = Phase.READY
@@ -141,7 +147,7 @@ class Supervisor:
 
     async def _keeper(self, command: Command, cwd: Path) -> None:
         """Runs a child for as long as the platform lives. Raises Unavailable when that is no use."""
-        env = {name: value for name, value in os.environ.items() if name != "JIFFY_API_KEY"}
+        env = {name: value for name, value in os.environ.items() if name not in SECRETS}
         deaths: list[float] = []
         while True:
             try:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,21 +17,13 @@ import pytest
 from builder import image
 from builder.build import Builder
 from builder.processes import Processes
-from builder.registry import Reference, _Auth, _upload
+from builder.registry import _Auth, _upload
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract.errors import BuildFailed, InvalidRequest
 from jiffy.contract.messages import BuildRequest
+from jiffy.contract.registry import Reference
 from tests.builder.archives import digest, pack
-from tests.conftest import need
-
-REGISTRY = shutil.which("docker-registry")
-CONFIG = """
-version: 0.1
-log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: {folder}}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-{more}
-"""
+from tests.registries import registry
 
 
 @pytest.fixture
@@ -46,38 +33,6 @@ def made(warm_data: Path, interpreters: dict[str, Interpreter]) -> Path:
     builder = Builder(warm_data, interpreters, {}, Processes())
     builder.name("default/greet:1", builder.make(request, archive, lambda step: None).image)
     return warm_data
-
-
-@contextmanager
-def registry(folder: Path, more: str = "") -> Iterator[str]:
-    """HOST:PORT of a registry that keeps what it is given in `folder`."""
-    need("" if REGISTRY else "docker-registry is not installed")
-    assert REGISTRY is not None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = folder / "config.yml"
-    config.write_text(CONFIG.format(folder=folder / "blobs", port=port, more=more))
-    process = subprocess.Popen([REGISTRY, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until_served(process, f"http://127.0.0.1:{port}/v2/")
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def until_served(process: subprocess.Popen[bytes], url: str) -> None:
-    give_up = time.monotonic() + 30
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except urllib.error.HTTPError:
-            return  # it asks who we are
-        except OSError:
-            assert process.poll() is None and time.monotonic() < give_up, "the registry doesn't start"
-            time.sleep(0.05)
 
 
 def push(data: Path, name: str, where: str) -> subprocess.CompletedProcess[str]:

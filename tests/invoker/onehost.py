@@ -44,7 +44,7 @@ class OneHost:
         stems = Stems(self.world.start, 1, clock.monotonic_us)
         self.pool = Pool(stems, clock.monotonic_us, lambda: Memory(16_000, 8_000), Room(50))
         self.executor = Executor(self.name, self.store, self.pool, clock, Handover(self.store, self.name, clock))
-        who = self.name, "host", "bwrap", False, ""
+        who = self.name, "host", "bwrap", False, "", ""
         self.pulse = Pulse(self.store, clock, self.pool, stems, who, self.executor.drain, self.executor.renew)
         self.running = asyncio.ensure_future(self.executor.run())
         self.now_ms: Callable[[], int] = lambda: clock() // 1000

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from jiffy import home
+from jiffy.contract.registry import AUTH, Shelf
 from jiffy.supervisor import Plan, Supervisor
 
 
@@ -18,6 +19,12 @@ def _networks(ctx: click.Context, parameter: click.Parameter, given: tuple[str, 
         return tuple(str(ipaddress.ip_network(network)) for network in given)
     except ValueError as exc:
         raise click.BadParameter(str(exc)) from exc
+
+
+def _shelf(ctx: click.Context, parameter: click.Parameter, given: str) -> str:
+    if given:
+        Shelf.parse(given)
+    return given
 
 
 @click.command(short_help="Start a platform on this machine.")
@@ -80,6 +87,13 @@ def _networks(ctx: click.Context, parameter: click.Parameter, given: tuple[str, 
     envvar="JIFFY_KEYS",
     help="API keys of tenants (`jiffy keys`); read again when it changes.",
 )
+@click.option(
+    "--registry",
+    default="",
+    metavar="HOST/PREFIX",
+    callback=_shelf,
+    help="Push layers there, for invokers on other hosts to pull (docs/production.md).",
+)
 @click.option("--verbose", is_flag=True, help="Print the logs of all parts here instead of into DATA/logs.")
 def up(
     host: str,
@@ -99,6 +113,7 @@ def up(
     allow_host: tuple[str, ...],
     callbacks_to: tuple[str, ...],
     keys: Path | None,
+    registry: str,
     verbose: bool,
 ) -> None:
     """Start a platform on this machine.
@@ -132,6 +147,8 @@ def up(
         callbacks_to=callbacks_to,
         api_key=os.environ.get("JIFFY_API_KEY") or None,
         keys=keys.absolute() if keys else None,
+        registry=registry,
+        registry_auth=os.environ.get(AUTH, ""),
     )
     supervisor = Supervisor(plan, say=lambda line: click.echo(f"jiffy: {line}", err=True), ready=click.echo)
     asyncio.run(supervisor.run())

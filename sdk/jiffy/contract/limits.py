@@ -52,6 +52,7 @@ SOURCE_UNPACKED_MAX_BYTES = 250 * MIB  # Lambda's bound, code and dependencies t
 SOURCE_MAX_FILES = 20_000
 SOURCES_MAX_BYTES, SOURCES_MAX = 1024 * MIB, 5_000  # that wait for builds, all together: the queue's memory holds them
 SOURCE_PATH_MAX_CHARS = 512
+LAYER_FILES_MAX = 200_000  # in a layer that is pulled: ten times what code may have, for packages and systems
 KEEP_MAX = 100  # modules that a slim image keeps by name
 BUILD_MAX_S = 300.0
 BUILD_KEEP_S = 3600  # how long a build's events and an uploaded source can be read

@@ -277,6 +277,7 @@ class Heartbeat(NamedTuple):
     decisions: dict[str, int] = {}  # noqa: RUF012 - what the pool decided → how often, since it started
     histograms: dict[str, tuple[tuple[int, ...], int]] = {}  # noqa: RUF012 - name → see histogram.Packed
     store: str = ""  # id of the layer store that it takes layers from
+    registry: str = ""  # id of the registry's, from which it pulls what its own lacks
 
 
 class BuilderBeat(NamedTuple):
@@ -306,7 +307,7 @@ class BuildEvent(NamedTuple):
 
     kind: str  # "step" | "done" | "failed"
     text: str  # one line for people
-    step: str  # "warning" | "unpack" | "base" | "deps" | "code" | "image" | "publish"
+    step: str  # "warning" | "unpack" | "base" | "deps" | "code" | "image" | "push" | "publish"
     at_ms: int
     elapsed_ms: int  # of this step
     cached: bool
