@@ -43,7 +43,7 @@ from gateway.placement import Placement
 from gateway.protocol import GatewayHttp
 from gateway.pulse import Pulse
 from gateway.rates import Rates
-from gateway.routes import invoke
+from gateway.routes import direct, invoke
 from gateway.routes.builds import Builds
 from gateway.routes.costs import Costs
 from gateway.routes.functions import Functions
@@ -136,8 +136,11 @@ class Gateway:
             *(store, self.catalog, self.placement, self.dispatcher, guard, config.callbacks_to),
         )
         caller = invoke.Invoke(
-            *(self.catalog, self.placement, self.dispatcher, self.admission, self._metrics),
-            *(self.durable.acceptance, self.durable.once, Complaints(store, store.now_ms), guard, store.now_ms),
+            *(self.placement, self.dispatcher, self.admission, self._metrics),
+            *(self.durable.once, Complaints(store, store.now_ms), guard, store.now_ms),
+        )
+        calls = direct.Direct(
+            *(caller, self.durable.acceptance, self.catalog, self.admission, self._metrics, guard, store.now_ms),
         )
         self.triggers = TriggerRoom(
             *(Where(config.name, config.redis), store, self.catalog, self.placement, guard),
@@ -146,6 +149,7 @@ class Gateway:
         self.endpoints = self._endpoints()
         self.app = App(
             invoke=caller,
+            direct=calls,
             rates=Rates(store.client, self._metrics.count),
             catalog=self.catalog,
             control=control(self.endpoints),
@@ -169,6 +173,7 @@ class Gateway:
         )
         endpoints = (
             *invoke.ENDPOINTS,
+            *direct.ENDPOINTS,
             *Functions(store, catalog, self.pulse).endpoints(),
             *Live(store, catalog).endpoints(),
             *Logs(store, catalog, self.following).endpoints(),

@@ -1,4 +1,4 @@
-"""The outermost ASGI app: calls go straight to routes/invoke.py, all else to a Starlette app of control routes.
+"""The outermost ASGI app: calls go straight to routes/invoke.py or direct.py, all else to a Starlette app for control.
 
 /function/{name}[/…]                 a function's own URL
 /t/{tenant}/…                        all of this for a stated tenant; else it is the key's, or the default one
@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route
 
 from gateway import asgi, cors
 from gateway.admission import PATH_MAX_BYTES, Head, acting, known, known_name, read_head
-from gateway.asgi import ClientGone, Receive, Response, Scope, Send
+from gateway.asgi import ClientGone, Receive, Respond, Response, Scope, Send
 from gateway.catalog import Catalog
 from gateway.edge import Edges
 from gateway.hosts import Hosts
@@ -28,13 +28,15 @@ from gateway.keyring import Caller, Keyring, nobody
 from gateway.openapi import Endpoint
 from gateway.rates import Rates
 from gateway.routes.caller import of
-from gateway.routes.invoke import Invoke, Respond, Target
+from gateway.routes.direct import Direct
+from gateway.routes.invoke import Invoke, Target
 from jiffy.contract.access import DEFAULT_TENANT, Role
 from jiffy.contract.errors import InvalidRequest, JiffyError, MethodNotAllowed, NotFound, SpecError
 from jiffy.contract.routes import Match
 from jiffy.contract.spec import check_name
 
-FUNCTION, CONTROL, INVOCATIONS, TENANT = "/function/", "/v1/", "/invocations", "/t/"
+FUNCTION, CONTROL, TENANT = "/function/", "/v1/", "/t/"
+FUNCTIONS, INVOCATIONS = "/v1/functions/", "/invocations"
 HOOKS = "/v1/hooks/"
 FIXED = ("/healthz", "/metrics", "/openapi.json", "/v1", "/function", "/t")
 
@@ -46,6 +48,7 @@ class App:
         self,
         *,
         invoke: Invoke,
+        direct: Direct,
         rates: Rates,
         catalog: Catalog,
         control: Starlette,
@@ -56,6 +59,7 @@ class App:
         stop: Callable[[], Awaitable[None]],
     ) -> None:
         self._invoke = invoke
+        self._direct = direct
         self._catalog = catalog
         self._control = control
         self._open = frozenset(open_paths)
@@ -77,23 +81,28 @@ class App:
             return
 
     def whole(self, scope: Scope, body: bytes, respond: Respond) -> bool:
-        """Take a call to a function's URL whose request is here whole (protocol.py), and `respond` when it ended.
+        """Take a call whose request is here whole (protocol.py), and `respond` when it ended or was accepted.
 
         False when it goes the ordinary way: what is no such call, what may have to be looked up, what is refused.
         """
         path = scope["raw_path"].decode("latin-1")
-        if not path.startswith(FUNCTION) or len(path) + len(scope["query_string"]) > PATH_MAX_BYTES:
+        direct = _is_direct(path) and scope["method"] == "POST"
+        if not (direct or path.startswith(FUNCTION)) or len(path) + len(scope["query_string"]) > PATH_MAX_BYTES:
             return False
         try:
             head = read_head(scope["headers"], self._keys, self._hosts)
         except JiffyError:
             return False
-        name, rest = _function_path(scope, path)
         caller = head.caller
-        function = self._catalog.get(caller.tenant if caller else DEFAULT_TENANT, name)
+        tenant, may = (caller.tenant, Role.INVOKE in caller.rights) if caller else (DEFAULT_TENANT, False)
+        if direct:
+            function = self._catalog.get(tenant, path.split("/")[3]) if may else None
+            return function is not None and self._direct.whole(scope, head, function, body, respond)
+        name, rest = _function_path(scope, path)
+        function = self._catalog.get(tenant, name)
         if function is None or function.own is not None or head.once:
             return False
-        if not (function.revision.public or (caller and Role.INVOKE in caller.rights)):
+        if not (function.revision.public or may):
             return False
         self._invoke.whole(scope, head, Target(function, rest), body, respond)
         return True
@@ -120,7 +129,7 @@ class App:
             return
         head = read_head(scope["headers"], self._keys, self._hosts)
         caller = scope["caller"] = acting(head.caller, tenant, scope["headers"])
-        if path.startswith(CONTROL) and path.endswith(INVOCATIONS) and path.count("/") == 4:
+        if _is_direct(path):
             await self._invocations(scope, receive, send, head, path, caller)
         elif path.startswith(CONTROL) or path in FIXED:
             await self._control(scope, receive, send)
@@ -173,13 +182,11 @@ class App:
     async def _invocations(
         self, scope: Scope, receive: Receive, send: Send, head: Head, path: str, caller: Caller
     ) -> None:
-        _, _, resource, name, _ = path.split("/")
-        if resource != "functions":
-            raise NotFound(f"there is nothing at {path[:200]}")
+        name = path.split("/")[3]
         if scope["method"] != "POST":
             raise MethodNotAllowed("call a function with POST", allow=("POST",))
         caller.need(Role.INVOKE)
-        await self._invoke.invocation(scope, receive, send, head, caller.tenant, known_name(name))
+        await self._direct.http(scope, receive, send, head, caller.tenant, known_name(name))
 
     def _no_route(self, scope: Scope, path: str, tenant: str) -> NoReturn:
         allowed = self._find(scope, scope["method"], path, tenant)
@@ -215,6 +222,10 @@ def _tenant(scope: Scope, path: str) -> tuple[str, str]:
     rest = path[before:] if slash else "/"
     scope["raw_path"] = rest.encode("latin-1")
     return tenant, rest
+
+
+def _is_direct(path: str) -> bool:
+    return path.startswith(FUNCTIONS) and path.endswith(INVOCATIONS) and path.count("/") == 4
 
 
 def _host(scope: Scope) -> str:

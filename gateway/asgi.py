@@ -17,6 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 Response = tuple[int, list[Header], bytes]  # status, headers, body
+Respond = Callable[[Response], None]
 
 BODY_MAX_S = 60.0  # 6 MB in a minute is a slow phone; slower ones would hold places that others could use
 JSON = (b"content-type", b"application/json")
@@ -59,6 +60,36 @@ async def _gather(receive: Receive, most: int, admission: Admission) -> bytes:
                 return b"".join(chunks)
     except BaseException:
         admission.held -= size
+        raise
+
+
+def take_whole(admission: Admission, size: int, respond: Respond, begin: Callable[[Respond], None]) -> None:
+    """`begin` work on a request whose `size` bytes are here already, which counts until it has responded.
+
+    What `begin` is given passes on to `respond`, which is called once, maybe at once: here when there is no room.
+    """
+    try:
+        admission.hold(size)
+        admission.enter(size)
+    except JiffyError as exc:
+        respond(error_response(exc))
+        return
+    inside = True
+
+    def leave() -> None:
+        nonlocal inside
+        if inside:
+            inside = False
+            admission.leave(size)
+
+    def answered(response: Response) -> None:
+        leave()
+        respond(response)
+
+    try:
+        begin(answered)
+    except BaseException:
+        leave()
         raise
 
 

@@ -9,6 +9,7 @@ and only the step that writes its end takes it out of its tenant's backlog. A fu
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -27,6 +28,11 @@ from jiffy.contract.messages import Call, InvocationRecord, State
 
 RETRY_AFTER_S = 1.0
 FULL_RETRY_AFTER_S = 5.0  # a backlog does not drain in a moment
+
+log = logging.getLogger("jiffy.gateway")
+
+# Told once: "", this call is accepted; the id of the call that holds its idempotency key; or why neither.
+Done = Callable[[str | JiffyError], None]
 
 
 class Queue(Protocol):
@@ -61,9 +67,7 @@ class Acceptance:
         self._guard = guard
         self._now_ms = now_ms
         self.bounds = bounds
-        self._outgoing: Outbox[tuple[Accepted, asyncio.Future[int | Holder]]] = Outbox(
-            lambda item: len(item[0].call.payload)
-        )
+        self._outgoing: Outbox[tuple[Accepted, Done]] = Outbox(lambda item: len(item[0].call.payload))
 
     def loops(self) -> tuple[Loop, ...]:
         return (self._send,)
@@ -84,28 +88,32 @@ class Acceptance:
         Raises Throttled (the backlog is full), KeyReused (the key came with another request) and Unavailable.
         """
         invocation = invocation or str(uuid7())
-        accepted = envelope(
-            function, payload, trigger, wishes, invocation, self._now_ms(), self._placement, self._guard
-        )
-        return await self.offer(accepted._replace(claim=claim, counted=counted)) or invocation
+        call = self.envelope(function, payload, trigger=trigger, wishes=wishes, invocation=invocation)
+        return await self.offer(call._replace(claim=claim, counted=counted)) or invocation
+
+    def envelope(
+        self, function: Function, payload: bytes, *, trigger: str, wishes: Wishes, invocation: str
+    ) -> Accepted:
+        """A call, ready to be accepted. Raises Unavailable: it is due now, and no invoker lives."""
+        return envelope(function, payload, trigger, wishes, invocation, self._now_ms(), self._placement, self._guard)
 
     async def offer(self, accepted: Accepted) -> str:
         """ "" once this call is accepted; else the id of the one that holds its idempotency key. Raises as `accept`."""
-        future: asyncio.Future[int | Holder] = asyncio.get_running_loop().create_future()
-        self._outgoing.add((accepted, future))
+        future: asyncio.Future[str | JiffyError] = asyncio.get_running_loop().create_future()
+
+        def done(result: str | JiffyError) -> None:
+            if not future.done():  # its task may have been cancelled
+                future.set_result(result)
+
+        self.submit(accepted, done)
         result = await future
-        if isinstance(result, Holder):
-            if accepted.claim is not None and result.fingerprint != accepted.claim.fingerprint:
-                raise KeyReused("this Idempotency-Key came before with another request; use a new one")
-            return result.invocation
-        if not result:
-            raise Throttled(
-                f"{accepted.tenant} has {self.bounds.calls} asynchronous calls, or "
-                f"{self.bounds.payload_bytes // limits.MIB} MiB of their payloads and of what "
-                "destinations shall be told, waiting",
-                retry_after_s=FULL_RETRY_AFTER_S,
-            )
-        return ""
+        if isinstance(result, JiffyError):
+            raise result
+        return result
+
+    def submit(self, accepted: Accepted, done: Done) -> None:
+        """The same without a task: `done` is told once what `offer` returns or raises."""
+        self._outgoing.add((accepted, done))
 
     async def _send(self) -> None:
         while True:
@@ -113,13 +121,33 @@ class Acceptance:
             try:
                 results = await self._queue.accept([one for one, _ in batch], *self.bounds)
             except JiffyError as exc:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(Unavailable(exc.message, retry_after_s=RETRY_AFTER_S))
+                for _, done in batch:
+                    _tell(done, Unavailable(exc.message, retry_after_s=RETRY_AFTER_S))
                 continue
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            for (one, done), result in zip(batch, results, strict=True):
+                _tell(done, self._verdict(one, result))
+
+    def _verdict(self, accepted: Accepted, result: int | Holder) -> str | JiffyError:
+        if isinstance(result, Holder):
+            if accepted.claim is not None and result.fingerprint != accepted.claim.fingerprint:
+                return KeyReused("this Idempotency-Key came before with another request; use a new one")
+            return result.invocation
+        if not result:
+            return Throttled(
+                f"{accepted.tenant} has {self.bounds.calls} asynchronous calls, or "
+                f"{self.bounds.payload_bytes // limits.MIB} MiB of their payloads and of what "
+                "destinations shall be told, waiting",
+                retry_after_s=FULL_RETRY_AFTER_S,
+            )
+        return ""
+
+
+def _tell(done: Done, result: str | JiffyError) -> None:
+    """One caller's trouble must not become everyone's."""
+    try:
+        done(result)
+    except Exception:
+        log.exception("the caller of an asynchronous call could not be answered")
 
 
 def envelope(

@@ -1,4 +1,4 @@
-"""The calls themselves: a request becomes a Call, its Answer becomes a response.
+"""Synchronous calls: a request becomes a Call, its Answer becomes a response. Calls with a JSON event: direct.py.
 
 This is the hot path: no middleware, no request object. A request that is here whole has no task of its own either
 (`whole`, called from protocol.py); one whose body is still to come is awaited on raw ASGI (`http`). How a call travels:
@@ -8,28 +8,23 @@ dispatch.py. How a request becomes an event: jiffy.contract.httpevent; an Answer
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from uuid_utils import uuid7
 
 from gateway.admission import Admission, Head, check_size
-from gateway.answer import Complain, http_answer, raw_answer, refusal
-from gateway.asgi import JSON, Receive, Response, Scope, Send, error_response, read_body, reply
+from gateway.answer import Complain, http_answer, refusal
+from gateway.asgi import Receive, Respond, Response, Scope, Send, read_body, reply, take_whole
 from gateway.budgets.guard import Guard
 from gateway.budgets.plan import Plan
-from gateway.catalog import Catalog, Function
+from gateway.catalog import Function
 from gateway.dispatch import Dispatcher, Done
 from gateway.durable import once
-from gateway.durable.acceptance import Acceptance
 from gateway.durable.once import Once, Request
 from gateway.durable.store import Claim
-from gateway.durable.wishes import NAMES as WISHES
-from gateway.durable.wishes import NONE, Wishes
-from gateway.durable.wishes import read as read_wishes
 from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
 from gateway.placement import Placement
@@ -38,7 +33,6 @@ from jiffy.contract.edges import Edge
 from jiffy.contract.errors import InvalidRequest, JiffyError
 from jiffy.contract.messages import Answer, Call
 
-CHECKED_MAX_BYTES = 256 * 1024  # a larger event is left for the agent to parse: here it would hold up other callers
 _USER = ("authorization", "cookie")  # what tells a function's users apart
 SYNC_WAIT_MS = int(limits.WAIT_MAX_S * 1000)
 
@@ -55,22 +49,9 @@ ENDPOINTS = (
         answer="*/*",
         errors=("402", "404", "413", "422", "429", "502", "503", "504"),
     ),
-    Endpoint(
-        *("POST", "/v1/functions/{name}/invocations", None, "Call a function with any JSON event; answers its result."),
-        query={
-            "mode": "sync (the default), or async: 202 with an id, to be asked for at /v1/invocations/{id}",
-            "revision": "number of a revision other than the live one",
-            "delay": "async: seconds before the first attempt; or the header Jiffy-Delay",
-            "retries": "async: in place of the function's own; or the header Jiffy-Retries",
-            "max_age": "async: seconds, in place of the function's max_age_s; or the header Jiffy-Max-Age",
-        },
-        body="application/json",
-        errors=("400", "402", "404", "413", "422", "429", "502", "503", "504"),
-    ),
 )
 
 
-Respond = Callable[[Response], None]
 Finish = Callable[[Response], Awaitable[Response]]  # what becomes of a response before it is written
 
 
@@ -93,23 +74,19 @@ class Invoke:
 
     def __init__(
         self,
-        catalog: Catalog,
         placement: Placement,
         dispatcher: Dispatcher,
         admission: Admission,
         metrics: Metrics,
-        acceptance: Acceptance,
         once: Once,
         complain: Complain,
         guard: Guard,
         now_ms: Callable[[], int],
     ) -> None:
-        self._catalog = catalog
         self._placement = placement
         self._dispatcher = dispatcher
         self._admission = admission
         self._metrics = metrics
-        self._acceptance = acceptance
         self._once = once
         self._complain = complain
         self._guard = guard
@@ -134,7 +111,7 @@ class Invoke:
                 response = await self._http_once(scope, head, target, body)
             else:
                 answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-                self._begin(scope, head, target, body, partial(_settle, answered))
+                self._begin(scope, head, target, body, partial(settle, answered))
                 response = await answered
             await reply(scope, send, await finish(response) if finish else response)
         finally:
@@ -142,45 +119,22 @@ class Invoke:
 
     def whole(self, scope: Scope, head: Head, target: Target, body: bytes, respond: Respond) -> None:
         """The same for a request that is here whole: no task, no waiting; `respond` is called once, maybe at once."""
-        admission, size = self._admission, len(body)
-        try:
-            admission.hold(size)
-            admission.enter(size)
-        except JiffyError as exc:
-            respond(error_response(exc))
-            return
-        inside = True
-
-        def leave() -> None:
-            nonlocal inside
-            if inside:
-                inside = False
-                admission.leave(size)
-
-        def answered(response: Response) -> None:
-            leave()
-            respond(response)
-
-        try:
-            self._begin(scope, head, target, body, answered)
-        except BaseException:
-            leave()
-            raise
+        take_whole(self._admission, len(body), respond, partial(self._begin, scope, head, target, body))
 
     def _begin(self, scope: Scope, head: Head, target: Target, body: bytes, respond: Respond) -> None:
         function, invocation, now_ms = target.function, str(uuid7()), self._now_ms()
         try:
             event = _event(scope, head, body, invocation, target, now_ms)
-            self._submit(
+            self.submit(
                 *(function, invocation, target.trigger, event, now_ms),
                 lambda answer: respond(
-                    self._warned(http_answer(answer, invocation, function, self._complain), function)
+                    self.warned(http_answer(answer, invocation, function, self._complain), function)
                 ),
             )
         except JiffyError as exc:
             respond(refusal(exc, invocation, function))
 
-    def _warned(self, response: Response, function: Function) -> Response:
+    def warned(self, response: Response, function: Function) -> Response:
         """The same, with the names of budgets that are close or used up."""
         if self._guard.active and (names := self._guard.warning(function)):
             response[1].append((b"jiffy-budget-warning", names))
@@ -191,15 +145,15 @@ class Invoke:
         function, invocation, now_ms = target.function, str(uuid7()), self._now_ms()
         try:
             event = _event(scope, head, body, invocation, target, now_ms)
-            answer = await self._call_once(
-                function, _claim(scope, head, function, body), invocation, target.trigger, event
+            answer = await self.call_once(
+                function, claim(scope, head, function, body), invocation, target.trigger, event
             )
         except JiffyError as exc:
             return refusal(exc, invocation, function)
         response = http_answer(answer, answer.invocation, function, self._complain)
-        return _replayed(response, answer.invocation != invocation)
+        return replayed(response, answer.invocation != invocation)
 
-    async def _call_once(self, function: Function, claim: Claim, invocation: str, trigger: str, event: bytes) -> Answer:
+    async def call_once(self, function: Function, claim: Claim, invocation: str, trigger: str, event: bytes) -> Answer:
         wait_ms = SYNC_WAIT_MS + function.revision.timeout_ms
         try:
             answer = await self._once.call(
@@ -212,42 +166,16 @@ class Invoke:
             self._metrics.observe(function.label, answer.outcome, answer.duration_us, answer.cold)
         return answer
 
-    async def invocation(self, scope: Scope, receive: Receive, send: Send, head: Head, tenant: str, name: str) -> None:
-        """POST /v1/functions/{name}/invocations: any JSON event."""
-        admission, catalog = self._admission, self._catalog
-        mode, number, wishes = _query(scope["query_string"], head)
-        function = await (catalog.pinned(tenant, name, number) if number else catalog.find(tenant, name))
-        body = await read_body(receive, head, limits.PAYLOAD_MAX_BYTES, admission)
-        admission.enter(len(body))
-        try:
-            payload = _json_event(body)
-            invocation, now_ms = str(uuid7()), self._now_ms()
-            try:
-                claim = _claim(scope, head, function, payload) if head.once else None
-                if mode == "async":
-                    response = await self._queue(function, invocation, payload, wishes, claim)
-                elif claim is not None:
-                    answer = await self._call_once(function, claim, invocation, "invoke", payload)
-                    response = _replayed(raw_answer(answer, function), answer.invocation != invocation)
-                else:
-                    response = raw_answer(await self.call(function, invocation, "invoke", payload, now_ms), function)
-                response = self._warned(response, function)
-            except JiffyError as exc:
-                response = refusal(exc, invocation, function)
-            await reply(scope, send, response)
-        finally:
-            admission.leave(len(body))
-
     async def call(self, function: Function, invocation: str, trigger: str, event: bytes, now_ms: int) -> Answer:
         """One synchronous call, for HTTP and for triggers. Raises Unavailable and DeadlineExceeded."""
         answered: asyncio.Future[Answer | JiffyError] = asyncio.get_running_loop().create_future()
-        self._submit(function, invocation, trigger, event, now_ms, partial(_settle, answered))
+        self.submit(function, invocation, trigger, event, now_ms, partial(settle, answered))
         answer = await answered
         if isinstance(answer, JiffyError):
             raise answer
         return answer
 
-    def _submit(self, function: Function, invocation: str, trigger: str, event: bytes, now_ms: int, done: Done) -> None:
+    def submit(self, function: Function, invocation: str, trigger: str, event: bytes, now_ms: int, done: Done) -> None:
         """Send a call whose caller waits. Raises Unavailable when there is nobody to run it."""
         revision, placement = function.revision, self._placement
         invoker = placement.place(function.tenant, function.name, revision.network, revision.store)
@@ -287,36 +215,14 @@ class Invoke:
         else:
             admitted(None)
 
-    async def _queue(
-        self, function: Function, invocation: str, event: bytes, wishes: Wishes, claim: Claim | None
-    ) -> Response:
-        try:
-            self._guard.check(function)
-            accepted = await self._acceptance.accept(
-                function, event, trigger="invoke", wishes=wishes, invocation=invocation, claim=claim
-            )
-        except JiffyError as exc:
-            self._metrics.count(function.label, exc.code)
-            raise
-        if accepted == invocation:
-            self._metrics.count(function.label, "queued")
-        text = accepted.encode()
-        headers = [
-            JSON,
-            (b"location", b"/v1/invocations/" + text),
-            (b"jiffy-invocation-id", text),
-            (b"jiffy-revision", function.number),
-        ]
-        return _replayed((202, headers, b'{"invocation":"%b"}' % text), accepted != invocation)
 
-
-def _claim(scope: Scope, head: Head, function: Function, body: bytes) -> Claim:
+def claim(scope: Scope, head: Head, function: Function, body: bytes) -> Claim:
     """Who asks is part of the request: what a function answers one of its users is no other one's."""
     users = [text for name, value in head.pairs if name in _USER for text in (name, value)]
     return once.claim(function, head.once, scope["method"], scope["raw_path"], scope["query_string"], body, *users)
 
 
-def _replayed(response: Response, before: bool) -> Response:
+def replayed(response: Response, before: bool) -> Response:
     """The same; when it answers an earlier call with this Idempotency-Key it is marked, and sets no cookie."""
     if not before:
         return response
@@ -325,7 +231,7 @@ def _replayed(response: Response, before: bool) -> Response:
     return status, [*kept, (b"idempotent-replayed", b"true")], body
 
 
-def _settle(future: asyncio.Future[Any], value: object) -> None:
+def settle(future: asyncio.Future[Any], value: object) -> None:
     if not future.done():  # its task may have been cancelled
         future.set_result(value)
 
@@ -351,42 +257,3 @@ def _event(scope: Scope, head: Head, body: bytes, invocation: str, target: Targe
         raise InvalidRequest(f"the request can't be made an event: {exc}") from exc
     check_size(len(event), what="the event made of the request")
     return event
-
-
-def _query(raw: bytes, head: Head) -> tuple[str, int, Wishes]:
-    """(mode, revision or 0, what is wished for an asynchronous call)"""
-    if not raw:
-        return "sync", 0, NONE
-    try:
-        query = dict(parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=10))
-    except ValueError as exc:
-        raise InvalidRequest("too many query parameters") from exc
-    mode, number = query.get("mode", "sync"), query.get("revision", "")
-    if mode not in ("sync", "async"):
-        raise InvalidRequest(f"mode = {mode[:40]!r}; allowed: sync, async")
-    if number and not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0):
-        raise InvalidRequest(f"revision = {number[:40]!r}; allowed: a whole number from 1")
-    if mode == "async":
-        return mode, int(number or 0), read_wishes(query, head.pairs)
-    for name in WISHES:
-        if name in query:
-            raise InvalidRequest(f"{name} belongs to mode=async")
-    return mode, int(number or 0), NONE
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def _json_event(payload: bytes) -> bytes:
-    if not payload or payload.isspace():
-        return b"{}"
-    try:
-        if len(payload) <= CHECKED_MAX_BYTES:
-            _DECODER.decode(payload.decode("utf-8"))
-    except (ValueError, RecursionError) as exc:
-        raise InvalidRequest(f"the event must be JSON: {exc}") from exc
-    return payload

@@ -27,17 +27,27 @@ local function held(once)
     return redis.call('EXISTS', ARGV[3] .. holder:sub(holder:find(' ') + 1)) == 1 and holder or nil
 end
 
-local function full(backlog, tally, bytes, counted)
-    if redis.call('HLEN', backlog) >= calls_max then return true end
-    if counted == '1' then return false end
-    return (redis.call('HGET', tally, 'bytes') or 0) + bytes > bytes_max
+-- What is counted of a tenant is read once for the batch, and written once.
+local books = {}
+local function book(backlog, tally)
+    if not books[tally] then
+        local bytes = tonumber(redis.call('HGET', tally, 'bytes') or 0)
+        books[tally] = { waiting = redis.call('HLEN', backlog), held = bytes, accepted = 0, bytes = 0 }
+    end
+    return books[tally]
+end
+
+local function full(kept, bytes, counted)
+    if kept.waiting + kept.accepted >= calls_max then return true end
+    return counted ~= '1' and kept.held + kept.bytes + bytes > bytes_max
 end
 
 for a = 4, #ARGV, 9 do
     local stream, record, backlog, tally, once = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4]
-    local invocation, call, due, bytes = ARGV[a], ARGV[a + 1], ARGV[a + 4], ARGV[a + 5]
+    local invocation, call, due, bytes = ARGV[a], ARGV[a + 1], ARGV[a + 4], tonumber(ARGV[a + 5])
+    local kept = backlog ~= '' and book(backlog, tally)
     local result = held(once)
-    if not result and backlog ~= '' and full(backlog, tally, bytes, ARGV[a + 8]) then result = 0 end
+    if not result and kept and full(kept, bytes, ARGV[a + 8]) then result = 0 end
     if not result then
         result = 1
         if once ~= '' then redis.call('SET', once, ARGV[a + 6] .. ' ' .. invocation, 'EX', ARGV[a + 7]) end
@@ -49,13 +59,18 @@ for a = 4, #ARGV, 9 do
             redis.call('ZADD', KEYS[1], due, invocation)
             redis.call('HSET', KEYS[2], invocation, call)
         end
-        if backlog ~= '' then
+        if kept then
             redis.call('HSET', backlog, invocation, where)
-            redis.call('HINCRBY', tally, 'accepted', 1)
-            redis.call('HINCRBY', tally, 'bytes', bytes)
+            kept.accepted, kept.bytes = kept.accepted + 1, kept.bytes + bytes
         end
     end
     results[#results + 1] = result
     k = k + 5
+end
+for tally, kept in pairs(books) do
+    if kept.accepted > 0 then
+        redis.call('HINCRBY', tally, 'accepted', kept.accepted)
+        redis.call('HINCRBY', tally, 'bytes', kept.bytes)
+    end
 end
 return results
