@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import deps, image, libraries, lock, registry, source
+from builder import deps, image, inventory, libraries, lock, registry, sbom, source
 from builder.layers import LayerStore, StoredLayer
 from builder.lock import Lock
 from builder.processes import Processes
@@ -269,6 +269,12 @@ class Builder:
             step.bytes = stored.layer.size_bytes
             step.text = f"dependency layer, {_size(step.bytes)}"
         return stored, lines
+
+    def sbom(self, revision: Revision) -> str:
+        """The bill of materials of what `make` made."""
+        trees = [layout.layer_tree(self._data, one.digest) for one in revision.layers if one.kind == "deps"]
+        packages = [package for tree in trees for package in inventory.packages(tree)]
+        return sbom.document(revision.function, revision.image, revision.runtime, packages)
 
     def lock_of(self, revision: Revision) -> Lock:
         """What a revision's requirements came to. Raises NotFound when its image is not in the data folder."""

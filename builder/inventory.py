@@ -106,6 +106,11 @@ def take(data: Path, digest: str) -> Inventory:
     )
 
 
+def packages(tree: Path) -> tuple[Package, ...]:
+    """What is installed in a dependency layer."""
+    return tuple(_packages(tree, dict(_files(tree)), _owners(tree)))
+
+
 def _files(tree: Path) -> Iterator[tuple[str, int]]:
     for folder, dirs, names in os.walk(tree):
         dirs.sort()

@@ -98,7 +98,8 @@ def inspect(argv: list[str]) -> int:
         return 0
     taken = inventory.take(known.data, digest)
     told = {"function": name, "revision": found, **taken.to_dict()}
-    print(sbom.document(name, taken) if known.sbom else json.dumps(told, indent=2))
+    parts = taken.image, taken.runtime, taken.packages
+    print(sbom.document(name, *parts) if known.sbom else json.dumps(told, indent=2))
     return 0
 
 

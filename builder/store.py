@@ -7,6 +7,7 @@ server's clock, to which `beat` keeps the offset. What is built, and when, is de
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ _TRIES = 20  # publishing against others who publish the same function
 # KEYS 1 function hash   2 functions set   3 tenants set   4 builds stream   5 build's event stream
 # ARGV 1 entry id  2 group  3 live and 4 latest as they were read  5 new number, "" when nothing changed
 #      6 packed Revision  7 its field  8 function name  9 tenant  10 channel  11 final event  12 seconds to keep it
+#      13 bill of materials  14 its field
 # Returns "raced" (read again), "lost" (someone else has finished this build) or "ok".
 _PUBLISH = """
 local was = redis.call('HMGET', KEYS[1], 'live', 'latest')
@@ -40,6 +42,7 @@ if ARGV[5] ~= '' then
   redis.call('SADD', KEYS[3], ARGV[9])
   redis.call('PUBLISH', ARGV[10], ARGV[9] .. ':' .. ARGV[8])
 end
+redis.call('HSETNX', KEYS[1], ARGV[14], ARGV[13])
 redis.call('XADD', KEYS[5], '*', 'e', ARGV[11])
 redis.call('EXPIRE', KEYS[5], ARGV[12])
 return 'ok'
@@ -189,11 +192,11 @@ class Store:
             )
         return bool(told == b"ok")
 
-    async def publish(self, job: Job, revision: Revision, event: BuildEvent) -> Published | None:
+    async def publish(self, job: Job, revision: Revision, event: BuildEvent, sbom: str) -> Published | None:
         """Make `revision` (number 0) the live one, unless it is; end the build with `event`, completed.
 
-        One atomic step: number, live, announcement, acknowledgement and final event together or not at all. None:
-        someone else has ended this build.
+        `sbom` is kept beside it. One atomic step: number, live, announcement, acknowledgement and final event together
+        or not at all. None: someone else has ended this build.
         """
         name = keys.function(revision.tenant, revision.function)
         for _ in range(_TRIES):
@@ -204,12 +207,14 @@ class Store:
             number = int(live) if unchanged else int(latest or 0) + 1
             numbered = revision._replace(number=number, created_ms=self.now_ms())
             final = event._replace(revision=number, unchanged=unchanged, at_ms=self.now_ms())
-            told = await self._try(job, numbered, final, live or b"", latest or b"")
+            told = await self._try(job, numbered, final, (live or b"", latest or b""), zlib.compress(sbom.encode()))
             if told != b"raced":
                 return Published(number, unchanged) if told == b"ok" else None
         raise Unavailable(f"{revision.function} is being published by others all the time; deploy again")
 
-    async def _try(self, job: Job, revision: Revision, event: BuildEvent, live: bytes, latest: bytes) -> bytes:
+    async def _try(
+        self, job: Job, revision: Revision, event: BuildEvent, was: tuple[bytes, bytes], sbom: bytes
+    ) -> bytes:
         with _translated():
             told = await self._publish(
                 keys=[
@@ -220,9 +225,10 @@ class Store:
                     keys.build(job.request.tenant, job.request.build),
                 ],
                 args=[
-                    *(job.entry, keys.BUILD_GROUP, live, latest, "" if event.unchanged else revision.number),
+                    *(job.entry, keys.BUILD_GROUP, *was, "" if event.unchanged else revision.number),
                     *(wire.pack(revision), keys.revision_field(revision.number), revision.function, revision.tenant),
                     *(keys.FUNCTIONS_CHANGED, wire.pack(event), limits.BUILD_KEEP_S),
+                    *(sbom, keys.sbom_field(revision.number)),
                 ],
             )
         return bytes(told)

@@ -173,10 +173,11 @@ class Worker:
         try:
             locked = await self._lock(request) if request.locked else None
             revision = await asyncio.to_thread(self._builder.make, request, archive, progress.tell, locked)
+            sbom = await asyncio.to_thread(self._builder.sbom, revision)
         finally:
             progress.end()
             await telling
-        await self._publish(job, revision)
+        await self._publish(job, revision, sbom)
 
     async def _lock(self, request: BuildRequest) -> Lock:
         live = await self._store.live(request.tenant, request.function)
@@ -184,12 +185,12 @@ class Worker:
             raise BuildFailed("there is no revision in service whose lock could be taken: deploy without --locked")
         return await asyncio.to_thread(self._builder.lock_of, live)
 
-    async def _publish(self, job: Job, revision: Revision) -> None:
+    async def _publish(self, job: Job, revision: Revision, sbom: str) -> None:
         event = BuildEvent("done", "", "publish", 0, 0, cached=False, bytes=0)
         async with self._publishing:
             if revision.routes:
                 await self._check_routes(revision)
-            published = await self._store.publish(job, revision, event)
+            published = await self._store.publish(job, revision, event, sbom)
         if published is None:
             log.warning("build %s was finished by another builder", job.request.build)
             return

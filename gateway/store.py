@@ -269,6 +269,12 @@ class Store:
         found = [wire.unpack(Revision, data) for field, data in fields.items() if field.startswith(b"rev:")]
         return int(fields.get(b"live", 0)), tuple(sorted(found, key=lambda r: -r.number))
 
+    async def sbom(self, tenant: str, name: str, number: int) -> bytes | None:
+        """A revision's bill of materials, deflated; None when there is none."""
+        with translated():
+            found: bytes | None = await self._redis.hget(keys.function(tenant, name), keys.sbom_field(number))
+        return found
+
     async def set_live(self, tenant: str, name: str, before: int, number: int) -> bool:
         """Put revision `number` in service; False when `before` is not live any more, or `number` not there."""
         with translated():

@@ -119,6 +119,11 @@ def test_unchanged_code_makes_no_new_revision(up: Up, tmp_path: Path) -> None:
     assert again == f"same  revision 1  {up.url}/function/same  (unchanged)\n"
     assert "revision 2" in up.deploy(tmp_path / "s", toml, m__py="f = lambda e, c: 2\n")
     assert [r["revision"] for r in up.json("show", "same")["revisions"] if r["live"]] == [2]
+    shown = up.json("show", "same")["revisions"]
+    for number in (1, 2):
+        bill = json.loads(up.jiffy("show", "same", "--sbom", "--revision", str(number)).stdout)
+        assert bill["metadata"]["component"]["version"] == shown[2 - number]["image"]
+    assert "no revision 9" in up.jiffy("show", "same", "--sbom", "--revision", "9", status=1).stderr
 
 
 def test_a_deploy_under_load_fails_no_call(up: Up, tmp_path: Path) -> None:

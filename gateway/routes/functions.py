@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from typing import Any
 
 from starlette.requests import Request
@@ -19,10 +20,11 @@ from gateway.triggers.sources.doors import missing
 from gateway.triggers.trigger import public
 from jiffy.contract import limits, spec
 from jiffy.contract.access import DEFAULT_TENANT, Role
-from jiffy.contract.errors import Conflict, InvalidRequest, SpecError, Unavailable
+from jiffy.contract.errors import Conflict, InvalidRequest, NotFound, SpecError, Unavailable
 from jiffy.contract.messages import BuildEvent, BuildRequest, Revision
 
 BODY_MAX_BYTES = 64 * 1024  # a spec with all of its environment and routes fits several times
+CYCLONEDX = "application/vnd.cyclonedx+json"
 HIDDEN = "(hidden)"
 DESTINATIONS = ("on_success", "on_failure")
 _SOURCE = re.compile(r"sha256:[0-9a-f]{64}")
@@ -39,6 +41,12 @@ class Functions:
         return (
             Endpoint("GET", "/v1/functions", self.all, "All functions, with their live revisions."),
             Endpoint("GET", path, self.show, "One function: its revisions, layers and spec.", errors=("404",)),
+            Endpoint(
+                *("GET", f"{path}/sbom", self.sbom, "A revision's bill of materials: CycloneDX."),
+                query={"revision": "Its number; default: the one in service."},
+                answer=CYCLONEDX,
+                errors=("400", "404"),
+            ),
             Endpoint(
                 *("PUT", path, self.deploy, "Build a revision from an uploaded source and put it in service."),
                 body="application/json",
@@ -77,6 +85,24 @@ class Functions:
                 "revisions": [_revision(revision, revision.number == live) for revision in revisions],
             }
         )
+
+    async def sbom(self, request: Request) -> Response:
+        name = known_name(request.path_params["name"])
+        asked = request.query_params.get("revision", "")
+        if asked and not re.fullmatch("[1-9][0-9]{0,9}", asked):
+            raise InvalidRequest(f"revision = {asked[:40]}; allowed: a whole number from 1")
+        live, revisions = await self._store.revisions(caller.tenant(request), name)
+        if not live:
+            raise self._catalog.missing(caller.tenant(request), name)
+        number = int(asked or live)
+        if number not in {revision.number for revision in revisions}:
+            raise NotFound(f"function {name!r} has no revision {number}")
+        found = await self._store.sbom(caller.tenant(request), name, number)
+        if found is None:
+            raise NotFound(
+                f"revision {number} of {name} was built before bills of materials were kept; deploy it again"
+            )
+        return Response(zlib.decompress(found), media_type=CYCLONEDX)
 
     async def deploy(self, request: Request) -> Response:
         name = spec.check_name(request.path_params["name"])

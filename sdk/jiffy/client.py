@@ -144,6 +144,10 @@ class Client:
     def function(self, name: str) -> dict[str, Any]:
         return self._object("GET", f"/v1/functions/{spec.check_name(name)}")
 
+    def sbom(self, name: str, revision: int | None = None) -> dict[str, Any]:
+        """The bill of materials of a revision (None: the live one): a CycloneDX document."""
+        return self._object("GET", f"/v1/functions/{spec.check_name(name)}/sbom", params={"revision": revision})
+
     def rollback(self, name: str, revision: int | None = None) -> dict[str, Any]:
         """Puts a revision (None: the one before) in service; returns the "function", its "revision", and "before"."""
         body = {} if revision is None else {"revision": revision}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,10 @@ async def test_a_change_of_code_alone_asks_no_resolver(platform: Platform, wheel
     second = await platform.live("hello")
     assert second.layers[:2] == first.layers[:2]
     assert second.layers[2] != first.layers[2]
+    kept = await platform.redis.hget(keys.function("default", "hello"), keys.sbom_field(2))
+    bill = json.loads(zlib.decompress(kept))
+    assert "pkg:pypi/greeter@1.0" in [one.get("purl") for one in bill["components"]]
+    assert bill["metadata"]["component"]["version"] == second.image
 
 
 async def test_a_failing_build_says_why_keeps_the_revision_and_stops_no_other(platform: Platform) -> None:
@@ -254,10 +260,10 @@ async def test_builders_that_publish_at_once_give_each_number_once(platform: Pla
         await platform.queue("hello", {"app.py": f"# {n}\n"})
     jobs = [job for _ in range(8) for job in await store.take()]
     published = await asyncio.gather(
-        *(store.publish(job, base._replace(digest=f"sha256:{n}"), event) for n, job in enumerate(jobs))
+        *(store.publish(job, base._replace(digest=f"sha256:{n}"), event, "{}") for n, job in enumerate(jobs))
     )
     assert sorted(p.number for p in published if p) == list(range(1, 9))
-    assert await store.publish(jobs[0], base, event) is None  # it is finished, whoever asks
+    assert await store.publish(jobs[0], base, event, "{}") is None  # it is finished, whoever asks
     assert (await platform.live("hello")).number == 8
     await store.close()
 

@@ -45,16 +45,24 @@ def _row(function: dict[str, Any]) -> tuple[object, ...]:
 @click.command(short_help="Show one function: revisions, layers, routes.")
 @click.argument("name")
 @click.option("--show-env", is_flag=True, help="Print the values of environment variables, too.")
+@click.option("--sbom", is_flag=True, help="Print its bill of materials instead: CycloneDX, JSON.")
+@click.option("--revision", type=click.IntRange(min=1), help="Of which revision.  [default: the one in service]")
 @json_option
-def show(name: str, show_env: bool, as_json: bool) -> None:
+def show(name: str, show_env: bool, sbom: bool, revision: int | None, as_json: bool) -> None:
     """Show the function NAME: its configuration, its layers and all of its revisions.
 
     \b
     Examples:
       jiffy show hello
       jiffy show hello --json --show-env
+      jiffy show hello --sbom > hello.cdx.json
     """
+    if revision and not sbom:
+        raise click.UsageError("--revision is for --sbom; without it all revisions are shown")
     with Client() as client:
+        if sbom:
+            show_json(client.sbom(name, revision))
+            return
         function = client.function(name)
     if not show_env:
         for place in (function, function["spec"]):

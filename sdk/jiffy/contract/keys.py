@@ -118,7 +118,8 @@ TENANTS = f"{P}tenants"  # set of tenants that have functions
 
 
 def function(tenant: str, name: str) -> str:
-    """hash: "live" → revision number; "latest" → highest number given; "rev:N" → Revision.
+    """hash: "live" → revision number; "latest" → highest number given; "rev:N" → Revision; "sbom:N" → its bill of
+    materials, deflated (zlib).
 
     "removed" → what "latest" was when a function of this name was removed.
     """
@@ -128,6 +129,11 @@ def function(tenant: str, name: str) -> str:
 def revision_field(number: int) -> str:
     """field of a revision in the function's hash."""
     return f"rev:{number}"
+
+
+def sbom_field(number: int) -> str:
+    """field of a revision's bill of materials in the function's hash."""
+    return f"sbom:{number}"
 
 
 def logs(tenant: str, name: str) -> str:
