@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvloop
 
-from jiffy.contract import endings, limits
+from jiffy.contract import endings, limits, outage
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Layer, Revision
@@ -127,7 +127,10 @@ async def _serve(config: Config, invoker: str, stop: asyncio.Event) -> int:
     store = Store(config.redis, invoker, clock)
     try:
         await store.open()
-        driver = await choose(config.sandbox, DriverConfig(config.data, store.invoker, config.runtime_option))
+        off_limits = outage.places(config.redis)
+        driver = await choose(
+            config.sandbox, DriverConfig(config.data, store.invoker, config.runtime_option, off_limits=off_limits)
+        )
         try:
             await _work(config, store, driver, clock, stop)
         finally:

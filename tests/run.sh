@@ -21,7 +21,8 @@ install_missing() {
     command -v dockerd >/dev/null || engine_answers || missing="$missing docker.io"
     command -v nats-server >/dev/null || missing="$missing nats-server"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
-    for tool in skopeo umoci docker-registry gcc rustc; do
+    command -v ip >/dev/null || missing="$missing iproute2" # other hosts, in network namespaces
+    for tool in skopeo umoci docker-registry gcc rustc iptables; do
         command -v $tool >/dev/null || missing="$missing $tool"
     done
     [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"

@@ -36,6 +36,7 @@ class DriverConfig:
     docker_runtime: str = ""  # an OCI runtime that the engine knows, such as "runsc"; "": its default
     scratch_bytes: int = limits.SCRATCH_MAX_BYTES
     pids_max: int = limits.PIDS_MAX
+    off_limits: tuple[tuple[str, int], ...] = ()  # host and port of what no function may reach, network or not
 
     @property
     def run(self) -> Path:
@@ -82,7 +83,10 @@ class Driver(Protocol):
     """Makes jails."""
 
     name: str  # "docker" | "bwrap"
-    network: bool  # can it give a function a network?
+
+    @property
+    def network(self) -> bool:
+        """Can it give a function a network, now that it is open?"""
 
     async def open(self) -> None:
         """Check that it works, and remove what an earlier invoker of the same id left. Raises Unavailable."""

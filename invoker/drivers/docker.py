@@ -1,7 +1,7 @@
 """Isolation by Docker Engine, with whatever OCI runtime it has. The one place that imports docker.
 
 The base layer is imported once as an image, from local files. A sandbox is a container of it: no network (or a bridge
-of this invoker's, on which containers don't see each other), read-only root, no capabilities, no new privileges, the
+of this invoker's, behind a firewall: bridge.py), read-only root, no capabilities, no new privileges, the
 engine's seccomp profile, pids and scratch limits, a user of its own; its empty folders are bound `ro,rslave`, so that
 layers mounted on them later appear inside. Instances get child groups under the container's cgroup. The engine may
 hang: every request has a time limit.
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -33,6 +33,9 @@ from jiffy.contract.messages import Layer
 
 from . import gate
 from .base import SOCKET_NAME, START_MAX_S, DriverConfig, Folder, Jail, Program, Uids
+from .bridge import Bridge
+
+log = logging.getLogger(__name__)
 
 LABEL = "jiffy.invoker"
 REPOSITORY = "jiffy-base"
@@ -156,7 +159,6 @@ class Docker:
     """See base.Driver."""
 
     name = "docker"
-    network = True
 
     def __init__(self, config: DriverConfig) -> None:
         self.config = config
@@ -166,8 +168,14 @@ class Docker:
         self.uids = Uids(config.invoker)
         self.jails: set[DockerJail] = set()
         self._images: dict[str, asyncio.Future[str]] = {}
+        self._net = Bridge((LABEL, config.invoker), config.off_limits)
         self._bridge: asyncio.Future[str] | None = None
+        self._no_network = "not opened yet"
         self.client: Any = None
+
+    @property
+    def network(self) -> bool:
+        return not self._no_network
 
     async def ask(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """One request to the engine, in a thread. Raises SandboxFailed with a clear line."""
@@ -185,9 +193,11 @@ class Docker:
             ours = {"label": f"{LABEL}={self.config.invoker}"}
             for left in await self.ask(self.client.containers.list, all=True, sparse=True, filters=ours):
                 await asyncio.to_thread(self.remove, left.id)
-            await self.ask(self._remove_bridges)
+            self._no_network = await self.ask(self._net.open, self.client)
         except PlatformError as exc:
             raise Unavailable(exc.message) from exc
+        if self._no_network:
+            log.warning("functions can't have a network here: %s", self._no_network)
         await self.stage.open()
 
     def _connect(self) -> None:
@@ -267,24 +277,12 @@ class Docker:
             raise
 
     async def bridge(self) -> str:
-        """The network of functions that want one, made for the first of them. Its interface is called jiffy-…"""
+        """The network of functions that want one, made for the first of them. Raises Unavailable where none can be."""
+        if self._no_network:
+            raise Unavailable(f"the function wants a network, and this host can't wall one off: {self._no_network}")
         if self._bridge is None or (self._bridge.done() and (self._bridge.cancelled() or self._bridge.exception())):
-            self._bridge = asyncio.ensure_future(self.ask(self._make_bridge))
+            self._bridge = asyncio.ensure_future(self.ask(self._net.make, self.client))
         return await asyncio.shield(self._bridge)
-
-    def _make_bridge(self) -> str:
-        name = f"jiffy-{zlib.crc32(self.config.invoker.encode()):08x}"
-        options = {
-            "com.docker.network.bridge.name": name,  # so that a host's own rules can name it: jiffy-+
-            "com.docker.network.bridge.enable_icc": "false",
-        }
-        labels = {LABEL: self.config.invoker}
-        self.client.networks.create(name, driver="bridge", options=options, labels=labels, check_duplicate=True)
-        return name
-
-    def _remove_bridges(self) -> None:
-        for left in self.client.networks.list(filters={"label": f"{LABEL}={self.config.invoker}"}):
-            left.remove()
 
     def walls(self, uid: int, folder: Path, bridge: str) -> dict[str, Any]:
         """The options of a container; `bridge` "" is no network."""
@@ -327,7 +325,7 @@ class Docker:
         await asyncio.gather(*(jail.stop() for jail in list(self.jails)))
         if self._bridge is not None:
             with contextlib.suppress(PlatformError):  # the next invoker of this name removes it
-                await self.ask(self._remove_bridges)
+                await self.ask(self._net.remove, self.client)
         await self.stage.close()
         self.client.close()
 

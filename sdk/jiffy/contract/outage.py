@@ -9,6 +9,7 @@ its client raised.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from .errors import PlatformError, Unavailable
 
@@ -34,6 +35,7 @@ BEAT = f"""{EVEN_WHEN_FULL}
 -- One heartbeat. KEYS[1]: invokers, or builders (hash)   ARGV: id, Heartbeat or BuilderBeat
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 """
+PORT = 6379
 SCHEMES = ("redis", "rediss", "unix")
 _WITHIN = "caused error: "  # redis-py says ``Command # 1 (…) of pipeline caused error: ('MISCONF …',)``
 
@@ -61,6 +63,12 @@ def address(url: str) -> str:
             "asks each server for its role); Redis Cluster can't be used: one step writes to keys of several slots"
         )
     raise Unavailable(f"not the URL of a Redis: it must begin with {', '.join(one + '://' for one in SCHEMES)}")
+
+
+def places(url: str) -> tuple[tuple[str, int], ...]:
+    """Host and port of the servers that a URL names; none for a socket file."""
+    parts = urlsplit(url)
+    return ((parts.hostname, parts.port or PORT),) if parts.scheme != "unix" and parts.hostname else ()
 
 
 def no_cluster(info: Mapping[str, object]) -> None:

@@ -1,0 +1,113 @@
+"""What a function with a network reaches, and what it must not: this host, and what the platform keeps elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from invoker.drivers import DriverConfig, choose
+from invoker.sandbox import Sandbox
+from jiffy.contract.errors import Unavailable
+from jiffy.contract.messages import Layer
+from tests.conftest import need
+from tests.elsewhere import Host, another_host
+from tests.invoker.lab import Lab, result
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+CONNECT = """
+import socket
+def handler(event, context):
+    try:
+        socket.create_connection(event, timeout=2).close()
+        return "connected"
+    except OSError as exc:
+        return type(exc).__name__
+"""
+LISTEN = """
+import socket, sys, time
+made = [socket.create_server(("0.0.0.0", 0)) for _ in range(2)]
+print(*[one.getsockname()[1] for one in made], flush=True)
+sys.stdin.read()
+"""
+
+
+class Elsewhere(NamedTuple):
+    """Another host, with two ports on which somebody listens."""
+
+    host: Host
+    allowed: int
+    queue: int
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    need("" if shutil.which("iptables") else "no iptables here")
+    with another_host() as host:
+        words = [*host.enter, sys.executable, "-c", LISTEN]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            yield Elsewhere(host, *map(int, server.stdout.readline().split()))
+            server.communicate(timeout=20)
+
+
+@pytest.fixture
+async def lab(platform: tuple[Path, Layer], elsewhere: Elsewhere) -> AsyncIterator[Lab]:
+    data, base = platform
+    config = DriverConfig(data, f"net-{os.getpid()}", off_limits=((elsewhere.host.address, elsewhere.queue),))
+    lab = Lab(await choose("docker", config), data, base)
+    yield lab
+    await lab.close()
+    await lab.driver.close()
+    assert not rules()
+
+
+def rules() -> list[str]:
+    """Those of bridges of ours."""
+    found = subprocess.run(["iptables", "-w", "5", "-S"], capture_output=True, text=True, check=True).stdout
+    return [line for line in found.splitlines() if "-i jiffy-" in line]
+
+
+async def test_a_function_reaches_the_world_and_nothing_of_the_platform(lab: Lab, elsewhere: Elsewhere) -> None:
+    there, here = elsewhere.host.address, elsewhere.host.ours
+    sandbox = await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, network=True)
+    lab.sandboxes.append(sandbox)
+    await sandbox.specialise(lab.revision(CONNECT, network=True))
+    instance = await sandbox.fork()
+
+    async def reach(host: str, port: int) -> Any:
+        return await result(instance, [host, port])
+
+    assert await reach(there, elsewhere.allowed) == "connected"
+    assert await reach(there, elsewhere.queue) == "ConnectionRefusedError"
+    with socket.create_server(("0.0.0.0", 0)) as own:  # as the gateway of a host listens
+        port = own.getsockname()[1]
+        socket.create_connection((here, port), timeout=2).close()
+        assert await reach(here, port) == "ConnectionRefusedError"
+        assert await reach("172.17.0.1", port) == "ConnectionRefusedError"
+    assert await reach("169.254.169.254", 80) == "ConnectionRefusedError"
+
+
+async def test_without_a_firewall_there_is_no_network(
+    lab: Lab, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = data_dir / "tools"
+    tools.mkdir()
+    (tools / "iptables").write_text("#!/bin/sh\necho Permission denied >&2\nexit 4\n")
+    (tools / "iptables").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    driver = await choose("docker", DriverConfig(lab.data, f"bare-{os.getpid()}"))
+    try:
+        assert driver.network is False
+        with pytest.raises(Unavailable, match="Permission denied"):
+            await Sandbox.start(driver, lab.data, lab.base_runtime, lab.base, network=True)
+    finally:
+        await driver.close()
