@@ -80,6 +80,7 @@ class Config:
     api_key: str | None
     keys: Path | None = None  # API keys of tenants
     allow_hosts: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()  # folders that triggers may watch
     callbacks_to: tuple[Network, ...] = ()  # what callbacks may reach though it is not public
 
 
@@ -95,6 +96,9 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
     parser.add_argument("--prices", type=Path, metavar="FILE", help="price books to publish (TOML)")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys of tenants (TOML)")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="answer to it without a key")
+    parser.add_argument(
+        "--files", action="append", default=[], type=Path, metavar="DIR", help="triggers may watch what is in it"
+    )
     parser.add_argument(
         *("--callbacks-to",),
         action="append",
@@ -116,6 +120,7 @@ def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
         api_key=environment.get("JIFFY_API_KEY") or None,
         keys=given.keys,
         allow_hosts=tuple(given.allow_host),
+        files=tuple(given.files),
         callbacks_to=tuple(given.callbacks_to),
     )
 
@@ -143,7 +148,7 @@ class Gateway:
             *(caller, self.durable.acceptance, self.catalog, self.admission, self._metrics, guard, store.now_ms),
         )
         self.triggers = TriggerRoom(
-            *(Where(config.name, config.redis), store, self.catalog, self.placement, guard),
+            *(Where(config.name, config.redis, config.files), store, self.catalog, self.placement, guard),
             *(caller, self.durable.acceptance),
         )
         self.endpoints = self._endpoints()
@@ -174,7 +179,7 @@ class Gateway:
         endpoints = (
             *invoke.ENDPOINTS,
             *direct.ENDPOINTS,
-            *Functions(store, catalog, self.pulse).endpoints(),
+            *Functions(store, catalog, self.pulse, self.triggers.doors).endpoints(),
             *Live(store, catalog).endpoints(),
             *Logs(store, catalog, self.following).endpoints(),
             *Sources(store, self.admission).endpoints(),

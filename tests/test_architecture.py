@@ -26,6 +26,7 @@ DOORS = {
         "gateway.triggers.store",  # triggers' state, and the claim of a tick
         "gateway.triggers.topic_store",  # Jiffy's own topics …
         "gateway.triggers.sources.topic",  # … and their subscriptions
+        "gateway.triggers.sources.files",  # which files were dealt with
         "gateway.triggers.sources.redis_queues",  # queues of other software
         "gateway.scripts",  # the gateway's Lua, registered by its store
         "gateway.durable.store",  # accepts calls on a connection of its own

@@ -16,7 +16,7 @@ from gateway.openapi import Endpoint
 from gateway.pulse import Pulse
 from gateway.routes import bodies, caller
 from gateway.store import Store
-from gateway.triggers.sources.doors import missing
+from gateway.triggers.sources.doors import Doors
 from gateway.triggers.trigger import public
 from jiffy.contract import limits, spec
 from jiffy.contract.access import DEFAULT_TENANT, Role
@@ -31,10 +31,11 @@ _SOURCE = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Functions:
-    def __init__(self, store: Store, catalog: Catalog, pulse: Pulse) -> None:
+    def __init__(self, store: Store, catalog: Catalog, pulse: Pulse, doors: Doors) -> None:
         self._store = store
         self._catalog = catalog
         self._pulse = pulse
+        self._doors = doors
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         path = "/v1/functions/{name}"
@@ -108,7 +109,7 @@ class Functions:
         name = spec.check_name(request.path_params["name"])
         document = await _document(request)
         declared = spec.parse_function(name, document.get("spec"), "spec")
-        if lacks := missing(declared.triggers):
+        if lacks := self._doors.missing(declared.triggers):
             raise SpecError(lacks)
         source = document.get("source")
         if not isinstance(source, str) or not _SOURCE.fullmatch(source):

@@ -16,7 +16,7 @@ from gateway.openapi import Endpoint
 from gateway.routes import bodies, caller
 from gateway.triggers.firing import Firing
 from gateway.triggers.store import TriggerStore
-from gateway.triggers.trigger import Trigger, TriggerState, declared, public
+from gateway.triggers.trigger import SERVED, Trigger, TriggerState, declared, public
 from jiffy.contract import limits
 from jiffy.contract.access import Role
 from jiffy.contract.errors import InvalidRequest, NotFound
@@ -114,7 +114,7 @@ class Triggers:
             "skipped": state.skipped,
             "failed": state.failed,
         }
-        if trigger.type in ("queue", "topic"):
+        if trigger.type in SERVED:
             document |= {"dead": state.dead, "waiting": state.lag, "error": state.error}
             if state.error and not state.paused:
                 document["state"] = "failing"

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from uuid_utils import uuid7
@@ -21,14 +22,14 @@ from gateway.loops import CANCEL_AGAIN_S
 from gateway.triggers.consumer import Call, Consumer, Held, Settings, Shape
 from gateway.triggers.metrics import TriggerMetrics
 from gateway.triggers.notes import Notes
-from gateway.triggers.shapes import QueueShape, TopicShape, cloudevent
-from gateway.triggers.sources import doors
+from gateway.triggers.shapes import FileShape, QueueShape, TopicShape, cloudevent
 from gateway.triggers.sources.base import Source, SourceError
+from gateway.triggers.sources.doors import Doors
 from gateway.triggers.sources.topic import group_of
 from gateway.triggers.store import LEASED, TriggerStore, fingerprint
 from gateway.triggers.topics import Topics
-from gateway.triggers.trigger import Trigger, TriggerId, declared
-from jiffy.contract import endings, queues, topics
+from gateway.triggers.trigger import SERVED, Trigger, TriggerId, declared
+from jiffy.contract import endings, places, queues, topics
 from jiffy.contract.errors import JiffyError
 from jiffy.contract.messages import Answer
 
@@ -36,8 +37,6 @@ RENEW_S = 0.5  # also how soon a pause is noticed
 LEASE_S = 4.0
 LAG_S = 2.0  # how often a queue is asked for its length
 RETRY_MIN_S, RETRY_MAX_S = 0.5, 15.0  # before a queue that is not there is tried again
-
-SERVED = ("queue", "topic")
 
 log = logging.getLogger("jiffy.gateway")
 
@@ -55,10 +54,11 @@ class _Served:
 
 
 class Where(NamedTuple):
-    """Which gateway this is, and where the platform's own topics are."""
+    """Which gateway this is, where the platform's own topics are, and which folders may be watched."""
 
     gateway: str
     redis_url: str
+    files: tuple[Path, ...] = ()
 
 
 class Queues:
@@ -71,7 +71,8 @@ class Queues:
         invoke: Invoke,
         own_topics: Topics,
         metrics: TriggerMetrics,
-        where: Where,
+        doors: Doors,
+        gateway: str,
         now_ms: Callable[[], int],
     ) -> None:
         self._catalog = catalog
@@ -79,7 +80,8 @@ class Queues:
         self._invoke = invoke
         self._metrics = metrics
         self._topics = own_topics
-        self._gateway, self._url = where
+        self._doors = doors
+        self._gateway = gateway
         self._now_ms = now_ms
         self._wanted: dict[TriggerId, Trigger] = {}
         self._served: dict[TriggerId, _Served] = {}
@@ -170,7 +172,7 @@ class Queues:
         try:
             while not served.stopping:
                 (state,) = await self._store.states([trigger.id])
-                source = await asyncio.to_thread(doors.source, trigger, self._url, state.since_ms)
+                source = await asyncio.to_thread(self._doors.source, trigger, state.since_ms)
                 served.consumer = Consumer(settings(trigger), source, self._caller(trigger, notes), notes)
                 watching = asyncio.create_task(self._watch_lag(trigger, source, notes))
                 began = asyncio.get_running_loop().time()
@@ -233,15 +235,17 @@ class Queues:
 
 def settings(trigger: Trigger) -> Settings:
     options = trigger.options
+    dead_letter = f"{topics.DEAD}{trigger.id.function}.{trigger.id.name}"
     if trigger.type == "topic":
         shape: Shape = TopicShape(options["topic"], options["shape"], options["batch_size"])
-        dead_letter = f"{topics.DEAD}{trigger.id.function}.{trigger.id.name}"
+    elif trigger.type == "files":
+        shape = FileShape(places.parse(options["source"]).space)
     else:
         shape, dead_letter = QueueShape(queues.parse(options["source"]).name), options["dead_letter"]
     return Settings(
         shape=shape,
-        batch_size=options["batch_size"],
-        batch_window_s=options["batch_window_s"],
+        batch_size=options.get("batch_size", 1),  # S3 tells of one file at a time
+        batch_window_s=options.get("batch_window_s", 0.0),
         pattern=dict(options["filter"]),
         max_concurrency=options["max_concurrency"],
         ordered=options["ordered"],

@@ -21,6 +21,7 @@ from gateway.triggers.firing import Firing
 from gateway.triggers.metrics import TriggerMetrics
 from gateway.triggers.queues import Queues, Where
 from gateway.triggers.scheduler import Scheduler
+from gateway.triggers.sources.doors import Doors
 from gateway.triggers.store import TriggerStore
 from gateway.triggers.topic_store import TopicStore
 from gateway.triggers.topics import Topics
@@ -46,7 +47,10 @@ class TriggerRoom:
         self._topics = Topics(self._topic_store, store.now_ms)
         calls = Calls(placement, guard)
         self._scheduler = Scheduler(catalog, self._store, calls, self.metrics, store.now_ms)
-        self.queues = Queues(catalog, self._store, invoke.call, self._topics, self.metrics, where, store.now_ms)
+        self.doors = Doors(where.redis_url, where.files)
+        self.queues = Queues(
+            *(catalog, self._store, invoke.call, self._topics, self.metrics, self.doors, where.gateway, store.now_ms)
+        )
         catalog.on_change += [self._scheduler.changed, self.queues.changed]
 
     def endpoints(self, admission: Admission) -> tuple[Endpoint, ...]:

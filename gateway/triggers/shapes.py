@@ -29,6 +29,35 @@ class QueueShape:
         return events.encode(events.sqs(queue=self._queue, messages=messages, now_ms=now_ms))
 
 
+class FileShape:
+    """A place's files: S3's notification of one object, with its bytes in `content` where the trigger asks for them.
+
+    Patterns see `key`, `size` and `event` ("created" or "removed").
+    """
+
+    def __init__(self, bucket: str) -> None:
+        self._bucket = bucket
+
+    def seen(self, message: Message) -> Mapping[str, Any]:
+        document = json.loads(message.body)
+        return {name: document[name] for name in ("key", "size", "event")}
+
+    def event(self, batch: Sequence[Held], now_ms: int) -> bytes:
+        (held,) = batch
+        document = json.loads(held.message.body)
+        event = events.s3(
+            bucket=self._bucket,
+            key=document["key"],
+            size=document["size"],
+            etag=document["version"],
+            now_ms=held.message.sent_ms,
+            created=document["event"] == "created",
+        )
+        if "content" in document:
+            event["Records"][0]["s3"]["object"]["content"] = document["content"]
+        return events.encode(event)
+
+
 class TopicShape:
     """A topic's events: CloudEvents, or what SNS or EventBridge make of them. Patterns see the CloudEvent."""
 

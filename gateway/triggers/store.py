@@ -194,7 +194,9 @@ class TriggerStore:
     async def forget(self, key: TriggerId) -> None:
         """A trigger is declared no more."""
         with translated():
-            await self._redis.delete(keys.trigger(*key), keys.trigger_log(*key))
+            await self._redis.delete(
+                *(keys.trigger(*key), keys.trigger_log(*key), keys.files(*key), keys.files_tries(*key))
+            )
 
     # --- queues ---------------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from gateway.catalog import Function
 from jiffy.contract import queues, triggers
 
+SERVED = ("queue", "topic", "files")  # types whose messages one gateway at a time takes
+
 
 class TriggerId(NamedTuple):
     """Names a trigger for good; its settings may change with every revision."""

@@ -64,6 +64,7 @@ class Plan:
     verbose: bool = False
     api_key: str | None = None
     allow_hosts: tuple[str, ...] = ()  # names that gateways answer to without a key, beside loopback's
+    files: tuple[Path, ...] = ()  # folders that triggers may watch
     callbacks_to: tuple[str, ...] = ()  # networks that callbacks may reach though they are not public
     keys: Path | None = None  # API keys of tenants
     registry: str = ""  # where layers go that other hosts pull
@@ -118,6 +119,7 @@ class Supervisor:
         book += ["--prices", str(self._plan.prices)] if self._plan.prices else []
         book += ["--keys", str(self._plan.keys)] if self._plan.keys else []
         book += [word for name in self._plan.allow_hosts for word in ("--allow-host", name)]
+        book += [word for folder in self._plan.files for word in ("--files", str(folder))]
         book += [word for network in self._plan.callbacks_to for word in ("--callbacks-to", network)]
         for n in range(self._plan.gateways):
             name = f"gateway-{n + 1}" if self._plan.gateways > 1 else "gateway"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.triggers.sources import doors
+from gateway.triggers.sources.doors import Doors
 from jiffy.contract import triggers
 from tests import servers
 from tests.gateway.conftest import Invokers, Served, serving
@@ -111,6 +111,6 @@ async def test_a_queue_that_is_not_there_is_told_without_its_password(served: Se
 
 def test_a_client_library_that_is_missing_is_named() -> None:
     source = {"type": "queue", "source": "nats://127.0.0.1:4222/S/s"}
-    assert doors.missing(triggers.check([source])) == ""
-    without = doors.missing(triggers.check([source]), installed=lambda name: False)
+    assert Doors().missing(triggers.check([source])) == ""
+    without = Doors().missing(triggers.check([source]), installed=lambda name: False)
     assert without == "trigger 'queue' needs nats on the gateways: pip install 'jiffy[nats]'"

@@ -20,8 +20,8 @@ import nats
 from aiobotocore.session import get_session
 from redis.asyncio import Redis
 
-from gateway.triggers.sources import doors
 from gateway.triggers.sources.base import Source
+from gateway.triggers.sources.doors import Doors
 from gateway.triggers.topic_store import TopicStore
 from gateway.triggers.trigger import Trigger, TriggerId
 from jiffy.contract import keys, triggers
@@ -42,7 +42,7 @@ class Queue(NamedTuple):
         return Trigger(TriggerId("default", "f", "q"), table["type"], table)
 
     def adapter(self, **options: Any) -> Source:
-        return doors.source(self.trigger(**options), own_url=self.source)
+        return Doors(self.source).source(self.trigger(**options))
 
     async def opened(self, most: int = 100) -> Source:
         source = self.adapter()

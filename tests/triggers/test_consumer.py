@@ -12,7 +12,7 @@ import pytest
 
 from gateway.triggers.consumer import Consumer, Held
 from gateway.triggers.queues import settings
-from gateway.triggers.sources import doors
+from gateway.triggers.sources.doors import Doors
 from jiffy.contract.errors import Unavailable
 from jiffy.contract.messages import Answer
 from tests import servers
@@ -77,7 +77,7 @@ async def stream(redis_server: servers.RedisServer, redis_url: str) -> AsyncIter
 async def consuming(queue: Queue, function: Function, **options: Any) -> AsyncIterator[Notes]:
     trigger = queue.trigger(**{"retry_delay_s": 0.0} | options)
     notes = Notes()
-    consumer = Consumer(settings(trigger), doors.source(trigger), function, notes)
+    consumer = Consumer(settings(trigger), Doors().source(trigger), function, notes)
     task = asyncio.create_task(consumer.run())
     try:
         yield notes
@@ -238,7 +238,7 @@ async def test_a_consumer_that_is_killed_leaves_its_messages_to_the_next(stream:
 
     stuck, trigger = Function(never), stream.trigger()
     await stream.put("a", "b")
-    task = asyncio.create_task(Consumer(settings(trigger), doors.source(trigger), stuck, Notes()).run())
+    task = asyncio.create_task(Consumer(settings(trigger), Doors().source(trigger), stuck, Notes()).run())
     await stuck.until(lambda: stuck.running == 1)
     while not task.done():  # redis-py can swallow a cancellation
         task.cancel()

@@ -1,1 +1,1 @@
-"""Queues of other software, each behind one protocol: base.py. Which scheme is whose: doors.py."""
+"""Queues, topics and places of files, each behind one protocol: base.py. Which address is whose: doors.py."""

@@ -66,6 +66,13 @@ def _shelf(ctx: click.Context, parameter: click.Parameter, given: str) -> str:
     "--allow-host", multiple=True, metavar="NAME", help="Without a key, answer to this Host too; a proxy's name, say."
 )
 @click.option(
+    "--files",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Let triggers of type files watch this folder and what is in it.",
+)
+@click.option(
     "--callbacks-to",
     multiple=True,
     metavar="NETWORK",
@@ -111,6 +118,7 @@ def up(
     keep_alive: str,
     warm_mb: int,
     allow_host: tuple[str, ...],
+    files: tuple[Path, ...],
     callbacks_to: tuple[str, ...],
     keys: Path | None,
     registry: str,
@@ -144,6 +152,7 @@ def up(
         prices=prices.absolute() if prices else None,
         verbose=verbose,
         allow_hosts=allow_host,
+        files=tuple(folder.absolute() for folder in files),
         callbacks_to=callbacks_to,
         api_key=os.environ.get("JIFFY_API_KEY") or None,
         keys=keys.absolute() if keys else None,

@@ -167,6 +167,16 @@ def trigger_log(tenant: str, function: str, name: str) -> str:
     return f"{P}trigger-log:{tenant}:{function}:{name}"
 
 
+def files(tenant: str, function: str, name: str) -> str:
+    """hash of a files trigger: file → the version that was dealt with; "" → which place they are in."""
+    return f"{P}files:{tenant}:{function}:{name}"
+
+
+def files_tries(tenant: str, function: str, name: str) -> str:
+    """hash of a files trigger: file → how often it was handed out; of those that are not dealt with."""
+    return f"{P}files-tries:{tenant}:{function}:{name}"
+
+
 def topics(tenant: str) -> str:
     """hash topic → its settings, as JSON."""
     return f"{P}topics:{tenant}"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from . import checks, edges, limits, patterns, queues, routes, schedules, topics, webhooks
+from . import checks, edges, limits, patterns, places, queues, routes, schedules, topics, webhooks
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
@@ -152,6 +152,40 @@ TOPIC = Kind(
 )
 
 
+def _one_files(table: dict[str, Any]) -> None:
+    if not table["source"]:
+        raise ValueError("source is missing; add the address of a folder or a bucket")
+    if table["ordered"]:
+        table["max_concurrency"] = 1
+
+
+def _events(value: Any) -> list[str]:
+    words = ("created", "removed")
+    if not isinstance(value, (list, tuple)) or not value or set(value) - set(words) or len(set(value)) < len(value):
+        raise ValueError('a list of "created" and "removed"')
+    return list(value)
+
+
+FILES = Kind(
+    "Calls the function when files appear in a folder or a bucket, change, or vanish.",
+    {
+        "source": Option(places.check, "", "The address of a folder or a bucket."),
+        "events": Option(_events, ["created"], "What calls the function; who replaces a file creates it anew."),
+        "content": Option(checks.boolean, False, "Whether events hold the bytes of files of up to 3 MiB."),
+        "poll_s": Option(checks.seconds(0, 86_400), 0.0, "Between two looks; 0: 1 s for a folder, 10 s for a bucket."),
+        "start": Option(_one_of("oldest", "newest"), "oldest", "Whether files that are there already count as new."),
+        **{name: QUEUE.options[name] for name in _OF_QUEUES if name != "batch_window_s"},
+        "filter": Option(patterns.check, {}, "A pattern; files that do not match are passed over."),
+        "tries": Option(checks.integer(1, 1000), 3, "After so many failed calls a file is given up."),
+        "retry_delay_s": Option(
+            checks.seconds(0, 300), 1.0, "Before a failed file's call is made again; doubles each time."
+        ),
+        "publish_to": Option(topics.check_name, "", "A topic that gets the function's results."),
+    },
+    _one_files,
+)
+
+
 def _one_webhook(table: dict[str, Any]) -> None:
     for key in ("scheme", "secret_env"):
         if not table[key]:
@@ -208,7 +242,14 @@ HTTP = Kind(
     edges.whole,
 )
 
-KINDS: dict[str, Kind] = {"schedule": SCHEDULE, "queue": QUEUE, "topic": TOPIC, "webhook": WEBHOOK, "http": HTTP}
+KINDS: dict[str, Kind] = {
+    "schedule": SCHEDULE,
+    "queue": QUEUE,
+    "topic": TOPIC,
+    "files": FILES,
+    "webhook": WEBHOOK,
+    "http": HTTP,
+}
 
 
 def unset(tables: tuple[Mapping[str, Any], ...], env: Mapping[str, str]) -> str:
