@@ -25,6 +25,8 @@ install_missing() {
     for tool in skopeo umoci docker-registry gcc rustc iptables; do
         command -v $tool >/dev/null || missing="$missing $tool"
     done
+    command -v ip >/dev/null || missing="$missing iproute2"
+    command -v iptables >/dev/null || missing="$missing iptables" # to lose packets of hosts
     [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
     [ -d /usr/share/zoneinfo ] || missing="$missing tzdata"
     [ -n "$missing" ] || return 0

@@ -28,17 +28,25 @@ START_S = 10.0
 class RedisServer:
     """One server process and its folder. `url` stays the same over restarts."""
 
-    def __init__(self, folder: Path, *, persistent: bool = False, fsync: str = "everysec") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        persistent: bool = False,
+        fsync: str = "everysec",
+        address: tuple[str, int] | None = None,  # where it listens beside its socket, to whoever reaches it
+    ) -> None:
         self.folder = folder
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._persistent = persistent
         self._fsync = fsync
+        self._address = address
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [
-            *(binary(), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+            *(binary(), "--unixsocket", str(self.socket), "--unixsocketperm", "700", *self._listen()),
             *("--dir", str(self.folder), "--save", "", "--appendonly", "yes" if self._persistent else "no"),
             *("--appendfsync", self._fsync),
             *("--logfile", str(self.folder / "log"), "--loglevel", "warning", "--maxmemory-policy", "noeviction"),
@@ -54,6 +62,17 @@ class RedisServer:
                     if self._process.poll() is not None or time.monotonic() > give_up:
                         raise
                     time.sleep(0.005)
+
+    def _listen(self) -> tuple[str, ...]:
+        if self._address is None:
+            return ("--port", "0")
+        host, port = self._address
+        return ("--bind", host, "--port", str(port), "--protected-mode", "no")
+
+    @property
+    def fell(self) -> bool:
+        """Has it ended by itself?"""
+        return self._process is not None and self._process.poll() is not None
 
     def kill(self) -> None:
         """As a crash does."""

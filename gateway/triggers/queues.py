@@ -171,7 +171,11 @@ class Queues:
         writing = asyncio.create_task(self._write(notes))
         try:
             while not served.stopping:
-                (state,) = await self._store.states([trigger.id])
+                try:
+                    (state,) = await self._store.states([trigger.id])
+                except JiffyError:  # Redis is gone for now
+                    await asyncio.sleep(pause_s)
+                    continue
                 source = await asyncio.to_thread(self._doors.source, trigger, state.since_ms)
                 served.consumer = Consumer(settings(trigger), source, self._caller(trigger, notes), notes)
                 watching = asyncio.create_task(self._watch_lag(trigger, source, notes))

@@ -1,8 +1,11 @@
 """Chaos: a platform of real processes, everything that can happen to them, and books that must balance to the call.
 
     schedule   what happens to whom and when, from a seed; pure
-    fleet      gateways, invokers and the ledger as processes, each behind a wire to Redis (wire.py) that can be cut
-    clients    synchronous, asynchronous and idempotent callers, and what each was promised
+    fleet      gateways, invokers and the ledger as processes, each on a host of its own (network.py), which can be cut
+               off and lose packets; without root, behind a wire to Redis (wire.py). Redis and the ledger lie on a disk
+               (disk.py) that becomes full, hosts' clocks disagree (skewed.py), an engine (tests/engines.py) restarts
+    clients    synchronous, asynchronous, delayed, cancelling, idempotent and publishing callers, and what each was
+               promised
     books      every promise held against Redis and the ledger
     run        all of it together
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 import time
 import uuid
@@ -17,10 +18,12 @@ from redis.asyncio import Redis
 
 from gateway.ledger.tables import OUTCOMES
 from jiffy.contract import keys, layout, wire
-from jiffy.contract.messages import InvocationRecord
+from jiffy.contract.messages import InvocationRecord, LogEntry
 from tests.chaos.clients import Promised
+from tests.chaos.fleet import HEARING, KEY
 
 PAGE = 1000
+HEARD_S = 30.0  # for events that a lost gateway had taken: they are due again after a while
 
 
 class Row(NamedTuple):
@@ -31,10 +34,10 @@ class Row(NamedTuple):
     billed_ms: int
 
 
-async def quiet(port: int, within_s: float) -> dict[str, Any]:
+async def quiet(url: str, within_s: float) -> dict[str, Any]:
     """The audit, once nothing is queued or running any more and all of it could be judged. Raises TimeoutError."""
     give_up = time.monotonic() + within_s
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, headers={"x-api-key": KEY}) as http:
         said = ""
         while time.monotonic() < give_up:
             try:
@@ -68,9 +71,16 @@ async def verify(promised: Promised, audit: Mapping[str, Any], redis_url: str, d
     async with Redis.from_url(redis_url, protocol=2) as redis:
         records = await _records(redis, list(promised.accepted))
         left = [name async for name in redis.scan_iter(keys.calls("*")) if await redis.xlen(name)]
+        unheard = await _unheard(redis, promised.published)
+    broken += [f"event {n} was published, and its subscriber did not hear of it" for n in sorted(unheard)]
     broken += [f"calls are left on {name!r}" for name in left]
     for invocation, event in promised.accepted.items():
-        broken += _asynchronous(invocation, event, records.get(invocation), ledger.get(invocation, []))
+        record, found = records.get(invocation), ledger.get(invocation, [])
+        sure = promised.cancelled.get(invocation)
+        if sure or (sure is False and record is not None and record.state == "cancelled"):
+            broken += _cancelled(invocation, record, found)
+        else:
+            broken += _asynchronous(invocation, event, record, found)
     for invocation, event in promised.answered.items():
         found = ledger.get(invocation, [])
         if [row.outcome for row in found] != ["error" if event["fail"] else "ok"]:
@@ -83,6 +93,26 @@ async def verify(promised: Promised, audit: Mapping[str, Any], redis_url: str, d
         if any(row.billed_ms for row in found if row.outcome in ("platform", "throttled")):
             broken.append(f"{invocation} was billed for our failure: {found}")
     return broken
+
+
+def _cancelled(invocation: str, record: InvocationRecord | None, found: Sequence[Row]) -> list[str]:
+    if record is None or record.state != "cancelled":
+        return [f"{invocation} was taken back, and is not cancelled: {record}"]
+    if len(found) != record.attempts or any(row.outcome == "ok" for row in found):
+        return [f"{invocation} was taken back, and ran: {found}"]
+    return []
+
+
+async def _unheard(redis: Any, published: set[int]) -> set[int]:
+    """Those of which the subscriber has not printed that it heard; it is given time for them."""
+    give_up = time.monotonic() + HEARD_S
+    while True:
+        entries = await redis.xrange(keys.logs("default", HEARING))
+        text = b"".join(wire.unpack(LogEntry, fields[b"l"]).text for _, fields in entries)
+        unheard = published - {int(n) for n in re.findall(rb"heard (\d+)\.", text)}
+        if not unheard or time.monotonic() > give_up:
+            return unheard
+        await asyncio.sleep(0.5)
 
 
 def _asynchronous(

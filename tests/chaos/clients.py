@@ -2,7 +2,10 @@
 
 synchronous    called once; an answer must be its own, and no answer promises nothing
 asynchronous   called once; a 202 promises one end
+delayed        the same, later
+cancelling     takes a delayed one back: what it was told is so
 idempotent     asks again and again with its key, of any gateway, until it has an answer: one call, one answer
+publishing     an event to a topic; a 202 promises that its subscriber hears of it, at least once
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from typing import Any
 
 import httpx
 
-from tests.chaos.fleet import FUNCTION
+from tests.chaos.fleet import FUNCTION, KEY, TOPIC
 
 PATIENCE_S = 25.0  # beyond a call's wait, its timeout and a gateway's grace
 AGAIN_S = 0.1
 PATH = f"/v1/functions/{FUNCTION}/invocations"
+EVENT = {"specversion": "1.0", "source": "/chaos", "type": "news"}
 REFUSED = (429, 502, 503, 504)
 
 
@@ -31,6 +35,8 @@ class Promised:
     accepted: dict[str, dict[str, Any]] = field(default_factory=dict)  # asynchronous: id → event
     answered: dict[str, dict[str, Any]] = field(default_factory=dict)  # synchronous, with 200: id → event
     keyed: dict[str, str] = field(default_factory=dict)  # idempotency key → id
+    cancelled: dict[str, bool] = field(default_factory=dict)  # accepted, and taken back for sure, or perhaps: id → sure
+    published: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
 
@@ -38,17 +44,18 @@ class Promised:
 class Clients:
     """All callers of one run. Each has its own seeded chance."""
 
-    def __init__(self, seed: int, ports: Sequence[int], promised: Promised) -> None:
+    def __init__(self, seed: int, urls: Sequence[str], promised: Promised) -> None:
         self._seed = seed
-        self._urls = [f"http://127.0.0.1:{port}{PATH}" for port in ports]
+        self._urls = urls
         self.promised = promised
         self._n = 0
         self.ended = asyncio.Event()
 
     async def run(self, each: int, calls_max: int) -> None:
         """`each` callers of every kind, until `ended` is set or so many calls were made."""
-        async with httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False, limits=httpx.Limits()) as http:
-            kinds = (self._sync, self._async, self._idempotent)
+        key = {"x-api-key": KEY}
+        async with httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False, limits=httpx.Limits(), headers=key) as http:
+            kinds = (self._sync, self._async, self._idempotent, self._delayed, self._cancelling, self._publishing)
             callers: list[Coroutine[Any, Any, None]] = []
             for kind in kinds:
                 for _ in range(each):
@@ -62,10 +69,13 @@ class Clients:
             sleep_s = chance.choice([0] * 12 + [0.02, 0.2, 1.0, 2.5])
             await kind(http, chance, {"n": self._n, "s": sleep_s, "fail": chance.random() < 0.03})
 
-    async def _post(self, http: httpx.AsyncClient, url: str, event: Any, **options: Any) -> httpx.Response | None:
-        """None: the connection failed, or was closed without an answer."""
+    async def _post(self, http: httpx.AsyncClient, chance: random.Random, event: Any, **more: Any) -> Any:
+        """A call through any gateway. None: the connection failed, or was closed without an answer."""
+        return await self._ask(http, "POST", chance.choice(self._urls) + PATH, json=event, **more)
+
+    async def _ask(self, http: httpx.AsyncClient, method: str, url: str, **more: Any) -> httpx.Response | None:
         try:
-            return await http.post(url, json=event, **options)
+            return await http.request(method, url, **more)
         except httpx.TransportError:
             await asyncio.sleep(AGAIN_S)
             return None
@@ -81,7 +91,7 @@ class Clients:
             self.promised.broken.append(f"{who} call {event['n']}: {answer.status_code} {answer.text}")
 
     async def _sync(self, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any]) -> None:
-        answer = await self._post(http, chance.choice(self._urls), event)
+        answer = await self._post(http, chance, event)
         if answer is None:
             self.promised.counts["sync: closed"] += 1
             return
@@ -93,17 +103,58 @@ class Clients:
             await asyncio.sleep(AGAIN_S)
 
     async def _async(self, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any]) -> None:
-        answer = await self._post(http, chance.choice(self._urls), event, params={"mode": "async"})
+        await self._accept("async", http, chance, event)
+
+    async def _accept(
+        self, kind: str, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any], **query: str
+    ) -> str:
+        """The id of a call that was accepted; "" when it was not, or nobody knows."""
+        answer = await self._post(http, chance, event, params={"mode": "async"} | query)
         if answer is None:
-            self.promised.counts["async: closed"] += 1
-            return
-        self.promised.counts[f"async: {answer.status_code}"] += 1
+            self.promised.counts[f"{kind}: closed"] += 1
+            return ""
+        self.promised.counts[f"{kind}: {answer.status_code}"] += 1
         if answer.status_code == 202:
-            self.promised.accepted[answer.json()["invocation"]] = event
-        elif answer.status_code in REFUSED:
+            invocation: str = answer.json()["invocation"]
+            self.promised.accepted[invocation] = event
+            return invocation
+        if answer.status_code in REFUSED:
             await asyncio.sleep(AGAIN_S)
         else:
             self.promised.broken.append(f"asynchronous call {event['n']}: {answer.status_code} {answer.text}")
+        return ""
+
+    async def _delayed(self, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any]) -> None:
+        await self._accept("delayed", http, chance, event, delay=f"{chance.choice([0.1, 1, 4]):g}")
+        await asyncio.sleep(AGAIN_S)
+
+    async def _cancelling(self, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any]) -> None:
+        delay = f"{chance.choice([0, 0.1, 2]):g}"
+        invocation = await self._accept("cancelling", http, chance, event, delay=delay)
+        if not invocation:
+            return
+        answer = await self._ask(http, "DELETE", f"{chance.choice(self._urls)}/v1/invocations/{invocation}")
+        status = answer.status_code if answer is not None else 0
+        self.promised.counts[f"cancelling: {status or 'closed'}"] += 1
+        if status == 200:
+            self.promised.cancelled[invocation] = True
+        elif status in (0, *REFUSED):
+            self.promised.cancelled[invocation] = False
+        elif status != 409:  # it runs, or has ended
+            self.promised.broken.append(f"cancelling {invocation}: {status} {answer.text if answer else ''}")
+
+    async def _publishing(self, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any]) -> None:
+        n = event["n"]
+        body = EVENT | {"id": str(n), "data": {"n": n}}
+        kind = {"content-type": "application/cloudevents+json"}
+        url = f"{chance.choice(self._urls)}/v1/topics/{TOPIC}/events"
+        answer = await self._ask(http, "POST", url, json=body, headers=kind)
+        self.promised.counts[f"publishing: {answer.status_code if answer else 'closed'}"] += 1
+        if answer is not None and answer.status_code == 202:
+            self.promised.published.add(n)
+        elif answer is not None and answer.status_code not in REFUSED:
+            self.promised.broken.append(f"publishing {n}: {answer.status_code} {answer.text}")
+        await asyncio.sleep(2 * AGAIN_S)
 
     async def _idempotent(self, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any]) -> None:
         """Then asks once more, of any gateway: the answer must be the first one's."""
@@ -111,7 +162,7 @@ class Clients:
         ids: set[str] = set()
         answers = 0
         while answers < 2 and not (self.ended.is_set() and not answers):
-            answer = await self._post(http, chance.choice(self._urls), event, headers={"idempotency-key": key})
+            answer = await self._post(http, chance, event, headers={"idempotency-key": key})
             if answer is None or answer.status_code in (429, 503, 504):
                 self.promised.counts["idempotent: asked again"] += 1
                 await asyncio.sleep(AGAIN_S)

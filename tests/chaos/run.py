@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos import books
+from tests import engines
+from tests.chaos import books, network
+from tests.chaos import disk as disks
 from tests.chaos.clients import Clients, Promised
+from tests.chaos.disk import disk
 from tests.chaos.fleet import Fleet
+from tests.chaos.network import Network
 from tests.chaos.schedule import schedule
+from tests.engines import engine
 
-READY_S = 40.0
+READY_S = 120.0  # on a busy machine
+
+
+def troubles() -> dict[str, str]:
+    """What a run may have beside processes, and why it can't be had here; "" when it can.
+
+    hosts    each process on a host of its own: loss of packets, cuts that take callers off, too
+    disk     a small one for Redis and the ledger, that becomes full
+    engine   an own Docker engine for one of the invokers, that is restarted
+    """
+    return {
+        "hosts": network.trouble(),
+        "disk": disks.trouble(),
+        "engine": engines.trouble(),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +47,14 @@ class Plan:
     invokers: int = 3
     callers: int = 3  # of every kind
     mean_s: float = 1.0  # between two events
+    with_: frozenset[str] = frozenset()  # of troubles()
     rest_s: float = 90.0  # for what is left to end
 
     def __str__(self) -> str:
         return (
             f"python -m tests.chaos --seed {self.seed} --minutes {self.seconds / 60:g} --gateways {self.gateways} "
-            f"--invokers {self.invokers} --callers {self.callers} --every {self.mean_s:g}"
+            f"--invokers {self.invokers} --callers {self.callers} --every {self.mean_s:g} "
+            f"--with {','.join(sorted(self.with_)) or 'nothing'}"
         )
 
 
@@ -46,24 +68,33 @@ class Report:
     accepted: int
     answered: int
     keyed: int
+    published: int
     restarts: int  # of processes that nobody killed
     broken: list[str]
 
 
 async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
-    fleet = Fleet(folder, plan.gateways, plan.invokers)
+    with contextlib.ExitStack() as stack:
+        hosts = stack.enter_context(Network()) if "hosts" in plan.with_ else None
+        small = stack.enter_context(disk(folder / "disk")) if "disk" in plan.with_ else None
+        docker = stack.enter_context(engine()) if "engine" in plan.with_ else None
+        fleet = Fleet(folder, plan.gateways, plan.invokers, hosts, small, docker)
+        return await _run(plan, fleet, say)
+
+
+async def _run(plan: Plan, fleet: Fleet, say: Callable[[str], None]) -> Report:
     await fleet.start()
     supervising = asyncio.create_task(fleet.supervise())
     promised = Promised()
-    clients = Clients(plan.seed, fleet.ports, promised)
+    clients = Clients(plan.seed, fleet.urls, promised)
     events: dict[str, int] = {}
     try:
-        await books.quiet(fleet.ports[0], READY_S)
+        await books.quiet(fleet.urls[0], READY_S)
         calling = asyncio.create_task(clients.run(plan.callers, plan.calls))
         await _happen(plan, fleet, calling, events, say)
         clients.ended.set()
         await asyncio.wait_for(calling, plan.rest_s)
-        audit = await books.quiet(fleet.ports[0], plan.rest_s)
+        audit = await books.quiet(fleet.urls[0], plan.rest_s)
         broken = await books.verify(promised, audit, fleet.redis.url, fleet.data)
     finally:
         supervising.cancel()
@@ -76,6 +107,7 @@ async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
         accepted=len(promised.accepted),
         answered=len(promised.answered),
         keyed=len(promised.keyed),
+        published=len(promised.published),
         restarts=fleet.restarts,
         broken=broken,
     )
@@ -87,7 +119,7 @@ async def _happen(
     """Every event begins at its time; returns when the last one is over, or all calls are made."""
     began = time.monotonic()
     happening: set[asyncio.Task[None]] = set()
-    for event in schedule(plan.seed, fleet.targets, plan.seconds, plan.mean_s):
+    for event in schedule(plan.seed, fleet.targets, plan.seconds, plan.mean_s, fleet.kinds):
         await asyncio.wait({calling}, timeout=max(0.0, began + event.at_s - time.monotonic()))
         if calling.done():
             break

@@ -18,6 +18,7 @@ class Wire:
         self._path = path
         self._redis = redis
         self.url = f"unix://{path}"
+        self.enter: list[str] = []  # what stands before the command of the process at this end
         self._cut = False
         self._open = asyncio.Event()
         self._open.set()
