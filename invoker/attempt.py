@@ -182,7 +182,7 @@ class Attempt:
             return self.record(state, None, due_ms), fate
         told = self._tell(terms, answer, verdict.reason, now_ms)
         if state is State.DONE:
-            fate = Fate(call.invocation, tenant, state, now_ms, b"", b"", self.size, limits.RESULT_KEEP_S, *told)
+            fate = Fate(call.invocation, tenant, state, now_ms, b"", b"", self.size, terms.keep_s, *told)
             return self.record(state, answer), fate
         letter = pack(self._letter(answer, verdict.reason, now_ms))
         fate = Fate(call.invocation, tenant, state, now_ms, pack(call), letter, self.size, limits.DEAD_KEEP_S, *told)

@@ -41,6 +41,7 @@ class Wishes:
             on_success=str(declared.get("on_success", "")),
             on_failure=str(declared.get("on_failure", "")),
             depth=self.depth,
+            keep_s=int(declared.get("result_keep_s", limits.RESULT_KEEP_S)),
         )
 
 

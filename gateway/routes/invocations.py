@@ -65,7 +65,7 @@ class Invocations:
             return JSONResponse(_document(record) | await self._untold(record))
         attempts = await self._ledger.invocation(invocation, caller.tenant(request))
         if not attempts:
-            raise NotFound(f"there is no invocation {invocation}; results are kept for a day")
+            raise NotFound(f"there is no invocation {invocation}; results are kept for a day, or as result_keep_s says")
         return JSONResponse(_from_ledger(attempts))
 
     async def _untold(self, record: InvocationRecord) -> dict[str, Any]:

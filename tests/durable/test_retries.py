@@ -33,6 +33,15 @@ async def test_a_function_that_recovers_has_a_result(pair: Pair) -> None:
     assert await pair.backlog() == 0
 
 
+async def test_a_result_is_kept_as_long_as_its_function_says(pair: Pair) -> None:
+    await pair.deploy("short", result_keep_s=60)
+    await pair.deploy("usual")
+    for name, keep_s in (("short", 60), ("usual", 86400)):
+        invocation = await pair.call(name)
+        assert (await pair.end(invocation))["state"] == "done"
+        assert keep_s - 30 < await pair.redis.ttl(keys.invocation(invocation)) <= keep_s
+
+
 async def test_a_function_that_does_not_is_dead_with_its_error(pair: Pair) -> None:
     await pair.deploy(retries=1)
     pair.host.world.function = failing(9)

@@ -49,7 +49,7 @@ def integer(low: int, high: int) -> Callable[[Any], int]:
 def seconds(low: float, high: float) -> Callable[[Any], float]:
     def check(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise ValueError(f"a number of seconds from {low:g} to {high:g}")
+            raise ValueError(f"a number of seconds from {low:.10g} to {high:.10g}")
         return float(value)
 
     return check

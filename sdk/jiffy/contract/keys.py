@@ -22,7 +22,7 @@ def answers(gateway: str) -> str:
 
 
 def invocation(invocation_id: str) -> str:
-    """string InvocationRecord: an asynchronous invocation; expires limits.RESULT_KEEP_S after its end."""
+    """string InvocationRecord: an asynchronous invocation; expires Terms.keep_s after its end."""
     return f"{P}invocation:{invocation_id}"
 
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from . import limits
+
 
 class Outcome(StrEnum):
     """How an attempt ended."""
@@ -108,6 +110,7 @@ class Terms(NamedTuple):
     on_success: str = ""  # destinations: who is told of the end
     on_failure: str = ""
     depth: int = 0  # how many destinations led to this call
+    keep_s: int = limits.RESULT_KEEP_S  # how long its result is readable
 
 
 class Call(NamedTuple):
@@ -187,7 +190,7 @@ class LogEntry(NamedTuple):
 
 
 class InvocationRecord(NamedTuple):
-    """An asynchronous invocation, readable by id for limits.RESULT_KEEP_S after its end, a dead one for DEAD_KEEP_S."""
+    """An asynchronous invocation, readable by id for its Terms.keep_s after its end, a dead one for DEAD_KEEP_S."""
 
     invocation: str
     tenant: str

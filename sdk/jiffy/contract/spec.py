@@ -42,6 +42,7 @@ class FunctionSpec:
     retries: int = limits.RETRIES_DEFAULT
     max_age_s: float = limits.ASYNC_WAIT_MAX_S
     backoff_s: float = limits.BACKOFF_DEFAULT_S
+    result_keep_s: float = limits.RESULT_KEEP_S
     on_success: str = ""
     on_failure: str = ""
     tags: Mapping[str, str] = ()  # type: ignore[assignment]
@@ -143,6 +144,11 @@ KEYS: dict[str, Key] = {
         checks.seconds(limits.BACKOFF_MIN_S, limits.BACKOFF_MAX_S),
         f"{limits.BACKOFF_DEFAULT_S:g}",
         "The longest pause before the first retry; each further one may be twice as long, at most an hour.",
+    ),
+    "result_keep_s": Key(
+        checks.seconds(limits.RESULT_KEEP_MIN_S, limits.RESULT_KEEP_MAX_S),
+        str(limits.RESULT_KEEP_S),
+        "How long the result of an asynchronous call can be read.",
     ),
     "on_success": Key(checks.destination, '""', "Who is told when an asynchronous call has its result."),
     "on_failure": Key(checks.destination, '""', "Who is told when one is dead."),
