@@ -19,6 +19,7 @@ install_missing() {
     command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
     command -v chromium >/dev/null || missing="$missing chromium fonts-dejavu-core" # to look at statements
     command -v dockerd >/dev/null || engine_answers || missing="$missing docker.io"
+    command -v mosquitto >/dev/null || missing="$missing mosquitto"
     command -v nats-server >/dev/null || missing="$missing nats-server"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
     command -v ip >/dev/null || missing="$missing iproute2" # other hosts, in network namespaces

@@ -45,6 +45,11 @@ def test_a_trigger_is_complete_named_and_reads_back_the_same() -> None:
             "end is not after start",
         ),
         ("type = 'queue'\nsource = 'sqs://eu-west-1/123456789012/jobs'", "with an access key and its secret"),
+        ("type = 'queue'\nsource = 'mqtt://host/a/#'", "%23"),
+        ("type = 'queue'\nsource = 'mqtt://host/a/b+/c'", "one level"),
+        ("type = 'queue'\nsource = 'mqtt://host/a/%23'", "dead_letter is missing"),
+        ("type = 'queue'\nsource = 'mqtt://host/a/+'\ndead_letter = 'a/dead'", "hear it again"),
+        ("type = 'queue'\nsource = 'mqtt://host/$share/g/a/%23'\ndead_letter = 'a/b/dead'", "hear it again"),
         ("type = 'queue'\nsource = 'sqs://k:s@eu-west-1/12/jobs'", "twelve digits"),
         ("type = 'queue'\nsource = 'sqs://k:s@eu-west-1/123456789012/a.b'", "up to 75 letters"),
         (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +19,9 @@ from typing import Any, NamedTuple
 
 import aio_pika
 import nats
+import paho.mqtt.client as mqtt
 from aiobotocore.session import get_session
+from paho.mqtt.enums import CallbackAPIVersion
 from redis.asyncio import Redis
 
 from gateway.triggers.sources.base import Source
@@ -34,6 +38,7 @@ class Queue(NamedTuple):
     source: str
     put: Callable[..., Awaitable[None]]
     dead: Callable[[], Awaitable[list[str]]]
+    counts: bool = True  # does the server tell how many messages wait?
     topic: str = ""  # then `source` is where the platform's topics are
 
     def trigger(self, **options: Any) -> Trigger:
@@ -198,6 +203,48 @@ def amazon_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@contextlib.asynccontextmanager
+async def mqtt_queue(port: int) -> AsyncIterator[Queue]:
+    """A topic of its own on the broker at `port`; its dead letters are gathered from now on."""
+    name, buried = f"q/{secrets.token_hex(4)}", asyncio.Queue[str]()
+    loop, subscribed = asyncio.get_running_loop(), asyncio.Event()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.on_message = lambda _c, _u, m: loop.call_soon_threadsafe(buried.put_nowait, m.payload.decode())
+    client.on_subscribe = lambda *_: loop.call_soon_threadsafe(subscribed.set)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    client.subscribe(f"{name}/dead", qos=1)
+    await subscribed.wait()
+
+    async def put(*bodies: str) -> None:
+        for body in bodies:
+            told = client.publish(name, body, qos=1)
+            await asyncio.to_thread(told.wait_for_publish, 20)
+
+    async def dead() -> list[str]:
+        async with asyncio.timeout(20):
+            found = [await buried.get()]
+        while not buried.empty():
+            found.append(buried.get_nowait())
+        return found
+
+    try:
+        yield Queue(f"mqtt://127.0.0.1:{port}/{name}", put, dead, counts=False)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+@contextlib.contextmanager
+def mqtt_broker() -> Iterator[int]:
+    """A mosquitto for whoever comes; its port."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="jiffy-test-mqtt-") as folder:
+        (Path(folder) / "conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+        with _running([MOSQUITTO, "-c", f"{folder}/conf"], port):
+            yield port
+
+
 @contextlib.contextmanager
 def nats_server() -> Iterator[str]:
     """A NATS server with JetStream; its URL."""
@@ -208,6 +255,7 @@ def nats_server() -> Iterator[str]:
             yield f"nats://127.0.0.1:{port}"
 
 
+MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or ""
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 

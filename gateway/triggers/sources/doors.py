@@ -15,11 +15,18 @@ from gateway.triggers.sources.redis_queues import RedisList, RedisStream
 from gateway.triggers.sources.topic import TopicSource, group_of
 from gateway.triggers.trigger import Trigger
 from jiffy.contract import places, queues
+from jiffy.contract.access import DEFAULT_TENANT
 
-LIBRARIES = {"rabbitmq": "aio_pika", "nats": "nats", "aws": "aiobotocore"}  # extra → what it brings
-ADAPTERS = {"rabbitmq": "rabbitmq", "nats": "nats", "aws": "sqs"}  # extra → the module that needs it
+LIBRARIES = {"rabbitmq": "aio_pika", "nats": "nats", "aws": "aiobotocore", "mqtt": "paho"}  # extra → what it brings
+ADAPTERS = {"rabbitmq": "rabbitmq", "nats": "nats", "aws": "sqs", "mqtt": "mqtt"}  # extra → the module that needs it
 EXTRAS = queues.EXTRAS | places.EXTRAS
 POLL_S = {"file": 1.0, "s3": 10.0}  # of places; a listing of a bucket costs
+
+
+def _group(trigger: Trigger) -> str:
+    """What a trigger is called among those that read the same queue."""
+    tenant, function, name = trigger.id
+    return f"jiffy-{function}-{name}" if tenant == DEFAULT_TENANT else f"jiffy-{tenant}_{function}-{name}"
 
 
 def _installed(module: str) -> bool:
@@ -58,7 +65,7 @@ class Doors:
         if trigger.type == "files":
             return self._files(trigger)
         address = queues.parse(options["source"])
-        group = f"jiffy-{trigger.id.function}-{trigger.id.name}"
+        group = _group(trigger)
         if address.scheme.endswith("+stream"):
             start = "0" if options["start"] == "oldest" else "$"
             return RedisStream(f"{address.server}/{address.space}", address.name, group, start)

@@ -26,14 +26,14 @@ def parse(text: Any) -> Address:
     parts = queues.split(text, SCHEMES, _EXAMPLE)
     if parts.scheme == "file":
         folder = unquote(parts.path)
-        if parts.netloc or parts.query or parts.fragment or not folder.startswith("/") or ".." in folder.split("/"):
+        if parts.netloc or parts.query or not folder.startswith("/") or ".." in folder.split("/"):
             raise ValueError("file:///FOLDER, with three slashes and no ..")
         return Address("file", "", str(PurePosixPath(folder)).replace("//", "/"), "")
     own = "+" in parts.scheme
     place = "host[:port]/BUCKET[/PREFIX][?region=REGION]" if own else "REGION/BUCKET[/PREFIX]"
     form = f"{parts.scheme}://KEY:SECRET@{place}"
     bucket, _, prefix = (unquote(part) for part in parts.path[1:].partition("/"))
-    if not parts.hostname or not _BUCKET.fullmatch(bucket) or parts.fragment:
+    if not parts.hostname or not _BUCKET.fullmatch(bucket):
         raise ValueError(form)
     plain = parts.scheme.partition("+")[2] or parts.scheme
     return Address(parts.scheme, f"{plain}://{parts.netloc}", bucket, prefix, queues.region_of(parts, form))

@@ -5,6 +5,7 @@ amqp:// amqps://                [user:password@]host[:port]/VHOST/QUEUE       (%
 nats://                         [user:password@]host[:port]/STREAM/SUBJECT
 sqs://                          KEY:SECRET@REGION/ACCOUNT/QUEUE               Amazon's
 sqs+https:// sqs+http://        KEY:SECRET@host[:port]/ACCOUNT/QUEUE[?region=REGION]
+mqtt:// mqtts://                [user:password@]host[:port]/TOPIC/FILTER      (# is %23)
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 # scheme → the extra that brings its client
-EXTRAS = {"amqp": "rabbitmq", "amqps": "rabbitmq", "nats": "nats"} | dict.fromkeys(
+EXTRAS = {"amqp": "rabbitmq", "amqps": "rabbitmq", "nats": "nats", "mqtt": "mqtt", "mqtts": "mqtt"} | dict.fromkeys(
     ("sqs", "sqs+https", "sqs+http"), "aws"
 )
 REDIS = ("redis+stream", "redis+list", "rediss+stream", "rediss+list")
 SCHEMES = (*REDIS, *EXTRAS)
 FORMS = {"sqs": "KEY:SECRET@REGION/ACCOUNT/QUEUE", "sqs+https": "KEY:SECRET@host[:port]/ACCOUNT/QUEUE[?region=REGION]"}
 FORMS |= {"sqs+http": FORMS["sqs+https"]} | dict.fromkeys(REDIS, "host[:port]/DATABASE/KEY")
+FORMS |= dict.fromkeys(("mqtt", "mqtts"), "host[:port]/TOPIC, in which + stands for one level and %23, last, for all")
 OWN = "jiffy:"  # the platform's own keys are nobody's queue
 _EXAMPLE = '"redis+stream://127.0.0.1:6379/0/uploads"'
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^@\s]*@")
@@ -44,8 +46,10 @@ def parse(text: Any) -> Address:
     parts = split(text, SCHEMES, _EXAMPLE)
     scheme = parts.scheme
     form = f"{scheme}://{FORMS.get(scheme, 'host[:port]/SPACE/NAME')}"
+    if EXTRAS.get(scheme) == "mqtt":
+        return _mqtt(parts, form)
     space, _, name = (unquote(part) for part in parts.path[1:].partition("/"))
-    if not parts.hostname or not space or not name or parts.fragment:
+    if not parts.hostname or not space or not name:
         raise ValueError(form)
     if EXTRAS.get(scheme) == "aws":
         return _sqs(parts, space, name, form)
@@ -62,6 +66,8 @@ def split(text: Any, schemes: tuple[str, ...], example: str) -> SplitResult:
     """The parts of an address of one of these schemes. Raises ValueError with what is allowed."""
     if not isinstance(text, str) or len(text) > 1024 or not text.isprintable():
         raise ValueError(f"an address such as {example}")
+    if "#" in text:
+        raise ValueError(f"an address such as {example}; # is %23")
     try:
         parts = urlsplit(text)
         _ = parts.port
@@ -83,6 +89,17 @@ def _sqs(parts: SplitResult, account: str, name: str, form: str) -> Address:
     return Address(parts.scheme, f"{parts.scheme.partition('+')[2]}://{parts.netloc}", account, name, region)
 
 
+def _mqtt(parts: SplitResult, form: str) -> Address:
+    name = unquote(parts.path[1:])
+    levels = name.split("/")
+    wild = [level for level in levels if "+" in level or "#" in level]
+    if not parts.hostname or not name or parts.query:
+        raise ValueError(form)
+    if any(level not in ("+", "#") for level in wild) or "#" in levels[:-1]:
+        raise ValueError(form)
+    return Address(parts.scheme, f"{parts.scheme}://{parts.netloc}", "", name)
+
+
 def region_of(parts: SplitResult, form: str) -> str:
     """The region in an address of Amazon's kind, which must hold a key and its secret. "": the server's own."""
     if not parts.username or not parts.password:
@@ -98,8 +115,10 @@ def region_of(parts: SplitResult, form: str) -> str:
 def dead_letter(address: Address) -> str:
     """Where messages that failed go unless the trigger says. Raises ValueError: the queue's name gives none."""
     name = address.name
-    if "*" in name or ">" in name:
-        raise ValueError("dead_letter is missing; a subject with a wildcard gives it no name")
+    if any(sign in name for sign in ("+#$" if EXTRAS.get(address.scheme) == "mqtt" else "*>")):
+        raise ValueError("dead_letter is missing; a name with a wildcard gives it none")
+    if EXTRAS.get(address.scheme) == "mqtt":
+        return f"{name}/dead"
     if EXTRAS.get(address.scheme) == "aws":
         plain, fifo, _ = name.partition(".fifo")
         return f"{plain}-dead{fifo}"
@@ -127,7 +146,23 @@ def check_dead_letter(address: Address, name: str) -> str:
             raise ValueError(f"dead_letter = {name!r}; {_SQS_NAMES}")
         if name.endswith(".fifo") != address.name.endswith(".fifo"):
             raise ValueError(f"dead_letter = {name!r}; a FIFO queue's is one too (.fifo), another's is none")
+    if EXTRAS.get(address.scheme) == "mqtt":
+        if "+" in name or "#" in name or name.startswith("$"):
+            raise ValueError(f"dead_letter = {name!r}; a topic without + and #, that does not begin with $")
+        if _heard(address.name, name):
+            raise ValueError(f"dead_letter = {name!r}; the trigger would hear it again: it matches {address.name!r}")
     return name
+
+
+def _heard(topic_filter: str, topic: str) -> bool:
+    """Does a subscription to `topic_filter` get what is published to `topic`?"""
+    wanted = topic_filter.split("/")
+    if wanted[0] == "$share":
+        wanted = wanted[2:]
+    levels = topic.split("/")
+    if wanted[-1:] == ["#"]:
+        wanted, levels = wanted[:-1], levels[: len(wanted) - 1]
+    return len(wanted) == len(levels) and all(w in ("+", level) for w, level in zip(wanted, levels, strict=True))
 
 
 def public(text: str) -> str:
