@@ -228,6 +228,7 @@ class Builder:
         with _step(tell, "base") as step:
             trees = [layout.layer_tree(self._data, stored.layer.digest) for stored in deps_layer]
             files = base.runtime_files()
+            del files["jiffy_nursery.py"]  # it would bring ctypes, and a base layer of few functions has few stems
             only = reach.modules(code, trees, spec.handler, spec.keep, files, python, self._processes)
             with self._locks[f"{python.runtime} {sorted(only)}"]:
                 stored, step.cached = base.ensure_for(self._store, python, self._processes, files, only)

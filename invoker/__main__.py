@@ -27,7 +27,7 @@ from jiffy.contract.registry import Shelf
 
 from . import host, policy
 from .drivers import choose
-from .drivers.base import Driver, DriverConfig
+from .drivers.base import Driver, DriverConfig, Wish
 from .execute import Executor
 from .handover import Handover
 from .heartbeat import Pulse
@@ -232,11 +232,12 @@ def _expect(stems: Stems, runtime: str, base: Layer) -> None:
 
 
 async def _start(
-    driver: Driver, layers: Layers, data: Path, runtime: str, base: Layer, network: bool
+    driver: Driver, layers: Layers, data: Path, kind: Kind, *, tenant: str, awaited: bool
 ) -> Sandbox | Program:
-    await layers.ready((base,))
-    kind: type[Sandbox | Program] = Program if runs(runtime) else Sandbox
-    return await kind.start(driver, data, runtime, base, network=network)
+    await layers.ready((kind.base,))
+    what: type[Sandbox | Program] = Program if runs(kind.runtime) else Sandbox
+    wish = Wish(network=kind.network, tenant=tenant, awaited=awaited)
+    return await what.start(driver, data, kind.runtime, kind.base, wish)
 
 
 async def _wait_for(stop: asyncio.Event) -> None:

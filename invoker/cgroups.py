@@ -11,19 +11,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from jiffy.contract import limits
 
+from .cgroupfs import children, kill, oom_kills, read, remove, rmdir, write
 from .hierarchy import CONTROLLERS, V2, Hierarchy, Names, hierarchy
 
 log = logging.getLogger(__name__)
 
 FORK_BYTES = 4 * 1024 * 1024  # page tables and kernel stacks of a fork are charged to the zygote: allow for them
 LEFT_BYTES = limits.SCRATCH_MAX_BYTES + limits.SHM_MAX_BYTES + 64 * limits.MIB  # files, and the inodes of as many
+SHARES_ASIDE = 64  # of a stem that nobody waits for, while it starts: on a busy host it still gets there in a second
 SHARES_PER_CPU, MB_PER_CPU = 1024, 1769  # AWS Lambda's share of a CPU for memory
 
 
@@ -95,31 +95,44 @@ class Group:
         self._alarm_fd = -1
         self._alarms = 0
         self._held = 0  # how many instances the limit of the whole has room for
+        self._forks = 0  # and the zygote's, once it is forked
         self.memory_mb = 0
         self.shared_bytes = 0  # what every instance shares with the zygote
         self._zygote.mkdir(exist_ok=True)
 
-    def admit(self, pid: int, pids_max: int) -> None:
-        """Put the zygote in, before it runs."""
-        if self._own:
-            for folder in set(self._folders.values()) - {self._folders["memory"]}:
-                _write(folder / "cgroup.procs", str(pid))
+    def doors(self) -> list[int]:
+        """As Cell.doors, for a zygote that moves itself in before `admit`."""
+        return [] if self._v2 else [os.open(folder / "tasks", os.O_WRONLY | os.O_CLOEXEC) for folder in self._places()]
+
+    def _places(self) -> list[Path]:
+        """Where a zygote is to be."""
+        return [*(set(self._folders.values()) - {self._folders["memory"]} if self._own else ()), self._zygote]
+
+    def admit(self, pid: int, pids_max: int, *, moved: bool = False) -> None:
+        """Put the zygote in, before it runs; `moved`: it went through the doors, where there are any."""
         if self._own or self._v2:
-            _write(self._folders["pids"] / "pids.max", str(pids_max))
-        _write(self._zygote / "cgroup.procs", str(pid))
+            write(self._folders["pids"] / "pids.max", str(pids_max))
+        for place in self._places() if self._v2 or not moved else ():
+            write(place / "cgroup.procs", str(pid))
         if self._v2:
             _delegate(self._folders["memory"])
 
     def restrict(self, memory_mb: int) -> None:
         """The limits of the function that this sandbox is about to load."""
         self.memory_mb = memory_mb
-        self._limit(self._zygote, memory_mb * 1024 * 1024)
+        self._limit(self._zygote, memory_mb * limits.MIB, fresh=True)
         self._hold(1)
-        shares = max(2, memory_mb * SHARES_PER_CPU // MB_PER_CPU)
+        self._weigh(max(2, memory_mb * SHARES_PER_CPU // MB_PER_CPU))
+
+    def make_way(self) -> None:
+        """Until `restrict`: let all that runs go first."""
+        self._weigh(SHARES_ASIDE)
+
+    def _weigh(self, shares: int) -> None:
         if self._v2:
-            _write(self._folders["cpu"] / "cpu.weight", str(min(10_000, max(1, shares * 100 // SHARES_PER_CPU))))
+            write(self._folders["cpu"] / "cpu.weight", str(min(10_000, max(1, shares * 100 // SHARES_PER_CPU))))
         else:
-            _write(self._folders["cpu"] / "cpu.shares", str(shares))
+            write(self._folders["cpu"] / "cpu.shares", str(shares))
 
     def _hold(self, instances: int) -> None:
         """Bound the sandbox as a whole. What an ended instance left, files above all, is charged to that alone."""
@@ -127,32 +140,36 @@ class Group:
             self._held = max(instances, 2 * self._held)  # so that few forks have to write it
             each = self.memory_mb * limits.MIB + FORK_BYTES
             self._limit(self._folders["memory"], (self._held + 1) * each + LEFT_BYTES)
+            self._forks = 0
 
     def loaded(self) -> None:
         """The import is over: what the zygote holds now is what its instances share."""
-        for line in _read(self._zygote / "memory.stat").splitlines():
+        for line in read(self._zygote / "memory.stat").splitlines():
             name, _, value = line.partition(" ")
             if name == self._names.anonymous:
                 self.shared_bytes = int(value)
 
-    def _limit(self, folder: Path, limit: int) -> None:
-        for name in reversed(self._names.limit):  # raising: memory-with-swap may never be below memory
-            _write(folder / name, str(limit), missing_ok=True)
+    def _limit(self, folder: Path, limit: int, *, fresh: bool = False) -> None:
+        """Set a group's limit; a `fresh` one has none yet."""
+        for name in () if fresh else reversed(self._names.limit):  # memory-with-swap may never be below memory
+            write(folder / name, str(limit), missing_ok=True)
         for name in self._names.limit:
-            _write(folder / name, str(limit), missing_ok=name != self._names.limit[0])
+            write(folder / name, str(limit), missing_ok=name != self._names.limit[0])
         if self._v2:
-            _write(folder / "memory.swap.max", "0", missing_ok=True)
+            write(folder / "memory.swap.max", "0", missing_ok=True)
 
     def cell(self, n: int, instances: int) -> Cell:
         """The group of instance `n`, one of `instances`."""
         self._bury()
         self._hold(instances)
-        self._limit(self._zygote, self.memory_mb * 1024 * 1024 + (instances + 1) * FORK_BYTES)
+        if not self._forks:
+            self._forks = self._held
+            self._limit(self._zygote, self.memory_mb * limits.MIB + (self._forks + 1) * FORK_BYTES)
         memory = self._folders["memory"] / f"i-{n}"
         cpu = self._folders["cpuacct"] / f"i-{n}"
         for folder in {memory, cpu}:
             folder.mkdir()
-        self._limit(memory, self.memory_mb * 1024 * 1024)
+        self._limit(memory, self.memory_mb * 1024 * 1024, fresh=True)
         return Cell(self, memory, cpu, self._names)
 
     def whole(self) -> Cell:
@@ -165,18 +182,18 @@ class Group:
         self._bury()
 
     def _bury(self) -> None:
-        self._dying = [folder for folder in self._dying if not _rmdir(folder)]
+        self._dying = [folder for folder in self._dying if not rmdir(folder)]
 
     def memory_bytes(self) -> int:
-        return int(_read(self._folders["memory"] / self._names.usage) or 0)
+        return int(read(self._folders["memory"] / self._names.usage) or 0)
 
     def bound_bytes(self) -> int:
         """What all of it may use."""
-        return int(_read(self._folders["memory"] / self._names.limit[0]))
+        return int(read(self._folders["memory"] / self._names.limit[0]))
 
     def oom_kills(self) -> int:
         """Of the zygote. Where an engine removed the group before anybody could ask, the alarm knows."""
-        return _oom_kills(_read(self._zygote / self._names.oom)) or self._alarms
+        return oom_kills(read(self._zygote / self._names.oom)) or self._alarms
 
     def watch(self) -> int:
         """A descriptor that becomes readable when the zygote runs out of memory; -1 where there is none (version 2).
@@ -189,7 +206,7 @@ class Group:
         self._alarm_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         fd = os.open(self._zygote / self._names.oom, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _write(self._zygote / "cgroup.event_control", f"{self._alarm_fd} {fd}")
+            write(self._zygote / "cgroup.event_control", f"{self._alarm_fd} {fd}")
         finally:
             os.close(fd)
         return self._alarm_fd
@@ -207,16 +224,16 @@ class Group:
     def freeze(self) -> bool:
         """Ask for it; True when every process has stopped."""
         if self._v2:
-            _write(self._folders["freezer"] / "cgroup.freeze", "1")
-            return "frozen 1" in _read(self._folders["freezer"] / "cgroup.events")
-        _write(self._folders["freezer"] / "freezer.state", "FROZEN")
-        return _read(self._folders["freezer"] / "freezer.state").strip() == "FROZEN"
+            write(self._folders["freezer"] / "cgroup.freeze", "1")
+            return "frozen 1" in read(self._folders["freezer"] / "cgroup.events")
+        write(self._folders["freezer"] / "freezer.state", "FROZEN")
+        return read(self._folders["freezer"] / "freezer.state").strip() == "FROZEN"
 
     def thaw(self) -> None:
         if self._v2:
-            _write(self._folders["freezer"] / "cgroup.freeze", "0", missing_ok=True)
+            write(self._folders["freezer"] / "cgroup.freeze", "0", missing_ok=True)
         else:
-            _write(self._folders["freezer"] / "freezer.state", "THAWED", missing_ok=True)
+            write(self._folders["freezer"] / "freezer.state", "THAWED", missing_ok=True)
 
     def remove(self) -> None:
         """Kill what is left in it, and remove it; an engine removes its own part."""
@@ -227,7 +244,7 @@ class Group:
                 remove(folder)
         else:
             for folder in {self._folders["memory"], self._folders["cpuacct"]}:
-                for child in _children(folder):
+                for child in children(folder):
                     remove(child)
 
 
@@ -260,13 +277,13 @@ class Cell:
 
     def admit(self, pid: int) -> None:
         """Move it in, where it could not do so itself."""
-        if self._v2 and f"/{self._memory.parent.name}/" in _read(Path(f"/proc/{pid}/cgroup")):
-            _write(self._memory / "cgroup.procs", str(pid))
+        if self._v2 and f"/{self._memory.parent.name}/" in read(Path(f"/proc/{pid}/cgroup")):
+            write(self._memory / "cgroup.procs", str(pid))
 
     def holds(self, pid: int) -> bool:
         """Is it in here, in every hierarchy? Its own code was to see to that, and the pid may be another's by now."""
         end = f"/{self._memory.parent.name}/{self._memory.name}"
-        lines = _read(Path(f"/proc/{pid}/cgroup")).splitlines()
+        lines = read(Path(f"/proc/{pid}/cgroup")).splitlines()
         return sum(line.endswith(end) for line in lines) >= len({self._memory, self._cpu})
 
     def max_memory_bytes(self) -> int:
@@ -283,13 +300,13 @@ class Cell:
         return self._last_us
 
     def oom_kills(self) -> int:
-        return _oom_kills(_read(self._oom))
+        return oom_kills(read(self._oom))
 
     def kill(self) -> None:
         """Everything in it."""
-        if self._v2 and _write(self._memory / "cgroup.kill", "1", missing_ok=True):
+        if self._v2 and write(self._memory / "cgroup.kill", "1", missing_ok=True):
             return
-        _kill(self._memory)
+        kill(self._memory)
 
     def remove(self) -> None:
         """Kill what is left; the counters keep their last values."""
@@ -304,77 +321,8 @@ class Cell:
             self._group.bury((self._memory, self._cpu) if self._memory != self._cpu else (self._memory,))
 
 
-def remove(folder: Path) -> None:
-    """Kill all processes of a group and its children, and remove them."""
-    if not folder.is_dir():
-        return
-    for child in _children(folder):
-        remove(child)
-    for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-        if (folder / name).exists():
-            _write(folder / name, value, missing_ok=True)
-    for _ in range(200):
-        _kill(folder)
-        if _rmdir(folder):
-            return
-        time.sleep(0.002)  # the kernel takes a moment to bury them
-    log.warning("control group %s can't be removed", folder)
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return []
-
-
-def _kill(folder: Path) -> None:
-    for pid in _read(folder / "cgroup.procs").split():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
-
-
-def _rmdir(folder: Path) -> bool:
-    try:
-        folder.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _oom_kills(text: str) -> int:
-    for line in text.splitlines():
-        name, _, value = line.partition(" ")
-        if name == "oom_kill":
-            return int(value)
-    return 0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def _write(path: Path, value: str, *, missing_ok: bool = False) -> bool:
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, value.encode())
-        finally:
-            os.close(fd)
-    except OSError:
-        if not missing_ok:
-            raise
-        return False
-    return True
-
-
 def _delegate(folder: Path) -> None:
-    _write(folder / "cgroup.subtree_control", "+memory +cpu +pids")
+    write(folder / "cgroup.subtree_control", "+memory +cpu +pids")
 
 
 def _delegated(own: Path) -> Path:
@@ -382,7 +330,7 @@ def _delegated(own: Path) -> Path:
     if (own / "cgroup.type").exists():  # only the host's root group has none, and may hold processes and children
         leaf = own / "jiffy-host"
         leaf.mkdir(exist_ok=True)
-        for pid in _read(own / "cgroup.procs").split():
-            _write(leaf / "cgroup.procs", pid)
+        for pid in read(own / "cgroup.procs").split():
+            write(leaf / "cgroup.procs", pid)
     _delegate(own)
     return own

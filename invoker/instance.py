@@ -60,7 +60,16 @@ class Owner(Protocol):
 class Instance:
     """See the module. `on_exit` is called once, whatever the reason, after the call's future (if any) is resolved."""
 
-    def __init__(self, n: int, sandbox: Owner, cell: Cell | None, log: Log, sock: socket.socket) -> None:
+    def __init__(
+        self,
+        n: int,
+        sandbox: Owner,
+        cell: Cell | None,
+        log: Log,
+        sock: socket.socket,
+        log_end: socket.socket | None = None,
+    ) -> None:
+        """`log_end`: where it is to print; it is closed here. None: the agent has it."""
         self.n = n
         self.sandbox = sandbox
         self.pid = 0
@@ -83,8 +92,12 @@ class Instance:
         self._exit: Exit | None = None
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         doors = [] if cell is None else cell.doors()
+        hello: dict[str, Any] = {"t": "fork", "n": n}
+        if log_end is not None:
+            doors.insert(0, log_end.detach())
+            hello["log"] = True  # the first descriptor
         try:
-            socket.send_fds(sock, [encode({"t": "fork", "n": n})], doors)
+            socket.send_fds(sock, [encode(hello)], doors)
         finally:
             for fd in doors:
                 os.close(fd)

@@ -46,6 +46,7 @@ class Sandbox(Protocol):
     """One isolated container: a stem until it is specialised, then one revision's."""
 
     forks: bool  # can it have more than one instance?
+    tenant: str  # whose it is from its start; "": anybody's
     on_closed: Callable[[Any], None] | None
 
     async def specialise(self, revision: Revision) -> Loaded: ...

@@ -62,6 +62,7 @@ class Microcontainer(ABC):
         self.id = sandbox_id
         self.runtime = runtime
         self.network = network
+        self.tenant = ""  # whose it is from its start; "": anybody's
         self.state = State.STARTING
         self.revision: Revision | None = None
         self.on_closed: Callable[[Any], None] | None = None

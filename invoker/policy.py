@@ -28,6 +28,8 @@ WAITING_BYTES_MAX = 256 * limits.MIB  # and what their payloads may take
 WAITING_PER_FUNCTION = WAITING_MAX * 3 // 8  # less than a tenant may have: its other functions want a place, too
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 30.0
 RATE_OVER_S = 10.0  # cold starts are counted over about so long
+RATE_MIN = 0.001  # what is less is none
+OFTEN = 0.25  # three within ten seconds: each then spares most of what starting that process cost
 STEMS_MAX = 32  # of a kind: 7 MB each
 EVICTIONS_AT_ONCE = 16  # a second, where what sleeps takes more than it may
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.25, 15.0  # between starts of a driver that fails
@@ -77,6 +79,11 @@ def learned(usual_us: float, duration_us: int) -> float:
     if duration_us < usual_us:
         return max(1.0, usual_us + (duration_us - usual_us) * SHORTER)
     return min(float(duration_us), usual_us * LONGER)
+
+
+def so_far(elapsed_us: int) -> int:
+    """The usual duration while no call has ended and the first began so long ago; 0: it may yet be a short one."""
+    return elapsed_us if elapsed_us >= STALL_US else 0
 
 
 def short_of(instances: int, floor: int) -> int:
@@ -172,9 +179,6 @@ def stems_kept(floor: int, rate: float, start_s: float) -> int:
     return min(STEMS_MAX, floor + math.ceil(2 * rate * start_s - 0.05)) if floor else 0
 
 
-def stems_missing(keep: int, ready: int, starting: int, demand: int, at_once: int) -> int:
-    """How many stems to start now: at once for each call that waits for one, one at a time to refill the shelf."""
-    free = at_once - starting
-    if demand > starting:
-        return max(0, min(demand - starting, free))
-    return 1 if starting == 0 and ready < keep and free > 0 else 0
+def comes_often(rate: float) -> bool:
+    """Do one tenant's cold starts come so often that a process pays that makes cheaper stems for it alone?"""
+    return rate >= OFTEN

@@ -69,9 +69,16 @@ class Program(Microcontainer):
         self._handed = False  # the one instance
 
     @classmethod
-    async def start(cls, driver: Driver, data: Path, runtime: str, base: Layer, *, network: bool = False) -> Program:
+    async def start(
+        cls,
+        driver: Driver,
+        data: Path,
+        runtime: str,
+        layer: Layer,
+        wish: base.Wish = base.Wish(),  # noqa: B008 - frozen
+    ) -> Program:
         """A stem: an agent that waits for its function, or only the promise of a sandbox. Raises SandboxFailed."""
-        self = cls(driver, new_id(), data, runtime, base, network=network)
+        self = cls(driver, new_id(), data, runtime, layer, network=wish.network)
         if runtime in EARLY:
             try:
                 await self._begin({}, {})
@@ -90,7 +97,8 @@ class Program(Microcontainer):
         """Start the process, with the API at its side. Raises SandboxFailed."""
         program = base.Program({**env, "AWS_LAMBDA_RUNTIME_API": f"{HOST}:{PORT}"}, trees)
         command = COMMANDS[self.runtime]
-        jail = await self._driver.start(self.id, self._base, command, network=self.network, program=program)
+        wish = base.Wish(network=self.network, program=program)
+        jail = await self._driver.start(self.id, self._base, command, wish)
         self._jail = jail
         try:
             self._pidfd = os.pidfd_open(jail.pid)

@@ -4,8 +4,8 @@ Idle instances are a stack, so that the fewest stay warm; waiting calls are a qu
 not on the stack, so a lease off the stack needs no further question. Whether to start, freeze or stop is policy.py's
 to say; what the host allows, and stems, come from `Host`, which pool.py is.
 
-A call is *cold* when it waited for its function's first sandbox here to start and to import. One that waited for
-one more fork of a warm zygote (about 1.5 ms), or for a thaw, is not: that time counts as queueing.
+A call is *cold* when it waited for its function's first sandbox here to start and to import. Time waited for a fork of
+a warm zygote, or for a thaw, counts as queueing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RevisionPool:
         self._calls_max = revision.calls_max
         self._last: Slot | None = None  # which began last
         self.warmth = Warmth((revision.tenant, revision.function, revision.number), host.keepalive)
-        self._begun_us = 0  # when a call began here last
+        self._begun_us = self._first_us = 0  # when calls began here: the last, and the first
         self._cold: ColdStart | None = None  # the one that is under way
         self._sleep = Sleep(host, self._woken)
         self._fork_again_us = 0
@@ -105,7 +105,7 @@ class RevisionPool:
         self.scale(now_us)
 
     def discard(self, slot: Slot) -> None:
-        """As lost, and end the instance."""
+        """As lost, and end it."""
         self._host.spawn(quietly(slot.instance.close()))
         self.lost(slot)
 
@@ -120,6 +120,7 @@ class RevisionPool:
         slot.busy = True
         self._last = slot
         slot.since_us = self._begun_us = now_us
+        self._first_us = self._first_us or now_us
         slot.box.busy += 1
         self.running += 1
         self.calls += 1
@@ -186,6 +187,8 @@ class RevisionPool:
         limit = self.revision.max_instances
         self._limit = function_limit(limit) if there + self.starting >= limit else ""
         usual_us = policy.ANEW_US if self._calls_max == 1 else self.usual_us
+        if not usual_us and self._last is not None and not self._last.starved():
+            usual_us = policy.so_far(now_us - self._first_us)
         self._add(policy.wanted(len(self.waiting), there, self.starting, usual_us, stalled_us, limit), now_us)
 
     def _add(self, count: int, now_us: int) -> None:
@@ -211,13 +214,11 @@ class RevisionPool:
         missing = policy.short_of(self.instances, floor)
         if floor > 1:  # others must find room, too, however much is to be kept ready
             missing = min(missing, self._host.room.keepable)
-        if not missing:
-            return
-        asleep = [box for box in self.boxes if box.asleep is not None]
-        if not asleep:
+        asleep = next((box for box in self.boxes if box.asleep is not None), None)
+        if missing and asleep is None:
             self._add(missing, now_us)
-        elif not asleep[0].changing:
-            self._sleep.wake(asleep[0])
+        elif missing and asleep is not None and not asleep.changing:
+            self._sleep.wake(asleep)
 
     async def _fork(self, box: Box) -> None:
         try:
@@ -291,7 +292,7 @@ class RevisionPool:
     # --- sleeping, waking, ending -------------------------------------------------------------------------------
     @property
     def awake(self) -> bool:
-        """Is there anything that time may end soon? Frozen sandboxes can wait a little."""
+        """May time end anything soon? Frozen sandboxes can wait a little."""
         return bool(self.waiting or self._cold or any(box.asleep is None for box in self.boxes))
 
     @property
@@ -310,8 +311,9 @@ class RevisionPool:
             slots = [slot for slot in (self.idle if box.asleep is None else box.asleep) if slot.box is box]
             if box.changing:
                 continue
-            spent = [slot for slot in slots if policy.instance_expired(now_us, slot.since_us, self.live, keep)]
-            spent = spent[: self._spare]
+            spent = [one for one in slots if policy.instance_expired(now_us, one.since_us, self.live, keep)][
+                : self._spare
+            ]
             if spent:
                 self._host.figures.decisions["expire"] += len(spent)
             active = box.instances - len(slots)  # busy, or being forked
@@ -346,9 +348,8 @@ class RevisionPool:
 
     def frozen(self, instances: int = 0) -> Box | None:
         """The sleeping sandbox that was used longest ago, of those that may go and have so many instances at least."""
-        spare = self._spare
         asleep = [box for box in self.boxes if box.asleep is not None and not box.changing]
-        may_go = [box for box in asleep if instances <= box.instances <= spare]
+        may_go = [box for box in asleep if instances <= box.instances <= self._spare]
         return min(may_go, key=lambda box: box.last_used_us, default=None)
 
     def worth(self) -> tuple[bool, float, int] | None:

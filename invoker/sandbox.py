@@ -21,7 +21,7 @@ from jiffy.contract.messages import Layer, Revision
 
 from .cgroups import Group
 from .channel import Channel, Log, encode
-from .drivers.base import START_MAX_S, Driver, Jail, new_id
+from .drivers.base import START_MAX_S, Driver, Jail, Wish, new_id
 from .instance import Exit, Instance, Reply
 from .microcontainer import FOLDERS, MOVES, Loaded, Microcontainer, State
 
@@ -38,17 +38,26 @@ class Sandbox(Microcontainer):
     def __init__(self, jail: Jail, sandbox_id: str, data: Path, runtime: str, *, network: bool) -> None:
         super().__init__(sandbox_id, data, runtime, network=network)
         self.instances: dict[int, Instance] = {}
+        self.tenant = jail.tenant
         self._jail = jail
+        self._takes_logs = False
         self._next = 1
         self._awaited: asyncio.Future[tuple[dict[str, Any], bytes]] = self._loop.create_future()
         self._control: Channel | None = None
 
     @classmethod
-    async def start(cls, driver: Driver, data: Path, runtime: str, base: Layer, *, network: bool = False) -> Sandbox:
-        """A stem whose agent answers. Raises SandboxFailed, or Unavailable when `network` can't be given."""
+    async def start(
+        cls,
+        driver: Driver,
+        data: Path,
+        runtime: str,
+        base: Layer,
+        wish: Wish = Wish(),  # noqa: B008 - frozen
+    ) -> Sandbox:
+        """A stem whose agent answers. Raises SandboxFailed, or Unavailable when a network can't be given."""
         sandbox_id = new_id()
-        jail = await driver.start(sandbox_id, base, command(runtime), network=network)
-        self = cls(jail, sandbox_id, data, runtime, network=network)
+        jail = await driver.start(sandbox_id, base, command(runtime), wish)
+        self = cls(jail, sandbox_id, data, runtime, network=wish.network)
         try:
             async with asyncio.timeout(START_MAX_S):
                 self._control = Channel(jail.connect(), self._frame, self._lost, payload_max=limits.PAYLOAD_MAX_BYTES)
@@ -56,6 +65,7 @@ class Sandbox(Microcontainer):
             jail.seal()
             if meta.get("t") != "stem":
                 raise SandboxFailed("the agent said something else than that it is there")
+            self._takes_logs = meta.get("logs") is True  # agents of older base layers don't
         except (OSError, SandboxFailed) as exc:
             said = await self._end()
             reason = said or (exc.message if isinstance(exc, SandboxFailed) else str(exc) or "no answer")
@@ -177,6 +187,14 @@ class Sandbox(Microcontainer):
             raise
         return Log(sock)
 
+    def _log_of(self, n: int) -> tuple[Log, socket.socket | None]:
+        """What an instance will print, and the end of it that travels with its hello."""
+        if not self._takes_logs:
+            return self._open_log(n), None
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        return Log(ours), theirs
+
     # --- instances --------------------------------------------------------------------------------------------
     async def fork(self) -> Instance:
         """One more instance. Raises SandboxFailed."""
@@ -191,11 +209,13 @@ class Sandbox(Microcontainer):
                 cell = None if group is None else group.cell(n, len(self.instances) + 1)
                 if cell is not None:
                     undo.callback(cell.remove)
-                printed = self._open_log(n)
+                printed, log_end = self._log_of(n)
                 undo.callback(printed.close)
+                if log_end is not None:
+                    undo.callback(log_end.close)
                 sock = self._jail.connect()
                 undo.callback(sock.close)
-                instance = Instance(n, self, cell, printed, sock)
+                instance = Instance(n, self, cell, printed, sock, log_end)
             except OSError as exc:
                 raise SandboxFailed(f"an instance could not be made: {exc}") from exc
             undo.pop_all()

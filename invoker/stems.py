@@ -4,16 +4,19 @@ It keeps some ready for every kind that a live function needs, more while cold s
 background one at a time, starts at once for a call that finds none, and leaves a failing driver alone for a while.
 Memory is no part of a kind: a stem gets its function's limits when it gets its function. What becomes of it is not its
 business.
+
+Most stems are anybody's. A tenant whose cold starts come often gets stems of its own, which a driver may start in a
+cheaper way that they share with nobody else's (drivers/nursery.py); what is ready for anybody is then left to others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from jiffy.contract.errors import JiffyError, SandboxFailed
 from jiffy.contract.messages import Layer, Revision
@@ -26,6 +29,7 @@ log = logging.getLogger(__name__)
 STARTS_AT_ONCE = 4  # more only make each of them slower on a small host
 REFILL_AFTER_S = 0.1  # starting a stem takes a processor for 50 ms: the cold call that took one goes first
 KINDS_MAX = 8  # kinds kept ready at a time; the least recently wanted one goes
+ANYBODY = ""
 
 
 class Kind(NamedTuple):
@@ -40,42 +44,90 @@ def kind_of(revision: Revision) -> Kind:
     return Kind(revision.runtime, revision.layers[0], revision.network)
 
 
+class Start(Protocol):
+    """How a stem is started: for one tenant or for anybody, and whether a call waits for it."""
+
+    def __call__(self, kind: Kind, *, tenant: str, awaited: bool) -> Awaitable[Sandbox]: ...
+
+
 class Demand:
     """The calls that wait for a stem of one kind: tenants in turn, each tenant's own first come, first served."""
 
     def __init__(self) -> None:
         self._queues: dict[str, deque[asyncio.Future[Sandbox]]] = {}  # whose turn is next is first
-        self._count = 0
 
-    def __len__(self) -> int:
-        return self._count
+    def __bool__(self) -> bool:
+        return bool(self._queues)
 
     def add(self, tenant: str) -> asyncio.Future[Sandbox]:
         future: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(tenant, deque()).append(future)
-        self._count += 1
         return future
 
-    def pop(self) -> asyncio.Future[Sandbox]:
-        tenant = next(iter(self._queues))
-        queue = self._queues.pop(tenant)
-        self._count -= 1
-        future = queue.popleft()
-        if queue:
-            self._queues[tenant] = queue
-        return future
+    def turns(self) -> Iterator[str]:
+        """Whose turn it is, and whose then."""
+        left = {tenant: len(queue) for tenant, queue in self._queues.items()}
+        while left:
+            for tenant in list(left):
+                yield tenant
+                left[tenant] -= 1
+                if not left[tenant]:
+                    del left[tenant]
+
+    def pop(self, tenant: str = ANYBODY) -> asyncio.Future[Sandbox] | None:
+        """Who is next, of this tenant or at all; None when nobody waits any more."""
+        while tenant in self._queues or (tenant == ANYBODY and self._queues):
+            name = tenant or next(iter(self._queues))
+            queue = self._queues.pop(name)
+            future = queue.popleft()
+            if queue:
+                self._queues[name] = queue
+            if not future.done():
+                return future
+        return None
+
+
+@dataclass(slots=True)
+class Rate:
+    """Of one tenant's cold starts, a second, as it was then."""
+
+    a_second: float
+    at_us: int
+
+    def now(self, now_us: int) -> float:
+        return policy.cold_rate(self.a_second, (now_us - self.at_us) / policy.SECOND_US)
 
 
 @dataclass(slots=True, eq=False)
 class _Shelf:
     ready: deque[Sandbox] = field(default_factory=deque)
     demand: Demand = field(default_factory=Demand)
-    starting: int = 0
+    starting: list[str] = field(default_factory=list)  # for which tenants
     failures: int = 0
-    rate: float = 0.0  # cold starts per second,
-    rated_us: int = 0  # as it was then
-    start_s: float = 0.1  # what one takes to start, lately
+    rates: dict[str, Rate] = field(default_factory=dict)  # by tenant
+    breeds: bool = True  # does the driver make a difference for stems of one tenant? Told by the last one
+    start_s: float = 0.1  # what one takes to start, lately: anybody's
+    bred_s: float = 0.02  # and a tenant's own
     retry: asyncio.TimerHandle | None = None
+
+    def first(self, tenant: str) -> Sandbox | None:
+        """The first that is ready for `tenant` alone, or for anybody."""
+        return next((stem for stem in self.ready if stem.tenant == tenant), None)
+
+    def count(self, tenant: str) -> int:
+        return sum(stem.tenant == tenant for stem in self.ready)
+
+    def unserved(self) -> str | None:
+        """The tenant of the first call that waits for a stem, and none is under way for it."""
+        own = Counter(self.starting)
+        for tenant in self.demand.turns():
+            if own[tenant]:
+                own[tenant] -= 1
+            elif own[ANYBODY]:
+                own[ANYBODY] -= 1
+            else:
+                return tenant
+        return None
 
 
 class Stems:
@@ -83,7 +135,7 @@ class Stems:
 
     def __init__(
         self,
-        start: Callable[[str, Layer, bool], Awaitable[Sandbox]],
+        start: Start,
         keep: int,
         clock: Callable[[], int],
         refill_after_s: float = REFILL_AFTER_S,
@@ -108,7 +160,8 @@ class Stems:
         """Runtime → how many are to stand ready."""
         counts: dict[str, int] = {}
         for kind, shelf in self._shelves.items():
-            counts[kind.runtime] = counts.get(kind.runtime, 0) + self._kept(shelf)
+            kept = sum(count for _, count in self._kept(shelf))
+            counts[kind.runtime] = counts.get(kind.runtime, 0) + kept
         return counts
 
     def want(self, kind: Kind) -> None:
@@ -120,9 +173,12 @@ class Stems:
         if self._closed:
             raise SandboxFailed("the invoker is stopping")
         shelf = self._shelf(kind)
-        self._rate(shelf, starts=1)
-        if shelf.ready:
-            stem = shelf.ready.popleft()
+        now_us = self._clock()
+        rate = shelf.rates.setdefault(tenant, Rate(0.0, now_us))
+        shelf.rates[tenant] = Rate(rate.now(now_us) + policy.cold_rate(0.0, 0.0, 1), now_us)
+        stem = shelf.first(tenant) or (None if self._often(shelf, tenant) else shelf.first(ANYBODY))
+        if stem is not None:
+            shelf.ready.remove(stem)
             stem.on_closed = None
             asyncio.get_running_loop().call_later(self._refill_after_s, self._fill, kind, shelf)
             return stem
@@ -136,8 +192,8 @@ class Stems:
         for shelf in self._shelves.values():
             if shelf.retry is not None:
                 shelf.retry.cancel()
-            while shelf.demand:
-                self._deliver(shelf, SandboxFailed("the invoker is stopping"))
+            while (future := shelf.demand.pop()) is not None:
+                future.set_exception(SandboxFailed("the invoker is stopping"))
         if self._tasks:
             await asyncio.wait(self._tasks)
         stems = [stem for shelf in self._shelves.values() for stem in shelf.ready]
@@ -161,59 +217,91 @@ class Stems:
     def _fill(self, kind: Kind, shelf: _Shelf) -> None:
         if self._closed or self._shelves.get(kind) is not shelf:
             return
-        keep = 0 if shelf.retry is not None else self._kept(shelf)
-        at_once = shelf.starting + STARTS_AT_ONCE - self._starting
-        for _ in range(policy.stems_missing(keep, len(shelf.ready), shelf.starting, len(shelf.demand), at_once)):
-            shelf.starting += 1
-            self._starting += 1
-            self._spawn(self._make(kind, shelf))
+        while self._starting < STARTS_AT_ONCE and (tenant := shelf.unserved()) is not None:
+            self._begin(kind, shelf, tenant if self._often(shelf, tenant) else ANYBODY, awaited=True)
+        if shelf.retry is None and not shelf.starting and self._starting < STARTS_AT_ONCE:
+            short = next((tenant for tenant, count in self._kept(shelf) if shelf.count(tenant) < count), None)
+            if short is not None:
+                self._begin(kind, shelf, short, awaited=False)
 
-    def _rate(self, shelf: _Shelf, starts: int = 0) -> None:
-        now_us = self._clock()
-        shelf.rate = policy.cold_rate(shelf.rate, (now_us - shelf.rated_us) / policy.SECOND_US, starts)
-        shelf.rated_us = now_us
+    def _often(self, shelf: _Shelf, tenant: str) -> bool:
+        """Does this tenant have stems of its own?"""
+        rate = shelf.rates.get(tenant)
+        return shelf.breeds and rate is not None and policy.comes_often(rate.now(self._clock()))
 
-    def _kept(self, shelf: _Shelf) -> int:
-        return policy.stems_kept(self._keep, shelf.rate, shelf.start_s)
+    def _kept(self, shelf: _Shelf) -> Iterator[tuple[str, int]]:
+        """Tenant → how many stems stand ready for it; what stands ready for anybody is the last."""
+        if not self._keep:
+            return
+        now_us, others = self._clock(), 0.0
+        for tenant, rate in shelf.rates.items():
+            a_second = rate.now(now_us)
+            if shelf.breeds and policy.comes_often(a_second):
+                yield tenant, policy.stems_kept(1, a_second, shelf.bred_s)
+            else:
+                others += a_second
+        yield ANYBODY, policy.stems_kept(self._keep, others, shelf.start_s)
 
     def tick(self) -> None:
         """Let go, one at a time, of what a rate that has fallen no longer asks for."""
         for shelf in self._shelves.values():
-            self._rate(shelf)
-            if len(shelf.ready) > self._kept(shelf):
-                stem = shelf.ready.popleft()
-                stem.on_closed = None
-                self._spawn(stem.close())
+            now_us = self._clock()
+            shelf.rates = {name: rate for name, rate in shelf.rates.items() if rate.now(now_us) > policy.RATE_MIN}
+            kept = dict(self._kept(shelf))
+            for stem in shelf.ready:
+                if shelf.count(stem.tenant) > kept.get(stem.tenant, 0):
+                    shelf.ready.remove(stem)
+                    stem.on_closed = None
+                    self._spawn(stem.close())
+                    break
 
-    async def _make(self, kind: Kind, shelf: _Shelf) -> None:
+    def _begin(self, kind: Kind, shelf: _Shelf, tenant: str, *, awaited: bool) -> None:
+        shelf.starting.append(tenant)
+        self._starting += 1
+        self._spawn(self._make(kind, shelf, tenant, awaited))
+
+    async def _make(self, kind: Kind, shelf: _Shelf, tenant: str, awaited: bool) -> None:
         began_us = self._clock()
         try:
-            stem = await self._start(*kind)
+            stem = await self._start(kind, tenant=tenant, awaited=awaited)
         except Exception as exc:  # unforeseen or not: who waits hears of it, and the next try waits
             if not isinstance(exc, JiffyError):
                 log.exception("a fault while a stem of %s started", kind.runtime)
                 exc = SandboxFailed(f"a fault of the invoker: {exc!r}")
-            self._failed(kind, shelf, exc)
+            self._failed(kind, shelf, tenant, exc)
         else:
             shelf.failures = 0
-            shelf.start_s += ((self._clock() - began_us) / policy.SECOND_US - shelf.start_s) / 4
+            self._learn(shelf, tenant, stem, (self._clock() - began_us) / policy.SECOND_US)
             await self._shelve(kind, shelf, stem)
         finally:
-            shelf.starting -= 1
+            shelf.starting.remove(tenant)
             self._starting -= 1
             for other, its in list(self._shelves.items()):  # whoever waited for a free start
                 self._fill(other, its)
 
+    @staticmethod
+    def _learn(shelf: _Shelf, tenant: str, stem: Sandbox, took_s: float) -> None:
+        if tenant != ANYBODY:
+            shelf.breeds = stem.tenant == tenant
+        if stem.tenant == ANYBODY:
+            shelf.start_s += (took_s - shelf.start_s) / 4
+        else:
+            shelf.bred_s += (took_s - shelf.bred_s) / 4
+
     async def _shelve(self, kind: Kind, shelf: _Shelf, stem: Sandbox) -> None:
         if self._closed or self._shelves.get(kind) is not shelf:
             await stem.close()
-        elif not self._deliver(shelf, stem):
+        elif (future := shelf.demand.pop(stem.tenant)) is not None:
+            future.set_result(stem)
+        else:
             stem.on_closed = lambda _: self._died(kind, shelf, stem)
             shelf.ready.append(stem)
 
-    def _failed(self, kind: Kind, shelf: _Shelf, exc: JiffyError) -> None:
+    def _failed(self, kind: Kind, shelf: _Shelf, tenant: str, exc: JiffyError) -> None:
         shelf.failures += 1
-        if not self._deliver(shelf, exc):
+        if (future := shelf.demand.pop(tenant)) is not None:
+            future.set_exception(exc)
+        else:
             log.warning("no stem of %s: %s", kind.runtime, exc.message)
         if shelf.retry is None and not self._closed:
             delay = policy.backoff_s(shelf.failures)
@@ -227,19 +315,6 @@ class Stems:
         if stem in shelf.ready:
             shelf.ready.remove(stem)
             self._fill(kind, shelf)
-
-    @staticmethod
-    def _deliver(shelf: _Shelf, what: Sandbox | JiffyError) -> bool:
-        """Give it to the first call that waits; False when none does."""
-        while shelf.demand:
-            future = shelf.demand.pop()
-            if not future.done():
-                if isinstance(what, JiffyError):
-                    future.set_exception(what)
-                else:
-                    future.set_result(what)
-                return True
-        return False
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

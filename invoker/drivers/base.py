@@ -51,8 +51,21 @@ class Program:
     trees: Mapping[str, Path]  # folder ("task", "deps") → the files to find there from the beginning
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a sandbox is to be, beside its base layer and command."""
+
+    network: bool = False
+    tenant: str = ""  # whose it will be, where that is known: it may then share with that tenant's others what
+    # processes share by being forked from one (docs/security.md)
+    awaited: bool = True  # a call waits for it; else its start makes way for everything that runs
+    program: Program | None = None  # no agent
+
+
 class Jail(Protocol):
     """One started sandbox, as its driver knows it."""
+
+    tenant: str  # whose alone it is; "": anybody's
 
     group: Group | None  # None: control groups can't be written
     pid: int  # of the zygote on this host; 0: unknown
@@ -91,11 +104,9 @@ class Driver(Protocol):
     async def open(self) -> None:
         """Check that it works, and remove what an earlier invoker of the same id left. Raises Unavailable."""
 
-    async def start(
-        self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool, program: Program | None = None
-    ) -> Jail:
-        """Start `command` in `base`: the agent, or a program. Raises SandboxFailed, or Unavailable when `network` or
-        `program` can't be given.
+    async def start(self, sandbox_id: str, base: Layer, command: tuple[str, ...], wish: Wish) -> Jail:
+        """Start `command` in `base`: the agent, or a program. Raises SandboxFailed, or Unavailable when a network or a
+        program can't be given.
         """
 
     async def close(self) -> None:
@@ -106,15 +117,15 @@ class Uids:
     """One unprivileged user per sandbox, so that two sandboxes share not even a quota."""
 
     def __init__(self, invoker: str) -> None:
-        self._first = UID_FIRST + zlib.crc32(invoker.encode()) % UID_BLOCKS * UID_BLOCK
-        self._next = 0
+        self.first = UID_FIRST + zlib.crc32(invoker.encode()) % UID_BLOCKS * UID_BLOCK
+        self._next = 0  # the first is the root of nurseries
         self._free: list[int] = []
 
     def take(self) -> int:
         if self._free:
             return self._free.pop()
         self._next += 1
-        return self._first + self._next % UID_BLOCK
+        return self.first + self._next % UID_BLOCK
 
     def give_back(self, uid: int) -> None:
         self._free.append(uid)
@@ -131,32 +142,31 @@ class Folder:
             (self.path / name).mkdir()
         for folder in (self.path, *self.path.iterdir()):
             folder.chmod(0o755)
+        self._fd = os.open(self.sock, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # A socket's path has room for 107 bytes only.
+        self._address = f"/proc/self/fd/{self._fd}/{SOCKET_NAME}"
 
     def listen(self) -> socket.socket:
         """A listener in it; for agents that inherit theirs."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        fd = os.open(self.sock, os.O_PATH | os.O_DIRECTORY)
-        try:
-            listener.bind(f"/proc/self/fd/{fd}/{SOCKET_NAME}")  # a socket's path has room for 107 bytes only
-        finally:
-            os.close(fd)
+        listener.bind(self._address)
         listener.listen(1024)
         return listener
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        fd = os.open(self.sock, os.O_PATH | os.O_DIRECTORY)
         try:
             sock.setblocking(False)
-            sock.connect(f"/proc/self/fd/{fd}/{SOCKET_NAME}")
+            sock.connect(self._address)
         except OSError:
             sock.close()
             raise
-        finally:
-            os.close(fd)
         return sock
 
     def remove(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd, self._address = -1, "/nonexistent"
         shutil.rmtree(self.path, ignore_errors=True)
 
 

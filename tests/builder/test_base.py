@@ -62,6 +62,7 @@ def test_what_a_function_has_no_use_for_is_left_out(based: tuple[Path, StoredLay
         "httpevent.py",
         "jiffy_function.py",
         "jiffy_log.py",
+        "jiffy_nursery.py",
         "jiffy_process.py",
         "serve.py",
     ]

@@ -33,18 +33,18 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Layer]:
     return data, base.ensure(data)
 
 
-@pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "bwrap"])
+@pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "bwrap", "nursery"])
 async def lab(request: pytest.FixtureRequest, platform: tuple[Path, Layer]) -> AsyncIterator[Lab]:
-    """The same for both drivers."""
+    """The same for both drivers, and for bubblewrap's stems that a nursery bears."""
     data, layer = platform
     runtime = os.environ.get("JIFFY_TEST_OCI_RUNTIME", "")  # such as runsc, where the engine knows it
     config = DriverConfig(data, f"test-{os.getpid()}", runtime, scratch_bytes=SCRATCH_BYTES, pids_max=PIDS_MAX)
     try:
-        driver = await choose(request.param, config)
+        driver = await choose("docker" if request.param == "docker" else "bwrap", config)
     except Unavailable as exc:
         need(exc.message)
         raise
-    lab = Lab(driver, data, layer)
+    lab = Lab(driver, data, layer, tenant="acme" if request.param == "nursery" else "")
     try:
         yield lab
     finally:

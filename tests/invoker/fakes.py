@@ -15,6 +15,7 @@ from typing import Any
 from invoker.lease import Slot
 from invoker.refusal import Refusal
 from invoker.sandbox import Exit, Loaded, Reply
+from invoker.stems import Kind
 from jiffy.contract.messages import Heartbeat, Layer, Revision
 
 Answer = Reply | Exit | asyncio.Future[Reply | Exit]
@@ -130,6 +131,7 @@ class FakeSandbox:
         self.fork_error: Exception | None = None
         self.frozen = False
         self.closed = False
+        self.tenant = ""
 
     async def specialise(self, revision: Revision) -> Loaded:
         assert self.revision is None, "a stem is given one function only"
@@ -176,13 +178,18 @@ class World:
     start_error: Exception | None = None
     sandboxes: list[FakeSandbox] = field(default_factory=list)
     starts: int = 0
+    starting: Callable[[], Awaitable[object]] | None = None  # what happens meanwhile
+    breeds: bool = False  # a tenant's own stems are its alone
 
-    async def start(self, runtime: str, base: Layer, network: bool) -> FakeSandbox:
+    async def start(self, kind: Kind, *, tenant: str, awaited: bool) -> FakeSandbox:
         self.starts += 1
         await self.step()
+        if self.starting is not None:
+            await self.starting()
         if self.start_error is not None:
             raise self.start_error
         self.sandboxes.append(FakeSandbox(self))
+        self.sandboxes[-1].tenant = tenant if self.breeds else ""
         return self.sandboxes[-1]
 
     async def step(self) -> None:

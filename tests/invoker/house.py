@@ -5,8 +5,8 @@ from __future__ import annotations
 from invoker.keepalive import FixedTime
 from invoker.pool import SLOW_TICKS, Memory, Pool
 from invoker.room import Room
-from invoker.stems import Stems
-from jiffy.contract.messages import Layer, Revision
+from invoker.stems import Kind, Stems
+from jiffy.contract.messages import Revision
 
 from .fakes import Clock, FakeCaller, FakeSandbox, World, revision, settle
 
@@ -24,9 +24,9 @@ class House:
         self.stems = Stems(self._start, 2, self.clock, refill_after_s=0)
         self.pool = Pool(self.stems, self.clock, lambda: self.memory, Room(50), keepalive=FixedTime())
 
-    async def _start(self, runtime: str, base: Layer, network: bool) -> FakeSandbox:
+    async def _start(self, kind: Kind, *, tenant: str, awaited: bool) -> FakeSandbox:
         self.clock.pass_s(self.start_s)
-        return await self.world.start(runtime, base, network)
+        return await self.world.start(kind, tenant=tenant, awaited=awaited)
 
     def call(self, of: Revision = HELLO, latest_s: float = 10.0) -> FakeCaller:
         caller = FakeCaller(self.clock, latest_s)

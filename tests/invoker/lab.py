@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from invoker.drivers.base import Driver
+from invoker.drivers.base import Driver, Wish
 from invoker.sandbox import Exit, Instance, Reply, Sandbox
 from jiffy.contract import layout
 from jiffy.contract.messages import Layer, Revision
@@ -21,6 +21,7 @@ class Lab:
     driver: Driver
     data: Path
     base: Layer
+    tenant: str = ""  # whose the stems are: a nursery's then, where there may be one
     sandboxes: list[Sandbox] = field(default_factory=list)
 
     def layer(self, kind: str, files: dict[str, str]) -> Layer:
@@ -56,7 +57,7 @@ class Lab:
         return plain._replace(**changes)
 
     async def stem(self) -> Sandbox:
-        sandbox = await Sandbox.start(self.driver, self.data, self.base_runtime, self.base)
+        sandbox = await Sandbox.start(self.driver, self.data, self.base_runtime, self.base, Wish(tenant=self.tenant))
         self.sandboxes.append(sandbox)
         return sandbox
 

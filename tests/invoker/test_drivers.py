@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from invoker.drivers.base import Wish
 from invoker.instance import Instance
 from invoker.sandbox import Sandbox, State
 from invoker.staging import mounted_below
@@ -377,9 +378,9 @@ async def test_a_network_is_given_or_refused_clearly(lab: Lab) -> None:
     code = "import socket\ndef handler(event, context):\n    return [name for _, name in socket.if_nameindex()]\n"
     if not lab.driver.network:
         with pytest.raises(Unavailable, match="network"):
-            await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, network=True)
+            await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, Wish(network=True))
         return
-    sandbox = await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, network=True)
+    sandbox = await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, Wish(network=True))
     lab.sandboxes.append(sandbox)
     await sandbox.specialise(lab.revision(code, network=True))
     assert "eth0" in await result(await sandbox.fork())

@@ -14,12 +14,13 @@ import pytest
 
 from invoker import host as this_host
 from invoker.drivers import DriverConfig, choose
+from invoker.drivers.base import Wish
 from invoker.lease import Slot
 from invoker.pool import Pool
 from invoker.refusal import Refusal
 from invoker.room import Room
 from invoker.sandbox import Reply, Sandbox
-from invoker.stems import Stems
+from invoker.stems import Kind, Stems
 from jiffy.contract.clock import Clock
 from jiffy.contract.messages import Layer, Outcome, Revision
 from tests import engines
@@ -72,8 +73,8 @@ class Host:
         self.pool = Pool(stems, self.clock.monotonic_us, this_host.memory, Room(100))
         self.time = asyncio.ensure_future(self.pool.run())
 
-    async def _start(self, runtime: str, base: Layer, network: bool) -> Sandbox:
-        return await Sandbox.start(self.lab.driver, self.lab.data, runtime, base, network=network)
+    async def _start(self, kind: Kind, *, tenant: str, awaited: bool) -> Sandbox:
+        return await Sandbox.start(self.lab.driver, self.lab.data, kind.runtime, kind.base, Wish(tenant=tenant))
 
     async def call(self, of: Revision, wait_s: float = 60.0) -> Reply | Refusal:
         one = Call(self.clock, wait_s)

@@ -11,6 +11,7 @@ import socket
 import pytest
 
 from invoker.cgroups import LEFT_BYTES
+from invoker.drivers.base import Wish
 from invoker.sandbox import Exit, Sandbox, State
 from jiffy.contract.errors import SandboxFailed
 from jiffy.contract.limits import MIB
@@ -374,7 +375,7 @@ def handler(event, context):
 """
     instances = []
     for _ in range(2):
-        sandbox = await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, network=True)
+        sandbox = await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, Wish(network=True))
         lab.sandboxes.append(sandbox)
         await sandbox.specialise(lab.revision(code, network=True))
         instances.append(await sandbox.fork())

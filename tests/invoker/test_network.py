@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from invoker.drivers import DriverConfig, choose
+from invoker.drivers.base import Wish
 from invoker.sandbox import Sandbox
 from jiffy.contract.errors import Unavailable
 from jiffy.contract.messages import Layer
@@ -78,7 +79,7 @@ def rules() -> list[str]:
 
 async def test_a_function_reaches_the_world_and_nothing_of_the_platform(lab: Lab, elsewhere: Elsewhere) -> None:
     there, here = elsewhere.host.address, elsewhere.host.ours
-    sandbox = await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, network=True)
+    sandbox = await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, Wish(network=True))
     lab.sandboxes.append(sandbox)
     await sandbox.specialise(lab.revision(CONNECT, network=True))
     instance = await sandbox.fork()
@@ -108,6 +109,6 @@ async def test_without_a_firewall_there_is_no_network(
     try:
         assert driver.network is False
         with pytest.raises(Unavailable, match="Permission denied"):
-            await Sandbox.start(driver, lab.data, lab.base_runtime, lab.base, network=True)
+            await Sandbox.start(driver, lab.data, lab.base_runtime, lab.base, Wish(network=True))
     finally:
         await driver.close()

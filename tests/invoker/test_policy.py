@@ -144,16 +144,6 @@ def test_a_failing_driver_is_left_alone_longer_and_longer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ready", "starting", "demand", "expected"),
-    [(2, 0, 0, 0), (0, 0, 0, 1), (0, 1, 0, 0), (1, 0, 0, 1), (0, 1, 3, 2), (0, 0, 9, 4), (0, 4, 9, 0)],
-)
-def test_stems_are_refilled_gently_and_started_at_once_on_demand(
-    ready: int, starting: int, demand: int, expected: int
-) -> None:
-    assert policy.stems_missing(2, ready, starting, demand, at_once=4) == expected
-
-
-@pytest.mark.parametrize(
     ("floor", "rate", "start_s", "expected"),
     [
         (2, 0, 0.2, 2),

@@ -10,7 +10,6 @@ import pytest
 from invoker import policy
 from invoker.pool import Memory
 from invoker.sandbox import Loaded
-from invoker.stems import kind_of
 from jiffy.contract.errors import SandboxFailed
 from jiffy.contract.messages import Outcome
 
@@ -320,33 +319,6 @@ async def test_status_counts_calls(house: House) -> None:
     [row] = house.pool.statuses()
     assert (row.function, row.revision, row.idle, row.running, row.calls) == ("hello", 1, 3, 0, 3)
     assert row.cold_calls == 3 and row.memory_bytes == 10_000_000
-
-
-async def test_a_dead_stem_is_replaced(house: House) -> None:
-    house.stems.want(kind_of(HELLO))
-    await settle(40)
-    await house.world.sandboxes[0].close()
-    await settle(40)
-    assert house.stems.ready() == {"python3.11": 2}
-    [caller] = await house.calls(1)
-    assert caller.slot is not None
-
-
-async def test_more_stems_stand_ready_while_cold_starts_come_often(house: House) -> None:
-    house.pool.set_live("default", "hello", HELLO)
-    await settle(40)
-    house.start_s = 0.2
-    for n in range(20):
-        await house.calls(1, revision(f"f{n}"))
-    [often] = house.stems.wanted().values()
-    assert often > 2
-    await settle(40 * often)
-    assert house.stems.ready()["python3.11"] >= often - 1, "they are kept ahead"
-    house.start_s = 0
-    await house.tick(120)
-    for _ in range(often):
-        await house.tick(0)
-    assert house.stems.ready() == house.stems.wanted() == {"python3.11": 2}, "and let go when they come no more"
 
 
 async def test_the_figures_say_where_a_cold_start_spent_its_time_and_who_waited(house: House) -> None:

@@ -37,7 +37,9 @@ from jiffy.contract.messages import Layer
 from tests.invoker.lab import Lab
 async def main():
     kind, data, layer = sys.argv[1], Path(sys.argv[2]), Layer(*json.loads(sys.argv[3]))
-    lab = Lab(await choose(kind, DriverConfig(data, sys.argv[4])), data, layer)
+    tenant = "acme" if kind == "nursery" else ""
+    kind = "docker" if kind == "docker" else "bwrap"
+    lab = Lab(await choose(kind, DriverConfig(data, sys.argv[4])), data, layer, tenant)
     instance = await lab.instance("import subprocess, sys, time\\n"
         "child = subprocess.Popen([sys.executable, '-I', '-S', '-c', 'import time; time.sleep(600)'])\\n"
         "def handler(event, context):\\n    time.sleep(600)\\n")
@@ -60,7 +62,7 @@ print(json.dumps(asyncio.run(unprivileged(Path(sys.argv[1]), Layer(*json.loads(s
 """
 
 
-@pytest.mark.parametrize("kind", [pytest.param("docker", marks=pytest.mark.docker), "bwrap"])
+@pytest.mark.parametrize("kind", [pytest.param("docker", marks=pytest.mark.docker), "bwrap", "nursery"])
 async def test_a_killed_invoker_leaves_no_process_and_the_next_one_finds_nothing(
     platform: tuple[Path, Layer], kind: str
 ) -> None:
@@ -79,9 +81,9 @@ async def test_a_killed_invoker_leaves_no_process_and_the_next_one_finds_nothing
     async with asyncio.timeout(10):
         while any(_alive(pid) for pid in pids):
             await asyncio.sleep(0.02)
-    if kind == "bwrap":
+    if kind != "docker":
         assert mounted_below(data) == []
-    driver = await choose(kind, DriverConfig(data, name))
+    driver = await choose("docker" if kind == "docker" else "bwrap", DriverConfig(data, name))
     try:
         assert {p.name for p in (data / "run" / f"invoker-{name}").iterdir()} == {".staged"}
         lab = Lab(driver, data, layer)
@@ -136,7 +138,12 @@ async def unprivileged(data: Path, layer: Layer) -> list[Any]:
     driver = await choose("bwrap", DriverConfig(data, f"nobody-{os.getpid()}"))
     lab = Lab(driver, data, layer)
     try:
-        return await _unprivileged(lab)
+        found = await _unprivileged(lab)
+        lab.tenant = "acme"
+        stem = await lab.stem()
+        assert stem.tenant == "acme", "a nursery needs no root either"
+        assert await _unprivileged(lab) == found
+        return found
     finally:
         await lab.close()
         await driver.close()
@@ -231,6 +238,7 @@ class BrokenJail:
 
     group = None
     pid = 0
+    tenant = ""
 
     def __init__(self, lives: int) -> None:
         self.lives = lives
@@ -249,11 +257,11 @@ class BrokenJail:
         return ours
 
 
-@pytest.mark.parametrize("lives", [0, 1, 2])
-async def test_a_fork_that_fails_halfway_leaves_nothing_open(lives: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lives", "logs"), [(0, False), (1, False), (2, False), (0, True), (1, True)])
+async def test_a_fork_that_fails_halfway_leaves_nothing_open(lives: int, logs: bool, tmp_path: Path) -> None:
     jail = BrokenJail(lives)
     sandbox = Sandbox(jail, "s-1", tmp_path, "python3.11", network=False)  # type: ignore[arg-type]
-    sandbox.state = State.READY
+    sandbox.state, sandbox._takes_logs = State.READY, logs
     before = _open_files()
     for _ in range(3):
         jail.lives = lives

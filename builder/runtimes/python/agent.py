@@ -49,7 +49,7 @@ HELLO_S = 5.0  # the invoker greets in the same breath as it connects
 OPEN_FILES_MAX = 1024
 # Bound before the function is there, which may replace them where they stand (gevent does, and so may malice).
 exit_now, fork, kill, monotonic_ns, waitpid = os._exit, os.fork, os.kill, time.monotonic_ns, os.waitpid
-GROUPS_MAX = 4  # descriptors of control groups in a hello
+DESCRIPTORS_MAX = 5  # in a hello: a log's end, control groups
 COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect
 
 
@@ -204,8 +204,10 @@ class Zygote:
         conn, _ = self.listener.accept()
         conn.settimeout(HELLO_S)
         try:
-            data, groups, _, _ = socket.recv_fds(conn, 4096, GROUPS_MAX)
+            data, groups, _, _ = socket.recv_fds(conn, 4096, DESCRIPTORS_MAX)
             hello = json.loads(data[8:])
+            if hello.get("log"):
+                self.logs[hello["n"]] = socket.socket(fileno=groups.pop(0))
         except (OSError, ValueError):
             hello, groups = {"t": ""}, []
         conn.settimeout(None)  # whatever socket.setdefaulttimeout the user chose
@@ -337,7 +339,34 @@ def listen() -> socket.socket:
     return listener
 
 
+def furnish() -> None:
+    """Have all there that a stem needs, while nobody waits, and before a user's traceback.py could be found."""
+    import resource  # noqa: F401
+    import traceback  # noqa: F401
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    gc.collect()
+    gc.freeze()  # the function's load then has only its own objects to look through
+
+
+def beget(fd: int) -> None:
+    """Be a nursery; what returns is one of its children, a stem to be."""
+    furnish()
+    before = set(sys.modules)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import jiffy_nursery  # type: ignore[import-not-found]
+
+    del sys.path[0]
+    jiffy_nursery.beget(fd)
+    for name in set(sys.modules) - before:
+        del sys.modules[name]  # a stem's are the same, whichever way it was started
+
+
 def main() -> None:
+    nursery = os.environ.pop("JIFFY_NURSERY_FD", None)
+    if nursery is not None:
+        beget(int(nursery))
     seal_memory()
     limit("RLIMIT_CORE", 0)
     limit("RLIMIT_NOFILE", OPEN_FILES_MAX)
@@ -346,13 +375,8 @@ def main() -> None:
     control, _ = listener.accept()
     listener.settimeout(None)
     control.settimeout(None)
-    import traceback  # noqa: F401 - now, while nobody waits, and before a user's traceback.py could be found
-
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    gc.collect()
-    gc.freeze()  # the function's load then has only its own objects to look through
-    send_frame(control, b'{"t":"stem"}')
+    furnish()
+    send_frame(control, b'{"t":"stem","logs":true}')
     Zygote(listener, control).serve()
 
 

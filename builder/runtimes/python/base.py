@@ -23,7 +23,7 @@ from . import interpreter, rootfs
 from .interpreter import Interpreter
 
 _HERE = Path(__file__).parent
-IN_RUNTIME = ("agent.py", "jiffy_function.py", "jiffy_log.py", "jiffy_process.py", "serve.py")
+IN_RUNTIME = ("agent.py", "jiffy_function.py", "jiffy_log.py", "jiffy_nursery.py", "jiffy_process.py", "serve.py")
 
 
 def ensure(data: Path, runtime: str = "python3") -> Layer:

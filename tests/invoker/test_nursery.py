@@ -1,0 +1,107 @@
+"""Stems that a nursery bears: whose they are, what they share, and how they end. Their walls: test_walls.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from invoker.drivers import DriverConfig, choose
+from invoker.sandbox import Sandbox
+from jiffy.contract.errors import Unavailable
+from jiffy.contract.messages import Layer
+from tests.conftest import need
+
+from .lab import Lab, result
+
+LOOK = """
+import ctypes, os, sys
+def handler(event, context):
+    libc = ctypes.CDLL(None)
+    return {"hash": hash("x"), "libc": ctypes.cast(libc.getpid, ctypes.c_void_p).value, "random": os.urandom(8).hex(),
+            "modules": sorted(sys.modules), "env": sorted(os.environ), "files": os.listdir("/proc/self/fd"),
+            "mounts": [line.split()[1:4] for line in open("/proc/self/mounts")]}
+"""
+
+
+@pytest.fixture
+async def bwrap(platform: tuple[Path, Layer]) -> AsyncIterator[Lab]:
+    data, layer = platform
+    try:
+        driver = await choose("bwrap", DriverConfig(data, f"nursery-{os.getpid()}"))
+    except Unavailable as exc:
+        need(exc.message)
+        raise
+    lab = Lab(driver, data, layer)
+    yield lab
+    await lab.close()
+    await driver.close()
+
+
+async def born(lab: Lab, tenant: str) -> Sandbox:
+    lab.tenant = tenant
+    return await lab.stem()
+
+
+def parent(sandbox: Sandbox) -> int:
+    """The process of this host that bore it."""
+    return int(Path(f"/proc/{sandbox._jail.pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def looks(lab: Lab, sandbox: Sandbox) -> dict[str, object]:
+    loaded = await sandbox.specialise(lab.revision(LOOK))
+    assert loaded.error is None, loaded
+    found: dict[str, object] = await result(await sandbox.fork())
+    return found
+
+
+async def test_what_forked_processes_share_is_one_tenants_alone(bwrap: Lab) -> None:
+    stems = [await born(bwrap, tenant) for tenant in ("acme", "acme", "other", "", "")]
+    assert [stem.tenant for stem in stems] == ["acme", "acme", "other", "", ""]
+    one, two, *others = [await looks(bwrap, stem) for stem in stems]
+    assert one["hash"] == two["hash"] and one["libc"] == two["libc"], "so much they have in common (docs/security.md)"
+    assert len({found["hash"] for found in (one, *others)}) == 4, "and others never"
+    assert len({found["libc"] for found in (one, *others)}) == 4
+    assert len({found["random"] for found in (one, two, *others)}) == 5, "what the kernel gives is each one's own"
+
+
+async def test_a_function_can_hardly_tell_how_its_sandbox_was_started(bwrap: Lab) -> None:
+    by_itself, by_fork = await looks(bwrap, await born(bwrap, "")), await looks(bwrap, await born(bwrap, "acme"))
+    for name in ("modules", "env"):
+        assert by_fork[name] == by_itself[name], name
+    assert len(by_fork["files"]) == len(by_itself["files"])  # type: ignore[arg-type]
+
+    def places(found: dict[str, object]) -> list[tuple[str, str, bool]]:
+        mounts: list[list[str]] = found["mounts"]  # type: ignore[assignment]
+        return sorted((where, kind, "ro" in options.split(",")) for where, kind, options in mounts)
+
+    assert places(by_fork) == places(by_itself)
+
+
+async def test_one_that_dies_is_done_without_and_replaced(bwrap: Lab) -> None:
+    first = await born(bwrap, "acme")
+    ended = asyncio.Event()
+    first.on_closed = lambda _: ended.set()
+    os.kill(parent(first), signal.SIGKILL)
+    await asyncio.wait_for(ended.wait(), 10)
+    second = await born(bwrap, "acme")
+    assert second.tenant == "", "the one that was asked for is started by itself"
+    assert (await born(bwrap, "acme")).tenant == "acme"
+    assert (await looks(bwrap, second))["modules"]
+
+
+async def test_what_a_nursery_bore_outlives_its_retirement_and_nothing_outlives_the_driver(bwrap: Lab) -> None:
+    first = await born(bwrap, "acme")
+    for n in range(9):  # more tenants than there are nurseries at a time
+        await born(bwrap, f"tenant-{n}")
+    found = await looks(bwrap, first)
+    assert found["modules"]
+    pids = [sandbox._jail.pid for sandbox in bwrap.sandboxes]
+    await bwrap.driver.close()
+    async with asyncio.timeout(10):
+        while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+            await asyncio.sleep(0.01)
