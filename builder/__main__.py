@@ -1,6 +1,7 @@
 """The builder's process: ``python -m builder --redis URL --data DIR [--name ID]``.
 
-``python -m builder make``, ``export``, ``push`` and ``inspect`` work without Redis and without a platform: offline.py.
+``python -m builder make``, ``export``, ``push`` and ``inspect`` work without Redis and without a platform: offline.py;
+``prune`` removes what is of no use: retention.py.
 Everything is wired here by hand; the story is in build.py.
 """
 
@@ -25,7 +26,8 @@ from builder.worker import Worker
 from jiffy.contract.errors import JiffyError
 from jiffy.contract.registry import Shelf
 
-OFFLINE = ("make", "export", "inspect", "push")
+COMMANDS = {name: ("builder.offline", name) for name in ("make", "export", "inspect", "push")}
+COMMANDS["prune"] = ("builder.retention", "main")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,9 @@ class Config:
 
 def main(argv: list[str]) -> int:
     try:
-        if argv and argv[0] in OFFLINE:
-            return int(getattr(importlib.import_module("builder.offline"), argv[0])(argv[1:]))  # not at every start
+        if argv and argv[0] in COMMANDS:
+            module, function = COMMANDS[argv[0]]
+            return int(getattr(importlib.import_module(module), function)(argv[1:]))  # not at every start
         config = _config(argv)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s builder %(message)s")
         name = builder_id(config.data, config.name)

@@ -105,6 +105,11 @@ class Builder:
         self._store.sweep()
 
     @property
+    def layers(self) -> LayerStore:
+        """The layers of the data folder."""
+        return self._store
+
+    @property
     def layer_store(self) -> str:
         """The id of the layer store in the data folder."""
         return self._store.id

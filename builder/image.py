@@ -14,14 +14,14 @@ import os
 import platform
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from builder.layers import LayerStore, StoredLayer
+from builder.layers import LayerStore, StoredLayer, touch
 from jiffy.contract import layout
 from jiffy.contract.errors import Conflict, NotFound
 from jiffy.contract.registry import MANIFEST
@@ -116,7 +116,7 @@ def _encode(document: object) -> bytes:
 def _blob(store: LayerStore, data: bytes) -> dict[str, Any]:
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     path = store.blob_path(digest)
-    if not path.exists():
+    if not touch(path):
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         draft.write_bytes(data)
         draft.chmod(0o600)  # a configuration holds the function's environment
@@ -142,20 +142,38 @@ def name(data: Path, ref: str, digest: str) -> None:
         "annotations": {_REF: ref},
     }
     with _locked(folder):
-        others = [m for m in _index(data) if m.get("annotations", {}).get(_REF) != ref]
-        index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [*others, entry]}
-        _replace(folder / "oci-layout", _LAYOUT)
-        _replace(folder / "index.json", _encode(index))
+        _write_index(folder, [*(m for m in _index(data) if _ref(m) != ref), entry])
+
+
+def names(data: Path) -> dict[str, str]:
+    """Every name in index.json → the digest of its image."""
+    return {_ref(manifest): str(manifest["digest"]) for manifest in _index(data)}
+
+
+def forget(data: Path, refs: Collection[str]) -> None:
+    """Take these names out of index.json."""
+    if refs:
+        with _locked(data / layout.OCI):
+            _write_index(data / layout.OCI, [m for m in _index(data) if _ref(m) not in refs])
+
+
+def _ref(manifest: Mapping[str, Any]) -> str:
+    return str(manifest.get("annotations", {}).get(_REF, ""))
+
+
+def _write_index(folder: Path, manifests: list[dict[str, Any]]) -> None:
+    index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": manifests}
+    _replace(folder / "oci-layout", _LAYOUT)
+    _replace(folder / "index.json", _encode(index))
 
 
 def find(data: Path, tenant: str, function: str, number: int = 0) -> tuple[int, str]:
     """(number, digest) of a revision's image; the highest number when none is asked for. Raises NotFound."""
     prefix = f"{tenant}/{function}:"
     found: dict[int, str] = {}
-    for manifest in _index(data):
-        ref = str(manifest.get("annotations", {}).get(_REF, ""))
+    for ref, digest in names(data).items():
         if ref.startswith(prefix) and ref.removeprefix(prefix).isdecimal():
-            found[int(ref.removeprefix(prefix))] = str(manifest["digest"])
+            found[int(ref.removeprefix(prefix))] = digest
     chosen = number or max(found, default=0)
     if chosen not in found:
         what = f"revision {number} of {function!r}" if number else f"function {function!r}"

@@ -93,14 +93,15 @@ class LayerStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def get(self, digest: str) -> StoredLayer | None:
-        """The layer with this digest, when its tree and its blob are both here."""
+        """The layer with this digest, when its tree and its blob are both here. It stays for a while then."""
+        touch(layout.layer(self.data, digest))
         try:
             described = json.loads((layout.layer(self.data, digest) / "layer.json").read_text())
             stored = StoredLayer(Layer(**described["layer"]), described["blob"], described["blob_bytes"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
         blob, tree = self.blob_path(stored.blob), layout.layer_tree(self.data, digest)
-        return stored if blob.is_file() and tree.is_dir() else None
+        return stored if touch(blob) and tree.is_dir() else None
 
     def blob_path(self, digest: str) -> Path:
         return self._blobs / digest.removeprefix("sha256:")
@@ -154,6 +155,17 @@ class LayerStore:
                 raise
             # The very same layer is there, perhaps in use: keep its tree, and say which blob is ours.
             (made / "layer.json").replace(target / "layer.json")
+
+
+def touch(path: Path) -> bool:
+    """Is it there? Whoever sweeps sees that it was asked for; where we may not say so, nobody of ours sweeps."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return path.exists()
+    return True
 
 
 class _Hashing:

@@ -18,12 +18,22 @@ from redis.exceptions import RedisError, ResponseError
 from jiffy.contract import keys, limits, outage, wire
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import BuildFailed, PlatformError, Unavailable
-from jiffy.contract.messages import BuilderBeat, BuildEvent, BuildRequest, Layer, Revision
+from jiffy.contract.messages import (
+    BuilderBeat,
+    BuildEvent,
+    BuildRequest,
+    Call,
+    Heartbeat,
+    InvocationRecord,
+    Layer,
+    Revision,
+)
 from jiffy.contract.routes import RouteTable
 
 # A build at work is claimed anew with every heartbeat, so an entry idle for so long has lost its builder.
 CLAIM_IDLE_S = 2.5 * limits.SILENT_AFTER_S
 _BLOCK_MS = 1000
+_PAGE = 500  # calls looked at in one step
 _TRIES = 20  # publishing against others who publish the same function
 
 # KEYS 1 function hash   2 functions set   3 tenants set   4 builds stream   5 build's event stream
@@ -58,12 +68,31 @@ return 'ok'
 """
 
 
+# KEYS 1 function hash;  ARGV numbers of revisions. Returns those that were there and not live, which are no longer.
+_TRIM = """
+local live, gone = redis.call('HGET', KEYS[1], 'live'), {}
+for _, number in ipairs(ARGV) do
+  if number ~= live and redis.call('HDEL', KEYS[1], 'rev:' .. number, 'sbom:' .. number) > 0 then
+    gone[#gone + 1] = tonumber(number)
+  end
+end
+return gone
+"""
+
+
 class Job(NamedTuple):
     """A build taken from the queue: ours until it is published, failed, or claimed by another builder."""
 
     entry: str  # stream entry id
     request: BuildRequest
     deliveries: int  # how many times it was given to a builder, this time included
+
+
+class Queued(NamedTuple):
+    """An asynchronous call that has not ended."""
+
+    invocation: bytes
+    where: bytes  # keys.backlog's value
 
 
 class Published(NamedTuple):
@@ -80,6 +109,7 @@ class Store:
         self.builder = builder
         self._publish = self._redis.register_script(_PUBLISH)
         self._fail = self._redis.register_script(_FAIL)
+        self._trim = self._redis.register_script(_TRIM)
         self._clock = Clock()
 
     def now_ms(self) -> int:
@@ -258,6 +288,67 @@ class Store:
                     pipe.hget(keys.function(tenant, name), keys.revision_field(int(number)))
             packed = await pipe.execute()
         return [wire.unpack(Revision, data) for data in packed if data is not None]
+
+    # --- what is needed (retention.py) --------------------------------------------------------------------------
+
+    async def beats(self) -> list[Heartbeat]:
+        """Of all invokers, those that have fallen silent included: their sandboxes may still run."""
+        with _translated():
+            return [wire.unpack(Heartbeat, data) for data in (await self._redis.hgetall(keys.INVOKERS)).values()]
+
+    async def bases(self, stores: Iterable[str]) -> set[str]:
+        """Digests of the usual base layers in these layer stores."""
+        with _translated():
+            packed = [one for store in stores for one in (await self._redis.hgetall(keys.bases(store))).values()]
+        return {wire.unpack(Layer, data).digest for data in packed}
+
+    async def functions(self) -> dict[str, list[str]]:
+        """Tenant → names of its functions."""
+        with _translated():
+            tenants = sorted(name.decode() for name in await self._redis.smembers(keys.TENANTS))
+            members = {tenant: await self._redis.smembers(keys.functions(tenant)) for tenant in tenants}
+        return {tenant: sorted(name.decode() for name in names) for tenant, names in members.items()}
+
+    async def revisions(self, tenant: str, name: str) -> tuple[int, dict[int, Revision]]:
+        """The live revision's number (0: the function is gone), and all revisions by their numbers."""
+        with _translated():
+            fields = await self._redis.hgetall(keys.function(tenant, name))
+        found = [wire.unpack(Revision, data) for field, data in fields.items() if field.startswith(b"rev:")]
+        return int(fields.get(b"live", 0)), {revision.number: revision for revision in found}
+
+    async def queued(self, tenant: str) -> dict[tuple[str, str, int], Queued]:
+        """(tenant, function, revision) of every asynchronous call of a tenant that has not ended → one of them.
+
+        A synchronous one ends long before anything that it may need is swept.
+        """
+        found: dict[tuple[str, str, int], Queued] = {}
+        cursor = 0
+        with _translated():
+            while True:
+                cursor, page = await self._redis.hscan(keys.backlog(tenant), cursor, count=_PAGE)
+                packed = await self._redis.mget([keys.invocation(one.decode()) for one in page]) if page else []
+                for (invocation, where), data in zip(page.items(), packed, strict=True):
+                    if data is not None:
+                        one = wire.unpack(InvocationRecord, data)
+                        found[one.tenant, one.function, one.revision] = Queued(invocation, where)
+                if not cursor:
+                    return found
+
+    async def layers_of(self, queued: Queued) -> tuple[Layer, ...]:
+        """The layers of a queued call's revision; none when it has begun to move meanwhile."""
+        with _translated():
+            if queued.where == b"later":
+                packed = await self._redis.hget(keys.LATER_CALLS, queued.invocation)
+            else:
+                stream, _, entry = queued.where.rpartition(b" ")
+                there = await self._redis.xrange(stream, entry, entry)
+                packed = there[0][1].get(b"c") if there else None
+        return wire.unpack(Revision, wire.unpack(Call, packed).revision).layers if packed else ()
+
+    async def trim(self, tenant: str, name: str, numbers: Iterable[int]) -> tuple[int, ...]:
+        """Forget revisions, unless one is live by now; those that are gone."""
+        with _translated():
+            return tuple(await self._trim(keys=[keys.function(tenant, name)], args=list(numbers)))
 
 
 def _same(live: Revision, made: Revision) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from builder import image
+from builder import image, retention
 from builder.build import Builder, Step
 from builder.lock import Lock
 from builder.processes import Processes
@@ -31,6 +32,7 @@ SIDE_BY_SIDE = 2  # builds are bound by the processor
 TAKEN_MAX = 8  # builds that one builder may hold; the rest stays for others
 DELIVERIES_MAX = 5  # a build that has ended so many builders is not tried again
 CANCEL_AGAIN_S = 0.2  # a cancelled task ends at once, or has missed it
+TIDY_S = 600.0  # between looks for what may go: what is unused goes after an hour anyway
 RETRY_S = 0.5  # between attempts to reach a queue that is away
 
 log = logging.getLogger("jiffy.builder")
@@ -57,9 +59,9 @@ class Worker:
         """Work until `stop`. Raises Unavailable when the queue is not there at the start."""
         await self._store.open()
         await self._beat()
-        loops = [asyncio.create_task(loop()) for loop in (self._take, self._claim, self._heart, self._warm)]
+        loops = [asyncio.create_task(loop()) for loop in (self._take, self._claim, self._heart, self._tidy, self._warm)]
         stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopped, *loops[:3]], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopped, *loops[:4]], return_when=asyncio.FIRST_COMPLETED)
         for task in loops[:2]:
             task.cancel()
         if self._running:
@@ -126,6 +128,17 @@ class Worker:
             building=len(self._running),
         )
         await self._store.beat(beat, tuple(self._running))
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_S)
+            try:
+                pruned = await retention.prune(self._store, self._builder.layers, time.time)
+            except (JiffyError, OSError, ValueError) as exc:  # what lies in the way now may not lie there next time
+                log.warning("nothing is pruned: %s", exc)
+                continue
+            if pruned.revisions or pruned.swept.bytes:
+                log.info("pruned %d revisions, %d bytes", len(pruned.revisions), pruned.swept.bytes)
 
     async def _warm(self) -> None:
         """Make the usual base layer before anyone waits for it, so that stems of it stand when the first call comes."""

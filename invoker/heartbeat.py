@@ -71,6 +71,7 @@ class Pulse:
             histograms=pool.figures.packed(pool.begun),
             store=store,
             registry=registry,
+            bases=self._stems.bases(),
         )
 
     async def send(self) -> None:

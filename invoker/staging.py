@@ -54,7 +54,7 @@ class Stage:
         self._private = private
         self._mounter = ThreadPoolExecutor(1, thread_name_prefix="stage")
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="start")
-        self._layers: dict[Path, Path] = {}
+        self._layers: dict[Path, tuple[Path, int]] = {}  # tree → its mount, and the inode that is mounted there
         self.root = run  # where the sandboxes' folders are to be named from
         self.mounts = False
         self._closed = False
@@ -125,22 +125,25 @@ class Stage:
         """The read-only mount of a layer's tree (in `run`); the tree itself where we may not mount."""
         if not self.mounts:
             return tree
-        place = self._layers.pop(tree, None)
+        # the lobby may hide the folder's own name
+        source = LOBBY / "1" / tree.relative_to(self._data) if self.root != self._run else tree
+        inode = source.stat().st_ino
+        place, mounted = self._layers.pop(tree, (None, 0))
+        if place is not None and mounted != inode:  # the layer was removed, and has been made or pulled again
+            unmount(place)
+            place = None
         if place is None:
             while len(self._layers) >= STAGED_MAX:
-                unmount(self._layers.pop(next(iter(self._layers))))
+                unmount(self._layers.pop(next(iter(self._layers)))[0])
             place = self.root / ".staged" / tree.parent.name
             place.mkdir(exist_ok=True)
-            if self.root != self._run:  # the lobby may hide the folder's own name
-                mount(LOBBY / "1" / tree.relative_to(self._data), place, MS_BIND)
-            else:
-                mount(tree, place, MS_BIND)
+            mount(source, place, MS_BIND)
             try:
                 mount(None, place, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
             except OSError:
                 unmount(place)
                 raise
-        self._layers[tree] = place  # the most recently used is the last
+        self._layers[tree] = place, inode  # the most recently used is the last
         return place
 
     async def fill(self, sandbox_id: str, folder: str, tree: Path) -> None:
@@ -172,7 +175,7 @@ class Stage:
             self._starter.shutdown()
 
     def _close(self) -> None:
-        for place in self._layers.values():
+        for place, _ in self._layers.values():
             with contextlib.suppress(OSError):
                 unmount(place)
         self._layers.clear()

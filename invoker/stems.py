@@ -164,6 +164,10 @@ class Stems:
             counts[kind.runtime] = counts.get(kind.runtime, 0) + kept
         return counts
 
+    def bases(self) -> tuple[str, ...]:
+        """Digests of the base layers that stems stand on, or are about to."""
+        return tuple(sorted({kind.base.digest for kind in self._shelves}))
+
     def want(self, kind: Kind) -> None:
         """Keep stems of this kind ready from now on."""
         self._fill(kind, self._shelf(kind))

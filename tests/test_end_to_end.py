@@ -123,6 +123,10 @@ def test_unchanged_code_makes_no_new_revision(up: Up, tmp_path: Path) -> None:
     for number in (1, 2):
         bill = json.loads(up.jiffy("show", "same", "--sbom", "--revision", str(number)).stdout)
         assert bill["metadata"]["component"]["version"] == shown[2 - number]["image"]
+    pruned = up.json("prune", "--keep", "1", "--data", str(up.data))
+    assert pruned["revisions"] == ["default/same:1"]
+    assert "not kept any more" in up.jiffy("rollback", "same", "1", status=1).stderr
+    assert up.invoke("same").json() == 2
     assert "no revision 9" in up.jiffy("show", "same", "--sbom", "--revision", "9", status=1).stderr
 
 

@@ -80,4 +80,6 @@ def _choose(name: str, live: int, revisions: tuple[Revision, ...], wanted: int |
         if revision.number == wanted:
             return revision
     there = ", ".join(str(revision.number) for revision in revisions[:20])
+    if wanted < max(live, revisions[0].number):
+        raise NotFound(f"revision {wanted} of {name!r} is not kept any more (jiffy prune); there are {there}")
     raise NotFound(f"function {name!r} has no revision {wanted}; there are {there}")

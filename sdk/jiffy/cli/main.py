@@ -32,6 +32,7 @@ COMMANDS = {
     "build": Entry("build", "Make images of a folder's functions, without a platform."),
     "image": Entry("image", "Show what is inside a function's image, and why."),
     "push": Entry("push", "Push a function's image to a registry."),
+    "prune": Entry("prune", "Remove old revisions, and layers that nothing needs."),
     "invoke": Entry("invoke", "Call a function and print its result."),
     "result": Entry("invocations", "Show what became of an asynchronous call."),
     "cancel": Entry("invocations", "Take back a queued call."),

@@ -55,6 +55,8 @@ SOURCE_PATH_MAX_CHARS = 512
 LAYER_FILES_MAX = 200_000  # in a layer that is pulled: ten times what code may have, for packages and systems
 KEEP_MAX = 100  # modules that a slim image keeps by name
 BUILD_MAX_S = 300.0
+REVISIONS_KEPT = 10  # newest ones of a function, beside the live one; each is about 2 KB of Redis
+UNUSED_KEEP_S = 3600.0  # layers and images: longer than a build, or a call and the wait before it, can take
 BUILD_KEEP_S = 3600  # how long a build's events and an uploaded source can be read
 
 # --- results and queues -------------------------------------------------------------------------------------

@@ -281,6 +281,7 @@ class Heartbeat(NamedTuple):
     histograms: dict[str, tuple[tuple[int, ...], int]] = {}  # noqa: RUF012 - name → see histogram.Packed
     store: str = ""  # id of the layer store that it takes layers from
     registry: str = ""  # id of the registry's, from which it pulls what its own lacks
+    bases: tuple[str, ...] = ()  # digests of the base layers that its stems stand on
 
 
 class BuilderBeat(NamedTuple):
