@@ -316,6 +316,7 @@ def _image(spec: FunctionSpec, part: _Part) -> image.Image:
         "JIFFY_HANDLER": spec.handler,
         "JIFFY_MEMORY_MB": str(spec.memory_mb),
         "JIFFY_TIMEOUT_MS": str(_timeout_ms(spec)),
+        **({"JIFFY_STREAM": "1"} if spec.stream else {}),
     }
     labels = {"jiffy.runtime": part.runtime, "jiffy.handler": spec.handler}
     if spec.runtime == "provided":
@@ -362,5 +363,6 @@ def _revision(
         spec=declared,
         min_instances=spec.min_instances,
         public=spec.public,
+        stream=spec.stream,
         calls_max=1 if spec.reuse == "never" else spec.max_requests,
     )

@@ -54,8 +54,10 @@ from gateway.routes.logs import Logs
 from gateway.routes.prices import Prices
 from gateway.routes.sources import Sources
 from gateway.routes.statements import Statements
+from gateway.routes.streamed import Streamed
 from gateway.routes.usage import UsageRoute
 from gateway.store import Store
+from gateway.streams import Streams
 from gateway.triggers.queues import Where
 from gateway.triggers.room import TriggerRoom
 from jiffy.contract import endings, layout
@@ -134,18 +136,22 @@ class Gateway:
         self.placement, self.admission, self._metrics = Placement(), Admission(), Metrics()
         self.catalog = Catalog(store)
         self.pulse = Pulse(store, self.placement, store.now_ms)
-        self.dispatcher = Dispatcher(store, config.name)
+        self.streams = Streams(store.client, self.admission)
+        self.dispatcher = Dispatcher(store, config.name, self.streams.arrived)
         self.budgets = BudgetRoom(store, ledger)
         guard = self.budgets.guard
         self.durable = DurableRoom(
             *(store, self.catalog, self.placement, self.dispatcher, guard, config.callbacks_to),
         )
+        complain = Complaints(store, store.now_ms)
+        streamed = Streamed(self.streams, complain)
         caller = invoke.Invoke(
-            *(self.placement, self.dispatcher, self.admission, self._metrics),
-            *(self.durable.once, Complaints(store, store.now_ms), guard, store.now_ms),
+            *(self.placement, self.dispatcher, self.admission, self._metrics, self.durable.once),
+            *(complain, streamed, guard, store.now_ms),
         )
         calls = direct.Direct(
-            *(caller, self.durable.acceptance, self.catalog, self.admission, self._metrics, guard, store.now_ms),
+            *(caller, self.durable.acceptance, streamed, self.catalog, self.admission, self._metrics),
+            *(guard, store.now_ms),
         )
         self.triggers = TriggerRoom(
             *(Where(config.name, config.redis, config.files), store, self.catalog, self.placement, guard),
@@ -165,7 +171,7 @@ class Gateway:
             stop=self.stop,
         )
         self.loops = Loops(
-            *(*self.dispatcher.loops(), self.pulse.watch, self.catalog.watch),
+            *(*self.dispatcher.loops(), *self.streams.loops(), self.pulse.watch, self.catalog.watch),
             *(*self.budgets.loops(), *self.durable.loops(), *self.triggers.loops()),
             *([keyring.watch] if keyring else []),
         )

@@ -14,7 +14,7 @@ from gateway.asgi import JSON, Header, Response, error_response
 from gateway.catalog import Function
 from jiffy.contract import httpevent
 from jiffy.contract.errors import JiffyError, PlatformError, Throttled
-from jiffy.contract.messages import Answer, Outcome
+from jiffy.contract.messages import Answer, Outcome, Piece
 
 Complain = Callable[[Function, str, int, str], None]  # complaints.Complaints
 
@@ -47,11 +47,48 @@ def http_answer(answer: Answer | JiffyError, invocation: str, function: Function
     except (ValueError, RecursionError) as exc:
         headers = [(name, b"error" if name == b"jiffy-outcome" else value) for name, value in headers]
         headers.append(JSON)
-        kind, text = "Jiffy.BadResponse", f"the function's result is no HTTP response: {exc}"
-        complain(function, answer.invocation, answer.attempt, f"{kind}: {text}")
-        return 502, headers, json.dumps({"errorType": kind, "errorMessage": text}).encode()
+        return 502, headers, _bad_response(exc, function, answer.invocation, answer.attempt, complain)
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own]
     return status, headers, body
+
+
+def streamed(piece: Piece, function: Function, complain: Complain) -> tuple[bool, Response]:
+    """The head of a response that comes piece by piece, its body empty; (False, a whole 502) when it is none."""
+    known = [(b"jiffy-invocation-id", piece.invocation.encode()), (b"jiffy-revision", function.number)]
+    try:
+        status, own, _ = httpevent.response(piece.head)
+    except (ValueError, RecursionError) as exc:
+        error = _bad_response(exc, function, piece.invocation, piece.attempt, complain)
+        return False, (502, [*known, (b"jiffy-outcome", b"error"), JSON], error)
+    return True, (status, known + [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own], b"")
+
+
+def _bad_response(exc: Exception, function: Function, invocation: str, attempt: int, complain: Complain) -> bytes:
+    kind, text = "Jiffy.BadResponse", f"the function's result is no HTTP response: {exc}"
+    complain(function, invocation, attempt, f"{kind}: {text}")
+    return json.dumps({"errorType": kind, "errorMessage": text}).encode()
+
+
+def ending(answer: Answer) -> dict[str, object]:
+    """How a streamed answer ended, as its last line says."""
+    told: dict[str, object] = {
+        "outcome": answer.outcome,
+        "duration_ms": answer.duration_us / 1000,
+        "billed_ms": answer.billed_ms,
+        "cold": answer.cold,
+        "init_ms": answer.init_us / 1000,
+    }
+    if answer.outcome != "ok":
+        told["error"] = json.loads(error_json(answer))
+    return told
+
+
+def error_json(answer: Answer) -> bytes:
+    """The error of a failed call, as one line of JSON."""
+    try:
+        return json.dumps(json.loads(answer.payload)).encode()
+    except (ValueError, RecursionError):
+        return json.dumps({"errorType": answer.outcome, "errorMessage": f"the call ended as {answer.outcome}"}).encode()
 
 
 def raw_answer(answer: Answer, function: Function) -> Response:

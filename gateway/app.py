@@ -100,7 +100,7 @@ class App:
             return function is not None and self._direct.whole(scope, head, function, body, respond)
         name, rest = _function_path(scope, path)
         function = self._catalog.get(tenant, name)
-        if function is None or function.own is not None or head.once:
+        if function is None or function.own is not None or head.once or function.revision.stream:
             return False
         if not (function.revision.public or may):
             return False

@@ -20,6 +20,8 @@ Response = tuple[int, list[Header], bytes]  # status, headers, body
 Respond = Callable[[Response], None]
 
 BODY_MAX_S = 60.0  # 6 MB in a minute is a slow phone; slower ones would hold places that others could use
+TAKE_MAX_S = 60.0  # to take some 64 KB of a streamed answer
+TRANSPORT = "jiffy.transport"  # in a scope's extensions: protocol.py puts it there
 JSON = (b"content-type", b"application/json")
 _BODILESS = frozenset({204, 205, 304})
 
@@ -98,6 +100,30 @@ async def reply(scope: Scope, send: Send, response: Response) -> None:
     status, headers, body = framed(response)
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+async def start(send: Send, response: Response) -> None:
+    """Write the head of an answer whose body follows piece by piece (`more`)."""
+    status, headers, _ = response
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def more(send: Send, piece: bytes, last: bool = False) -> None:
+    """Raises TimeoutError when the client took hardly anything for long."""
+    async with asyncio.timeout(TAKE_MAX_S):
+        await send({"type": "http.response.body", "body": piece, "more_body": not last})
+
+
+async def cut(scope: Scope, hung_up: asyncio.Future[None], *, at_once: bool = False) -> None:
+    """End the connection amid an answer, so that the client can't take it for whole: it gets what was written, or
+    `at_once` not even that. Returns when the server has noticed (`hung_up`).
+    """
+    transport = scope["extensions"][TRANSPORT]
+    if not at_once:
+        transport.close()
+        await asyncio.wait((hung_up,), timeout=TAKE_MAX_S)
+    transport.abort()
+    await asyncio.wait((hung_up,))
 
 
 def framed(response: Response) -> Response:

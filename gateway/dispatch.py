@@ -3,6 +3,7 @@
     submit ──▶ outgoing ──▶ one sender: whatever has gathered goes out as one command; the next batch
                                         gathers meanwhile, so batches grow under load
     answers:{gateway} ──▶ one reader: many answers per command, each handed to its caller's `done`
+                                        or, of one that is streamed, a piece for streams.py
     every SWEEP_S ──▶ callers whose deadline has passed are told so
 
 No call has a task, a timer or a future of its own. When Redis is lost, new callers hear so at once; those whose calls
@@ -53,7 +54,16 @@ class _Waiter(NamedTuple):
 class Dispatcher:
     """Sends calls and hands out their answers. Make it inside a running loop, and run its `loops` there."""
 
-    def __init__(self, queue: Queue, gateway: str, *, grace_s: float = GRACE_S, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        gateway: str,
+        pieces: Callable[[bytes], None] = lambda _: None,
+        *,
+        grace_s: float = GRACE_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._pieces = pieces
         self._grace_s = grace_s
         self._patience_s = patience_s
         self.gateway = gateway
@@ -137,7 +147,8 @@ class Dispatcher:
         try:
             answer = wire.unpack(Answer, data)
         except PlatformError:
-            return  # nobody's; its caller hears at the deadline
+            self._pieces(data)  # of an answer that comes piece by piece; else nobody's
+            return
         waiter = self._waiting.pop(answer.invocation, None)
         if waiter is not None:
             _tell(waiter, answer.invocation, answer)

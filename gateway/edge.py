@@ -10,7 +10,7 @@ ETag and gzip: representation.py; rates: rates.py; the call: routes/invoke.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from typing import NamedTuple
 from urllib.parse import quote
 
 from gateway import cors
@@ -58,11 +58,11 @@ class Edges:
             acting(head.caller, function.tenant, scope["headers"]).need(Role.INVOKE)
         if edge.rate_per_s:
             await self._rates.take(Counted(function.tenant, function.name, edge), scope)
-        finish = partial(_finish, edge, scope, origin)
+        finish = _Finish(edge, scope, origin)
         if edge.fixed is None:
             await self._invoke.http(scope, receive, send, head, target, edge.body_max_bytes, finish)
             return
-        await reply(scope, send, await finish(fixed(edge.fixed, function, target.parameters or {}, scope)))
+        await reply(scope, send, await finish.whole(fixed(edge.fixed, function, target.parameters or {}, scope)))
 
 
 def fixed(response: Fixed, function: Function, parameters: Mapping[str, str], scope: Scope) -> Response:
@@ -84,8 +84,19 @@ def fixed(response: Fixed, function: Function, parameters: Mapping[str, str], sc
     return response.status, headers, b""
 
 
-async def _finish(edge: Edge, scope: Scope, origin: str, response: Response) -> Response:
-    return _marked(edge, origin, await represent(edge, scope, response))
+class _Finish(NamedTuple):
+    """What becomes of a function's response on this route: see streamed.Finish."""
+
+    edge: Edge
+    scope: Scope
+    origin: str
+
+    async def whole(self, response: Response) -> Response:
+        return _marked(self.edge, self.origin, await represent(self.edge, self.scope, response))
+
+    def head(self, response: Response) -> Response:
+        """What is streamed has no ETag, and packing would keep pieces back."""
+        return _marked(self.edge, self.origin, response)
 
 
 def _marked(edge: Edge, origin: str, response: Response) -> Response:

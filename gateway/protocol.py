@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from gateway.asgi import Response, Scope, framed
+from gateway.asgi import TRANSPORT, Response, Scope, framed
 from jiffy.contract import limits
 
 HEAD_MAX_S = 20.0  # from its first byte; a head comes in one piece unless somebody dawdles
@@ -59,7 +59,7 @@ class GatewayHttp(HttpToolsProtocol):
         self._parsing = False
         if self._arriving is not None:  # the rest of its body is still to come
             cycle, self._arriving = self._arriving, None
-            super()._start_asgi_task(cycle, self.app)
+            self._ordinary(cycle)
         if self._head_open:
             if not self._completed:  # else other requests lie before it in this piece, which is bounded
                 self._head_bytes += len(data)
@@ -100,7 +100,12 @@ class GatewayHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if cycle.more_body or self.flow.write_paused or not self._whole(cycle):
-            super()._start_asgi_task(cycle, self.app)
+            self._ordinary(cycle)
+
+    def _ordinary(self, cycle: RequestResponseCycle) -> None:
+        """uvicorn's way, with a means to end a connection amid an answer (asgi.cut)."""
+        cast(Scope, cycle.scope)["extensions"] = {TRANSPORT: self.transport}
+        super()._start_asgi_task(cycle, self.app)
 
     def _whole(self, cycle: RequestResponseCycle) -> bool:
         scope, body = cast(Scope, cycle.scope), bytes(cycle.body)

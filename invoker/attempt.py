@@ -7,6 +7,7 @@ this host's monotonic microseconds; what is written is on the Redis server's clo
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from jiffy.contract import keys, limits, meter, retry, spec, spending
@@ -18,6 +19,7 @@ from jiffy.contract.messages import (
     Delivery,
     InvocationRecord,
     Outcome,
+    Piece,
     Revision,
     State,
     Terms,
@@ -30,6 +32,7 @@ from .completions import Completion, Fate, Spends
 from .lease import Slot
 from .logbook import Logbook
 from .refusal import Refusal
+from .streaming import Source, Stream
 
 
 class Known(NamedTuple):
@@ -62,7 +65,7 @@ class Attempt:
 
     __slots__ = (
         *("_story", "arrived_us", "call", "cold", "entry", "init_log", "init_us", "known", "latest_start_us"),
-        *("log", "noted", "offset_us", "queue_us", "size", "slot", "started_us"),
+        *("log", "noted", "offset_us", "queue_us", "size", "slot", "started_us", "stream"),
     )
 
     def __init__(self, entry: bytes, call: Call, known: Known, now_us: int, offset_us: int, story: Story) -> None:
@@ -80,6 +83,7 @@ class Attempt:
         self.started_us = 0
         self.queue_us = 0  # accepted → started, the cold start excluded
         self.log: Logbook | None = None  # once something was printed
+        self.stream: Stream | None = None  # its answer, while it goes out piece by piece
         self.noted = False  # Redis has heard that it runs
         self._story = story
 
@@ -95,6 +99,10 @@ class Attempt:
     def waited_us(self, now_us: int) -> int:
         """Since it was accepted, its cold start excluded. By two hosts' clocks, so never less than nothing."""
         return max(0, now_us + self.offset_us - self.call.accepted_ms * 1000 - self.init_us)
+
+    @property
+    def streamed_bytes(self) -> int:
+        return self.stream.bytes if self.stream is not None else 0
 
     def logbook(self) -> Logbook:
         if self.log is None:
@@ -124,6 +132,13 @@ class Attempt:
         record = self.record(state) if state else b""
         return Completion(self.entry, "", self.known.logs_key, record_key, True, b"", b"", record, logs)
 
+    def streamed(self, invoker: str, source: Source, add: Callable[[Completion], None]) -> Stream:
+        """Its answer, to go out piece by piece as `source` gives it."""
+        call = self.call
+        blank = Completion(self.entry, keys.answers(call.gateway), "", "", True, b"", b"", b"", ())
+        self.stream = Stream(blank, Piece(call.invocation, call.attempt, 0, invoker, b"", b""), source, add)
+        return self.stream
+
     def completion(
         self,
         invoker: str,
@@ -144,12 +159,13 @@ class Attempt:
         answer = Answer(
             *(call.invocation, call.attempt, outcome, payload, self.cold, duration_us, billed_ms),
             *(self.init_us, self.queue_us, max_memory_bytes, retry_after_s),
+            *((self.stream.pieces,) if self.stream else ()),
         )
         usage = Usage(
             *(call.invocation, call.attempt, revision.tenant, revision.function, revision.number, call.trigger),
             *(invoker, started_us // 1000, outcome, self.cold, duration_us, billed_ms),
             *(self.init_us, self.queue_us, revision.memory_mb, max_memory_bytes, cpu_us),
-            *(self.size, len(payload), tariff.book, revision.runtime, self.known.tags),
+            *(self.size, len(payload) + self.streamed_bytes, tariff.book, revision.runtime, self.known.tags),
         )
         report = (outcome, duration_us, billed_ms, revision.memory_mb, max_memory_bytes, self.init_us)
         logs = self.logbook().close(now_us // 1000, report)

@@ -16,7 +16,7 @@ from jiffy.contract.messages import Revision
 
 from .cgroups import Cell
 from .channel import Log
-from .instance import STATUS_MAX_S, Exit, Reply
+from .instance import STATUS_MAX_S, Exit, Pieces, Reply
 from .runtime_api import Event, RuntimeApi
 
 
@@ -47,8 +47,10 @@ class Client:
         self._fate = ""  # why we killed it
         self._exit: Exit | None = None
 
-    def call(self, meta: dict[str, Any], payload: bytes, timeout_s: float) -> asyncio.Future[Reply | Exit]:
-        """As Instance.call."""
+    def call(
+        self, meta: dict[str, Any], payload: bytes, timeout_s: float, pieces: Pieces | None = None
+    ) -> asyncio.Future[Reply | Exit]:
+        """As Instance.call; programs answer whole."""
         future: asyncio.Future[Reply | Exit] = self._loop.create_future()
         if self._exit is not None:
             future.set_result(self._exit)
@@ -75,6 +77,15 @@ class Client:
     def held(self, claimed_us: int, _measured_us: int, _size: int) -> int:
         """Its duration is ours: nobody claimed anything."""
         return claimed_us
+
+    def hold(self) -> None:
+        """Nothing comes piece by piece."""
+
+    def go_on(self) -> None:
+        """See `hold`."""
+
+    def cancel(self) -> None:
+        """See `hold`."""
 
     # --- the end ----------------------------------------------------------------------------------------------
     def _late(self) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from jiffy.contract import limits, meter
 from jiffy.contract.clock import Clock
@@ -37,6 +37,7 @@ from .lease import Slot
 from .pool import Pool
 from .refusal import Refusal, platform
 from .sandbox import Exit, Reply
+from .streaming import Streams
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Queue(Protocol):
     async def pending(self) -> list[tuple[bytes, bytes]]: ...
     async def interrupt(self) -> None: ...
     async def complete(self, batch: list[Completion]) -> None: ...
+    async def receipts(self, wait_s: float) -> list[bytes]: ...
 
 
 class Executor:
@@ -68,6 +70,7 @@ class Executor:
         self._queue = queue
         self._pool = pool
         self._clock = clock  # all times in here are monotonic: only what is written is on the server's clock
+        self._streams = Streams(queue, clock.monotonic_us)
         self._completions = Completions(queue.complete, self._written, self._given_up)
         self._open: dict[bytes, Attempt | None] = {}  # entry → its attempt, until its completion is written
         self._stuck: set[bytes] = set()  # entries whose completion the queue refuses: they stay pending there
@@ -93,6 +96,7 @@ class Executor:
                 await self._quiet.wait()
         finally:
             writer.cancel()
+            self._streams.close()
 
     async def _read(self) -> None:
         totals = self._pool.totals
@@ -219,13 +223,19 @@ class Executor:
     def begin(self, attempt: Attempt, slot: Slot, now_us: int) -> None:
         """The pool gives `attempt` the lease on `slot`."""
         call, known = attempt.call, attempt.known
-        meta = {"t": "call", "id": call.invocation, "timeout_ms": known.revision.timeout_ms}
-        future = slot.instance.call(meta, call.payload, known.timeout_s)
+        meta: dict[str, Any] = {"t": "call", "id": call.invocation, "timeout_ms": known.revision.timeout_ms}
+        stream = None
+        if call.stream and known.revision.stream:
+            meta["stream"] = True
+            stream = attempt.streamed(self._invoker, slot.instance, self._completions.add)
+        future = slot.instance.call(meta, call.payload, known.timeout_s, stream)
         if future.done():  # the instance ended while it was idle, a moment ago: the call was never sent
             slot.pool.lost(slot)
             self._pool.lease(attempt, known.revision, now_us)
             return
         self._running[attempt.entry] = attempt
+        if stream is not None:
+            self._streams.begin(stream)
         if attempt.init_log:
             attempt.logbook().write(attempt.init_log)
         future.add_done_callback(partial(self._ended, attempt))
@@ -244,7 +254,7 @@ class Executor:
         try:
             ending = classify(result, attempt.known.revision, measured_us)
             if type(result) is Reply:
-                size = attempt.size + len(ending.payload)
+                size = attempt.size + len(ending.payload) + attempt.streamed_bytes
                 held_us = instance.held(ending.duration_us, measured_us, size)
                 if held_us != ending.duration_us:
                     ending = ending._replace(duration_us=held_us)
@@ -255,6 +265,8 @@ class Executor:
         memory, cpu = instance.max_memory_bytes(), instance.cpu_us()
         cpu, slot.cpu_us = max(0, cpu - slot.cpu_us), cpu
         del self._running[attempt.entry]
+        if attempt.stream is not None:
+            self._streams.end(attempt.stream)
         if type(result) is not Reply:
             slot.pool.lost(slot)
         elif ending.spent:
@@ -268,6 +280,10 @@ class Executor:
             outcome, payload = Outcome.PLATFORM, platform("the invoker was stopped while this call ran").error
         if ending.spent:  # the agent could not tell the log
             attempt.logbook().note(log_line(payload))
+        if attempt.stream is not None and (why := attempt.stream.gone):
+            attempt.logbook().note(
+                b"[INFO] the stream was ended after %d bytes: %b" % (attempt.streamed_bytes, why.encode())
+            )
         self._completions.add(
             attempt.completion(self._invoker, now_us, outcome, payload, ending.duration_us, memory, cpu)
         )
@@ -297,6 +313,8 @@ class Executor:
         for item in batch:
             if not item.note:
                 self._open.pop(item.entry, None)
+            elif item.answer and (attempt := self._open.get(item.entry)) and attempt.stream is not None:
+                attempt.stream.written(self._clock.monotonic_us())
         if not self._open:
             self._quiet.set()
 
@@ -305,6 +323,8 @@ class Executor:
         if not item.note:
             self._stuck.add(item.entry)
             self._written([item])
+        elif item.answer and (attempt := self._open.get(item.entry)) and attempt.stream is not None:
+            attempt.stream.cancel("a piece of it could not be sent")
 
     # --- logs of calls that run -----------------------------------------------------------------------------------
     def _sweep(self) -> None:

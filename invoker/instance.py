@@ -47,6 +47,12 @@ class Exit(NamedTuple):
     duration_us: int  # from the call to the end, as we measured it
 
 
+class Pieces(Protocol):
+    """Who takes an answer that comes piece by piece: streaming.py."""
+
+    def take(self, head: bool, data: bytes) -> bool: ...
+
+
 class Owner(Protocol):
     """What an instance asks of its sandbox."""
 
@@ -84,6 +90,7 @@ class Instance:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._numbers = False
         self._future: asyncio.Future[Reply | Exit] | None = None
+        self._pieces: Pieces | None = None  # of the call that runs
         self._began_ns = 0
         self._deadline = 0.0  # of the call that runs
         self._timer: asyncio.TimerHandle | None = None
@@ -116,14 +123,19 @@ class Instance:
             raise SandboxFailed(f"an instance could not be forked: {exc or 'no answer'}") from exc
 
     # --- the hot path -----------------------------------------------------------------------------------------
-    def call(self, meta: dict[str, Any], payload: bytes, timeout_s: float) -> asyncio.Future[Reply | Exit]:
-        """Run one event. Never raises for what the function does; one call at a time."""
+    def call(
+        self, meta: dict[str, Any], payload: bytes, timeout_s: float, pieces: Pieces | None = None
+    ) -> asyncio.Future[Reply | Exit]:
+        """Run one event. Never raises for what the function does; one call at a time.
+
+        `pieces` takes what a function that streams yields before its reply; without it, all is in the reply.
+        """
         future: asyncio.Future[Reply | Exit] = self._loop.create_future()
         if self._exit is not None:
             future.set_result(self._exit)
             return future
         assert self._future is None, "one call at a time"
-        self._future = future
+        self._future, self._pieces = future, pieces
         self.calls += 1
         self._began_ns = time.monotonic_ns()
         self._deadline = deadline = self._loop.time() + timeout_s
@@ -151,7 +163,30 @@ class Instance:
             self._numbers = meta.get("numbers") is True  # agents of older base layers don't say which call they answer
             self._introduce()
             return
+        elif (kind == "piece" or kind == "head") and self._streamed(kind, meta.get("c"), payload):
+            return
         self._garbage()
+
+    # --- an answer that comes piece by piece -----------------------------------------------------------------------
+    def _streamed(self, kind: str, number: object, payload: bytes) -> bool:
+        """Pass one on, if it is what a streaming call may say."""
+        if number != self.calls or self._future is None:
+            return self._is_over(number) or number == self.calls
+        if self._pieces is None or len(payload) > limits.PIECE_MAX_BYTES:
+            return False
+        return self._pieces.take(kind == "head", payload)
+
+    def hold(self) -> None:
+        """Take no further pieces for now; the function waits where it yields."""
+        self._channel.hold()
+
+    def go_on(self) -> None:
+        self._channel.go_on()
+
+    def cancel(self) -> None:
+        """Tell a function that streams that nobody takes any more; it ends where it yields next."""
+        self._channel.send({"t": "cancel", "c": self.calls})
+        self._channel.go_on()
 
     def _is_over(self, number: object) -> bool:
         return type(number) is int and 0 < number < self.calls

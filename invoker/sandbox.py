@@ -150,6 +150,7 @@ class Sandbox(Microcontainer):
                 "function": revision.function,
                 "revision": revision.number,
                 "memory_mb": revision.memory_mb,
+                "stream": revision.stream,
                 "alone": group is None,
                 "pids_max": limits.PIDS_MAX,
             }

@@ -78,9 +78,11 @@ class Store:
         )  # a heartbeat that fails cuts them
         self._reader = Line(self._lines)
         self._writer = Line(self._lines)
+        self._listener = Line(self._lines)
         self._clock = clock
         self.invoker = invoker
         self._stream = keys.calls(invoker)
+        self._receipts = keys.receipts(invoker)
         self._read = ("XREADGROUP", "GROUP", keys.GROUP, invoker, "COUNT")
 
     async def open(self) -> None:
@@ -90,7 +92,7 @@ class Store:
 
     async def close(self) -> None:
         """Never fails, Redis there or not."""
-        for line in (self._reader, self._writer):
+        for line in (self._reader, self._writer, self._listener):
             await line.cut()
         for redis in (self._redis, self._lines):
             await redis.aclose()
@@ -152,6 +154,11 @@ class Store:
         except _ScriptMissing:
             await self._writer.ask("EVAL", _SCRIPT, len(names), *names, *values)
 
+    async def receipts(self, wait_s: float) -> list[bytes]:
+        """What gateways say of answers that are streamed from here, packed; waits so long for the first."""
+        answer = await self._listener.ask("BLMPOP", wait_s, 1, self._receipts, "LEFT", "COUNT", limits.STREAM_READ_MAX)
+        return list(answer[1]) if answer else []
+
     # --- what this invoker says about itself --------------------------------------------------------------------
     async def beat(self, heartbeat: Heartbeat) -> bool:
         """Publish a heartbeat and set the clock; shall this invoker drain? Raises PlatformError.
@@ -166,8 +173,8 @@ class Store:
             return bool((await pipe.execute())[1])
         except (RedisError, OSError, JiffyError) as exc:
             if isinstance(exc, ReadOnlyError) or not isinstance(exc, ResponseError):
-                await self._reader.cut()
-                await self._writer.cut()
+                for line in (self._reader, self._writer, self._listener):
+                    await line.cut()
                 await self._redis.connection_pool.disconnect()  # what leads to a replica leads there for ever
             _translate(exc)
 

@@ -86,8 +86,8 @@ READ_FIRST = {
     "jiffy/cli": "main.py",
 }
 AGENTS = "builder/runtimes"  # files in <language>/ that run inside sandboxes
-IN_SANDBOX = ("agent.py", "jiffy_function.py", "jiffy_library.py", "jiffy_log.py", "jiffy_nursery.py")
-IN_SANDBOX += ("jiffy_process.py", "serve.py")
+IN_SANDBOX = ("agent.py", "jiffy_frames.py", "jiffy_function.py", "jiffy_library.py", "jiffy_log.py")
+IN_SANDBOX += ("jiffy_nursery.py", "jiffy_process.py", "jiffy_stream.py", "serve.py")
 
 
 class Import(NamedTuple):

@@ -27,18 +27,21 @@ from gateway.durable.wishes import read as read_wishes
 from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
 from gateway.routes.invoke import Invoke, claim, replayed, settle
+from gateway.routes.streamed import Streamed, StreamedCall, takes_pieces
 from jiffy.contract import limits
 from jiffy.contract.errors import InvalidRequest, JiffyError
 from jiffy.contract.messages import Answer
 
 CHECKED_MAX_BYTES = 256 * 1024  # a larger event is left for the agent to parse: here it would hold up other callers
+MODES = ("sync", "async", "stream")
 QUERIES_MAX = 256  # remembered as they were read: callers send the same one again and again
 
 ENDPOINTS = (
     Endpoint(
         *("POST", "/v1/functions/{name}/invocations", None, "Call a function with any JSON event; answers its result."),
         query={
-            "mode": "sync (the default), or async: 202 with an id, to be asked for at /v1/invocations/{id}",
+            "mode": "sync (the default); async: 202 with an id, to be asked for at /v1/invocations/{id}; "
+            "stream: what a function with stream = true yields, as it comes: lines of JSON (head, text or base64, end)",
             "revision": "number of a revision other than the live one",
             "delay": "async: seconds before the first attempt; or the header Jiffy-Delay",
             "retries": "async: in place of the function's own; or the header Jiffy-Retries",
@@ -54,6 +57,7 @@ class Asked(NamedTuple):
     """What a request asks for beside the event."""
 
     queued: bool = False  # mode=async
+    streamed: bool = False  # mode=stream
     number: int = 0  # of a revision; 0: the live one
     wishes: Wishes = NONE
 
@@ -65,6 +69,7 @@ class Direct:
         self,
         invoke: Invoke,
         acceptance: Acceptance,
+        streamed: Streamed,
         catalog: Catalog,
         admission: Admission,
         metrics: Metrics,
@@ -73,6 +78,7 @@ class Direct:
     ) -> None:
         self._invoke = invoke
         self._acceptance = acceptance
+        self._streamed = streamed
         self._catalog = catalog
         self._admission = admission
         self._metrics = metrics
@@ -87,6 +93,9 @@ class Direct:
         body = await read_body(receive, head, limits.PAYLOAD_MAX_BYTES, admission)
         admission.enter(len(body))
         try:
+            if asked.streamed and function.revision.stream and takes_pieces(scope):
+                await self._lines(scope, receive, send, function, body)
+                return
             if head.once and not asked.queued:
                 response = await self._once(scope, head, function, body)
             else:
@@ -106,7 +115,7 @@ class Direct:
             asked = _asked(scope["query_string"], head)
         except JiffyError:
             return False
-        if asked.number or (head.once and not asked.queued):
+        if asked.number or asked.streamed or (head.once and not asked.queued):
             return False
         begin = partial(self._begin, scope, head, function, asked, body)
         take_whole(self._admission, len(body), respond, begin)
@@ -154,6 +163,18 @@ class Direct:
             call = call._replace(claim=claim(scope, head, function, payload))
         self._acceptance.submit(call, accepted)
 
+    async def _lines(self, scope: Scope, receive: Receive, send: Send, function: Function, body: bytes) -> None:
+        """A call whose answer is written as it comes."""
+        invocation = str(uuid7())
+        try:
+            payload = _json_event(body)
+        except JiffyError as exc:
+            await reply(scope, send, refusal(exc, invocation, function))
+            return
+        submit = partial(self._invoke.submit, function, invocation, "invoke", payload, self._now_ms(), stream=True)
+        call = StreamedCall(function, invocation, submit, self._invoke.warned)
+        await self._streamed.lines(scope, receive, send, call)
+
     async def _once(self, scope: Scope, head: Head, function: Function, body: bytes) -> Response:
         """A synchronous call with an Idempotency-Key."""
         invocation = str(uuid7())
@@ -184,6 +205,8 @@ def _asked(raw: bytes, head: Head) -> Asked:
     if not raw:
         return _NOTHING
     asked, query = _read(raw)
+    if asked.streamed and head.once:
+        raise InvalidRequest("an Idempotency-Key belongs to mode=sync or async: what is kept for it is a whole answer")
     return asked._replace(wishes=read_wishes(query, head.pairs)) if asked.queued else asked
 
 
@@ -195,15 +218,15 @@ def _read(raw: bytes) -> tuple[Asked, dict[str, str]]:
     except ValueError as exc:
         raise InvalidRequest("too many query parameters") from exc
     mode, number = query.get("mode", "sync"), query.get("revision", "")
-    if mode not in ("sync", "async"):
-        raise InvalidRequest(f"mode = {mode[:40]!r}; allowed: sync, async")
+    if mode not in MODES:
+        raise InvalidRequest(f"mode = {mode[:40]!r}; allowed: {', '.join(MODES)}")
     if number and not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0):
         raise InvalidRequest(f"revision = {number[:40]!r}; allowed: a whole number from 1")
-    if mode == "sync":
+    if mode != "async":
         for name in WISHES:
             if name in query:
                 raise InvalidRequest(f"{name} belongs to mode=async")
-    return Asked(mode == "async", int(number or 0)), query
+    return Asked(mode == "async", mode == "stream", int(number or 0)), query
 
 
 _NOTHING = Asked()

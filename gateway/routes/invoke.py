@@ -8,7 +8,7 @@ dispatch.py. How a request becomes an event: jiffy.contract.httpevent; an Answer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -28,6 +28,7 @@ from gateway.durable.store import Claim
 from gateway.metrics import Metrics
 from gateway.openapi import Endpoint
 from gateway.placement import Placement
+from gateway.routes.streamed import Finish, Streamed, StreamedCall, takes_pieces
 from jiffy.contract import httpevent, limits
 from jiffy.contract.edges import Edge
 from jiffy.contract.errors import InvalidRequest, JiffyError
@@ -50,9 +51,6 @@ ENDPOINTS = (
         errors=("402", "404", "413", "422", "429", "502", "503", "504"),
     ),
 )
-
-
-Finish = Callable[[Response], Awaitable[Response]]  # what becomes of a response before it is written
 
 
 class Target(NamedTuple):
@@ -80,6 +78,7 @@ class Invoke:
         metrics: Metrics,
         once: Once,
         complain: Complain,
+        streamed: Streamed,
         guard: Guard,
         now_ms: Callable[[], int],
     ) -> None:
@@ -89,6 +88,7 @@ class Invoke:
         self._metrics = metrics
         self._once = once
         self._complain = complain
+        self._streamed = streamed
         self._guard = guard
         self._now_ms = now_ms
 
@@ -109,11 +109,14 @@ class Invoke:
         try:
             if head.once:
                 response = await self._http_once(scope, head, target, body)
+            elif target.function.revision.stream and takes_pieces(scope):
+                await self._http_streamed(scope, receive, send, head, target, body, finish)
+                return
             else:
                 answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
                 self._begin(scope, head, target, body, partial(settle, answered))
                 response = await answered
-            await reply(scope, send, await finish(response) if finish else response)
+            await reply(scope, send, await finish.whole(response) if finish else response)
         finally:
             admission.leave(len(body))
 
@@ -153,6 +156,27 @@ class Invoke:
         response = http_answer(answer, answer.invocation, function, self._complain)
         return replayed(response, answer.invocation != invocation)
 
+    async def _http_streamed(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        head: Head,
+        target: Target,
+        body: bytes,
+        finish: Finish | None,
+    ) -> None:
+        """A request whose answer is written as it comes."""
+        function, invocation, now_ms = target.function, str(uuid7()), self._now_ms()
+        try:
+            event = _event(scope, head, body, invocation, target, now_ms)
+        except JiffyError as exc:
+            response = refusal(exc, invocation, function)
+            await reply(scope, send, await finish.whole(response) if finish else response)
+            return
+        submit = partial(self.submit, function, invocation, target.trigger, event, now_ms, stream=True)
+        await self._streamed.http(scope, receive, send, StreamedCall(function, invocation, submit, self.warned), finish)
+
     async def call_once(self, function: Function, claim: Claim, invocation: str, trigger: str, event: bytes) -> Answer:
         wait_ms = SYNC_WAIT_MS + function.revision.timeout_ms
         try:
@@ -175,14 +199,27 @@ class Invoke:
             raise answer
         return answer
 
-    def submit(self, function: Function, invocation: str, trigger: str, event: bytes, now_ms: int, done: Done) -> None:
-        """Send a call whose caller waits. Raises Unavailable when there is nobody to run it."""
+    def submit(
+        self,
+        function: Function,
+        invocation: str,
+        trigger: str,
+        event: bytes,
+        now_ms: int,
+        done: Done,
+        stream: bool = False,
+    ) -> None:
+        """Send a call whose caller waits, and with `stream` takes pieces of the answer before (streams.py).
+
+        Raises Unavailable when there is nobody to run it.
+        """
         revision, placement = function.revision, self._placement
         invoker = placement.place(function.tenant, function.name, revision.network, revision.store)
         wait_ms = SYNC_WAIT_MS + revision.timeout_ms
         call = Call(
             *(invocation, 1, "sync", self._dispatcher.gateway, now_ms, now_ms + wait_ms),
             *(trigger, function.packed, event, None, placement.tariff),
+            stream=stream,
         )
 
         def ended(answer: Answer | JiffyError) -> None:

@@ -14,7 +14,7 @@
 -- KEYS[6]  deliveries        sorted set delivery → moment
 -- KEYS[7]  deliveries:items  hash delivery → Delivery
 -- then three per item:
---   answers:{gateway}        list of Answer       "" when nobody waits
+--   answers:{gateway}        list of Answer, Piece    "" when nobody waits
 --   logs:{tenant}:{function} stream {l: LogEntry}
 --   invocation:{id}          string InvocationRecord, "" for a synchronous call that has none
 -- and five more for the end of an asynchronous one:
@@ -35,9 +35,9 @@
 -- ARGV[10] seconds that counters of spending are kept
 -- then per item:
 --   id       the entry's id in the calls stream
---   kind     "1": the attempt still runs; only its log entries and its record are written, if it is still ours
+--   kind     "1": the attempt still runs; its log entries, its record and a piece of its answer, if it is still ours
 --            "2": it has ended, and is under budgets or quotas; "0": it has ended, and is not
---   answer   Answer
+--   answer   Answer; of one that still runs, a Piece
 --   usage    Usage; "" when the entry was no call
 --   record   InvocationRecord; "" at the end of a synchronous call that has one: it never began, and is as if it had
 --            not been sent
@@ -143,10 +143,10 @@ while a <= #ARGV do
                 redis.call('XADD', usage_key, '*', 'u', ARGV[a + 3])
                 metered = metered + 1
             end
-            if answers ~= '' then
-                redis.call('RPUSH', answers, ARGV[a + 2])
-                touched[answers] = true
-            end
+        end
+        if answers ~= '' then
+            redis.call('RPUSH', answers, ARGV[a + 2])
+            touched[answers] = true
         end
         for i = a + 7, more - 1 do
             redis.call('XADD', logs, 'MAXLEN', '~', log_length, '*', 'l', ARGV[i])

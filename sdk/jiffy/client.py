@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,7 @@ import httpx
 
 from .contract import limits, spec
 from .contract.errors import CallerError, InvalidRequest, JiffyError, PlatformError, SpecError, Unavailable
+from .invocation import Invocation, Streamed
 from .package import Package, pack
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -31,26 +32,6 @@ CALL_S = limits.TIMEOUT_MAX_S + limits.WAIT_MAX_S + 10.0  # the platform answers
 RESUME_MAX, RESUME_S = 40, 0.25  # while a gateway is started again
 LAST_EVENTS = ("done", "failed")
 Params = Mapping[str, str | int | float | bool | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """How a call ended. `result` is the function's, or its error: errorType, errorMessage[, stackTrace]."""
-
-    id: str
-    function: str
-    outcome: str  # jiffy.contract.messages.Outcome
-    result: Any
-    duration_ms: float
-    billed_ms: int
-    cold: bool
-    init_ms: float
-    revision: int
-    replayed: bool = False  # it ran before, under the same idempotency key: this is that call's answer
-
-    @property
-    def ok(self) -> bool:
-        return self.outcome == "ok"
 
 
 class Client:
@@ -174,19 +155,27 @@ class Client:
         """
         path = f"/v1/functions/{spec.check_name(name)}/invocations"
         answer = self._send("POST", path, **_event(event, raw, idempotency_key))
-        headers = answer.headers
-        return Invocation(
-            id=headers.get("jiffy-invocation-id", ""),
-            function=name,
-            outcome=headers.get("jiffy-outcome", "ok"),
-            result=_document(answer),
-            duration_ms=float(headers.get("jiffy-duration-ms", 0)),
-            billed_ms=int(headers.get("jiffy-billed-ms", 0)),
-            cold=headers.get("jiffy-cold") == "true",
-            init_ms=float(headers.get("jiffy-init-ms", 0)),
-            revision=int(headers.get("jiffy-revision", 0)),
-            replayed=headers.get("idempotent-replayed") == "true",
-        )
+        return Invocation.told(name, answer.headers, _document(answer))
+
+    @contextmanager
+    def invoke_stream(self, name: str, event: Any = None, *, raw: bytes | None = None) -> Iterator[Streamed]:
+        """Calls a function that streams (`stream = true`), for a `with` statement: what it yields, as it comes.
+
+        with client.invoke_stream("chat", {"text": "hi"}) as answer:
+            for piece in answer: ...
+        """
+        path = f"/v1/functions/{spec.check_name(name)}/invocations"
+        try:
+            with self._http.stream("POST", path, params={"mode": "stream"}, **_event(event, raw, None)) as answer:
+                if answer.headers.get("content-type") == "application/x-ndjson":
+                    yield Streamed(name, answer.headers, _split(answer))
+                    return
+                answer.read()
+                if answer.is_error:
+                    raise _error(answer)
+                yield Streamed.whole(Invocation.told(name, answer.headers, _document(answer)))
+        except httpx.TransportError as exc:
+            raise self._unreachable(exc) from exc
 
     def invoke_async(
         self,
@@ -293,12 +282,7 @@ class Client:
                 if answer.is_error:
                     answer.read()
                     raise _error(answer)
-                left = b""
-                for chunk in answer.iter_bytes():  # not iter_lines, which also breaks at U+2028 inside a JSON text
-                    *lines, left = (left + chunk).split(b"\n")
-                    yield from (line.decode(errors="replace") for line in lines)
-                if left:
-                    yield left.decode(errors="replace")
+                yield from _split(answer)
         except httpx.TransportError as exc:
             raise self._unreachable(exc) from exc
 
@@ -355,6 +339,16 @@ def _event(event: Any, raw: bytes | None, key: str | None) -> dict[str, Any]:
     timeout = httpx.Timeout(CALL_S, connect=CONNECT_S)
     headers = {"content-type": "application/json"} | ({"idempotency-key": key} if key is not None else {})
     return {"content": content, "headers": headers, "timeout": timeout}
+
+
+def _split(answer: httpx.Response) -> Iterator[str]:
+    """The lines of an answer, as they come: not iter_lines, which also breaks at U+2028 inside a JSON text."""
+    left = b""
+    for chunk in answer.iter_bytes():
+        *lines, left = (left + chunk).split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines)
+    if left:
+        yield left.decode(errors="replace")
 
 
 def _given(params: Params | None) -> dict[str, str]:

@@ -60,10 +60,12 @@ def test_what_a_function_has_no_use_for_is_left_out(based: tuple[Path, StoredLay
     assert sorted(p.name for p in (root / "var/runtime").glob("*.py")) == [
         "agent.py",
         "httpevent.py",
+        "jiffy_frames.py",
         "jiffy_function.py",
         "jiffy_log.py",
         "jiffy_nursery.py",
         "jiffy_process.py",
+        "jiffy_stream.py",
         "serve.py",
     ]
     for folder in ("var/task", "opt/python", "run/jiffy", "proc", "dev", "sys", "tmp"):

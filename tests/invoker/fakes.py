@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from invoker.instance import Pieces
 from invoker.lease import Slot
 from invoker.refusal import Refusal
 from invoker.sandbox import Exit, Loaded, Reply
@@ -75,9 +76,13 @@ class FakeInstance:
         self.future: asyncio.Future[Reply | Exit] | None = None
         self.ended: Exit | None = None  # it ended while idle, and nobody has heard of it yet
         self.printed = b""
+        self.pieces: Pieces | None = None
+        self.told: list[str] = []  # of a stream: hold, go_on, cancel
         self.log_dropped_bytes = 0
 
-    def call(self, meta: dict[str, Any], payload: bytes, timeout_s: float) -> asyncio.Future[Reply | Exit]:
+    def call(
+        self, meta: dict[str, Any], payload: bytes, timeout_s: float, pieces: Pieces | None = None
+    ) -> asyncio.Future[Reply | Exit]:
         assert not self.closed and not self.sandbox.closed and not self.sandbox.frozen
         loop = asyncio.get_running_loop()
         self.calls += 1
@@ -85,6 +90,7 @@ class FakeInstance:
         if self.ended is not None:
             future.set_result(self.ended)
             return future
+        self.pieces = pieces
         answer = self.sandbox.world.function(payload)
         if isinstance(answer, asyncio.Future):
             future = answer
@@ -92,6 +98,15 @@ class FakeInstance:
             loop.call_soon(future.set_result, answer)
         self.future = future
         return future
+
+    def hold(self) -> None:
+        self.told.append("hold")
+
+    def go_on(self) -> None:
+        self.told.append("go_on")
+
+    def cancel(self) -> None:
+        self.told.append("cancel")
 
     def read_log(self) -> bytes:
         text, self.printed = self.printed, b""

@@ -178,13 +178,14 @@ async def test_a_chatty_functions_log_is_bounded_in_bytes(store: Store, redis: R
 async def test_notes_are_written_while_the_call_is_ours(store: Store, redis: Redis) -> None:
     [(entry, _)] = await delivered(store, redis, b"a")
     await redis.set(keys.invocation("i"), b"queued", ex=1000)
-    note = completion(entry, note=True, record_key=keys.invocation("i"), record=b"running", logs=(b"so far",))
+    note = completion(entry, b"piece", note=True, record_key=keys.invocation("i"), record=b"running", logs=(b"so far",))
     await store.complete([note])
     assert await redis.get(keys.invocation("i")) == b"running" and await redis.ttl(keys.invocation("i")) > 900
-    assert await redis.llen(keys.answers("gw")) == 0 and await redis.xlen(keys.USAGE) == 0
+    assert await redis.lpop(keys.answers("gw")) == b"piece" and await redis.xlen(keys.USAGE) == 0
     await store.complete([completion(entry, record_key=keys.invocation("i"), record=b"done", fate=fate())])
     await store.complete([note])
     assert await redis.get(keys.invocation("i")) == b"done", "a late note does not undo the end"
+    assert await redis.lrange(keys.answers("gw"), 0, -1) == [b"answer"], "and no piece follows it"
 
 
 async def test_a_server_that_lost_its_scripts_is_given_them_again(store: Store, redis: Redis) -> None:
@@ -197,7 +198,7 @@ async def test_a_server_that_lost_its_scripts_is_given_them_again(store: Store, 
 
 async def test_a_full_server_still_hears_what_has_ended_and_who_lives(store: Store, redis: Redis) -> None:
     [(first, _), (second, _)] = await delivered(store, redis, b"a", b"b")
-    note = completion(second, note=True, logs=(b"it says something",))
+    note = completion(second, b"", answers_key="", note=True, logs=(b"it says something",))
     await redis.config_set("maxmemory", "1")
     try:
         await store.complete([note, completion(first)])

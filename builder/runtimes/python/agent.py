@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    from builder.runtimes.python.jiffy_frames import read_call, read_frame, send_frame
     from builder.runtimes.python.jiffy_function import Context as Context
     from builder.runtimes.python.jiffy_function import (
         Function,
@@ -37,71 +37,20 @@ if TYPE_CHECKING:
     from builder.runtimes.python.jiffy_process import limit, refresh, remove_tree, seal_memory, subreaper
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # an isolated interpreter does not do it
+    from jiffy_frames import read_call, read_frame, send_frame
     from jiffy_function import Context, Function, LoadError, exit_status, flush, load_handler, prepare, run
     from jiffy_process import limit, refresh, remove_tree, seal_memory, subreaper
 
     del sys.path[0]
 
 SOCKET = "/run/jiffy/agent.sock"
-HEADER = struct.Struct(">II")
 LONELY_S = 60.0  # a stem that nobody connects to was orphaned before it could be owned
 HELLO_S = 5.0  # the invoker greets in the same breath as it connects
 OPEN_FILES_MAX = 1024
 # Bound before the function is there, which may replace them where they stand (gevent does, and so may malice).
 exit_now, fork, kill, monotonic_ns, waitpid = os._exit, os.fork, os.kill, time.monotonic_ns, os.waitpid
 DESCRIPTORS_MAX = 5  # in a hello: a log's end, control groups
-COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect
-
-
-# --- frames --------------------------------------------------------------------------------------------------
-def exactly(sock: socket.socket, size: int) -> bytearray | None:
-    """`size` bytes, or None when the connection ended."""
-    data = bytearray(size)
-    view, got = memoryview(data), 0
-    while got < size:
-        n = sock.recv_into(view[got:])
-        if not n:
-            return None
-        got += n
-    return data
-
-
-def read_frame(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
-    header = exactly(sock, 8)
-    if header is None:
-        return None
-    meta_size, size = HEADER.unpack(header)
-    data = exactly(sock, meta_size + size)
-    return None if data is None else (json.loads(data[:meta_size]), bytes(data[meta_size:]))
-
-
-def read_call(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
-    """Like read_frame, mostly in one system call: an instance is never sent a frame before it answered the last."""
-    data: bytes | bytearray = sock.recv(65536)
-    if not data:
-        return None
-    if len(data) < 8:
-        rest = exactly(sock, 8 - len(data))
-        if rest is None:
-            return None
-        data = data + rest
-    meta_size, size = HEADER.unpack_from(data)
-    missing = 8 + meta_size + size - len(data)
-    if missing > 0:
-        rest = exactly(sock, missing)
-        if rest is None:
-            return None
-        data = data + rest
-    return json.loads(data[8 : 8 + meta_size]), bytes(data[8 + meta_size :])
-
-
-def send_frame(sock: socket.socket, meta: bytes, payload: bytes = b"") -> None:
-    head = HEADER.pack(len(meta), len(payload)) + meta
-    if len(payload) < 65536:
-        sock.sendall(head + payload)
-    else:
-        sock.sendall(head)
-        sock.sendall(payload)
+ASYNC = 0x80 | 0x200  # inspect.CO_COROUTINE, CO_ASYNC_GENERATOR, without importing inspect
 
 
 # --- one instance --------------------------------------------------------------------------------------------
@@ -133,6 +82,7 @@ class Zygote:
         self.handler: Callable[[Any, Any], Any] | None = None
         self.function = Function(name="none")
         self.alone = False  # no cgroups: limits and strays are ours to mind
+        self.serve_calls: Callable[[socket.socket, Callable[[Any, Any], Any], Function], None] = serve
         self.wake, self.wake_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.user_sigchld: Any = signal.SIG_DFL
 
@@ -179,6 +129,8 @@ class Zygote:
         self.alone = meta.get("alone", False)
         if self.alone:
             limit("RLIMIT_NPROC", meta["pids_max"])
+        if meta.get("stream"):
+            self.stream()
         prepare(meta["handler"], self.function, meta["env"])
         own_path = list(sys.path[2:])
         began = monotonic_ns()
@@ -188,7 +140,7 @@ class Zygote:
             flush()
             send_frame(self.control, b'{"t":"failed"}', json.dumps(exc.error).encode())
             return
-        if getattr(getattr(self.handler, "__code__", None), "co_flags", 0) & COROUTINE:
+        if getattr(getattr(self.handler, "__code__", None), "co_flags", 0) & ASYNC:
             users, sys.path[:] = list(sys.path), own_path
             import asyncio  # noqa: F401 - once here rather than in every instance
 
@@ -199,6 +151,12 @@ class Zygote:
         gc.collect()
         gc.freeze()  # so that a collection in an instance does not touch, and copy, every shared page
         send_frame(self.control, b'{"t":"loaded","import_us":%d}' % spent)
+
+    def stream(self) -> None:
+        """The function streams its answers: others need nothing of this."""
+        sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+        self.serve_calls = __import__("jiffy_stream").serve
+        del sys.path[0]
 
     def accept(self) -> None:
         conn, _ = self.listener.accept()
@@ -268,7 +226,7 @@ class Zygote:
         assert self.handler is not None
         send_frame(conn, b'{"t":"ready","pid":%d,"numbers":true}' % os.getpid())
         try:
-            serve(conn, self.handler, self.function)
+            self.serve_calls(conn, self.handler, self.function)
         except SystemExit as exc:
             status = exit_status(exc.code)
             flush()

@@ -23,7 +23,10 @@ from . import interpreter, rootfs
 from .interpreter import Interpreter
 
 _HERE = Path(__file__).parent
-IN_RUNTIME = ("agent.py", "jiffy_function.py", "jiffy_log.py", "jiffy_nursery.py", "jiffy_process.py", "serve.py")
+IN_RUNTIME = (
+    *("agent.py", "jiffy_frames.py", "jiffy_function.py", "jiffy_log.py", "jiffy_nursery.py", "jiffy_process.py"),
+    *("jiffy_stream.py", "serve.py"),
+)
 
 
 def ensure(data: Path, runtime: str = "python3") -> Layer:

@@ -23,7 +23,14 @@ else:
     from jiffy_log import is_ours, join_logging, write_error
 
 TASK, DEPS, RUNTIME = "/var/task", "/opt/python", os.path.dirname(os.path.abspath(__file__))
-OURS = ("jiffy_function", "jiffy_log", "jiffy_process", "httpevent")  # what is imported from RUNTIME
+OURS = (
+    "jiffy_frames",
+    "jiffy_function",
+    "jiffy_log",
+    "jiffy_process",
+    "jiffy_stream",
+    "httpevent",
+)  # what is imported from RUNTIME
 monotonic_ns = time.monotonic_ns  # bound before the function is there, which may replace it where it stands
 RESULT_MAX = 6 * 1024 * 1024  # AWS Lambda's bound; limits.PAYLOAD_MAX_BYTES
 MESSAGE_MAX_CHARS = 64 * 1024  # of an error: enough for people, and small beside a result
@@ -165,7 +172,8 @@ def describe(exc: BaseException) -> dict[str, Any]:
 _loops: list[Any] = []  # the one event loop of this process, once an async handler ran
 
 
-def _finish(awaitable: Any) -> Any:
+def finish(awaitable: Any) -> Any:
+    """Wait for it, on the one event loop."""
     import asyncio
 
     if not _loops:
@@ -181,33 +189,45 @@ def _finish(awaitable: Any) -> Any:
 def _plain(value: object) -> object:
     if type(value).__name__ == "Decimal":  # as Lambda does, and without importing decimal
         return float(value)  # type: ignore[arg-type]
+    if hasattr(value, "__next__") or hasattr(value, "__aiter__"):
+        raise TypeError(f"a {type(value).__name__} can't be a result; to stream what it yields, set stream = true")
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
+encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
 
 def run(handler: Callable[[Any, Any], Any], event: bytes, context: Context) -> tuple[bool, bytes, int]:
     """(ok, result or error JSON, microseconds spent in the handler). SystemExit passes: it ends the instance."""
-    try:
-        value = json.loads(event)
-    except (ValueError, RecursionError) as exc:
-        return False, logged_failure("Runtime.UnmarshalError", f"Unable to unmarshal input: {exc}"), 0
+    value, error = unmarshal(event)
+    if error:
+        return False, error, 0
     began = monotonic_ns()
     try:
         result = handler(value, context)
         if hasattr(result, "__await__"):
-            result = _finish(result)
+            result = finish(result)
     except SystemExit:
         raise
     except BaseException as exc:
         spent = (monotonic_ns() - began) // 1000
-        error = describe(exc)
-        write_error(error, exc)
-        return False, json.dumps(error).encode(), spent
+        return False, failed(exc), spent
     spent = (monotonic_ns() - began) // 1000
+    return *marshal(result), spent
+
+
+def unmarshal(event: bytes) -> tuple[Any, bytes]:
+    """(the event, b""), or (None, why it can't be read, as error JSON)"""
     try:
-        text = _encode(result)
+        return json.loads(event), b""
+    except (ValueError, RecursionError) as exc:
+        return None, logged_failure("Runtime.UnmarshalError", f"Unable to unmarshal input: {exc}")
+
+
+def marshal(result: Any) -> tuple[bool, bytes]:
+    """(True, the result as JSON), or (False, why there is none, as error JSON). SystemExit passes."""
+    try:
+        text = encode(result)
         try:
             payload = text.encode()
         except UnicodeEncodeError:  # half a surrogate pair: only an escape can carry it
@@ -215,11 +235,18 @@ def run(handler: Callable[[Any, Any], Any], event: bytes, context: Context) -> t
     except SystemExit:
         raise
     except BaseException as exc:
-        return False, logged_failure("Runtime.MarshalError", f"Unable to marshal response: {exc}"), spent
+        return False, logged_failure("Runtime.MarshalError", f"Unable to marshal response: {exc}")
     if len(payload) > RESULT_MAX:
         message = f"the result has {len(payload)} bytes; at most {RESULT_MAX} are allowed"
-        return False, logged_failure("Function.ResponseSizeTooLarge", message), spent
-    return True, payload, spent
+        return False, logged_failure("Function.ResponseSizeTooLarge", message)
+    return True, payload
+
+
+def failed(exc: BaseException) -> bytes:
+    """The error JSON of what a handler raised, and its log is told."""
+    error = describe(exc)
+    write_error(error, exc)
+    return json.dumps(error).encode()
 
 
 def failure(kind: str, message: str) -> bytes:

@@ -34,11 +34,13 @@ if TYPE_CHECKING:
         prepare,
         run,
     )
+    from builder.runtimes.python.jiffy_stream import run_stream
     from jiffy.contract import httpevent
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # an isolated interpreter does not do it
     import httpevent
     from jiffy_function import Context, Function, LoadError, failure, load_handler, logged_failure, prepare, run
+    from jiffy_stream import run_stream
 
     del sys.path[0]
 
@@ -52,10 +54,10 @@ RAW_PATH = "/2015-03-31/functions/function/invocations"  # where AWS's local emu
 class Call:
     """One event on its way to the main thread and back."""
 
-    __slots__ = ("done", "event", "id", "ok", "payload")
+    __slots__ = ("done", "event", "id", "ok", "payload", "sink")
 
-    def __init__(self, event: bytes, call_id: str) -> None:
-        self.event, self.id = event, call_id
+    def __init__(self, event: bytes, call_id: str, sink: Chunks | None) -> None:
+        self.event, self.id, self.sink = event, call_id, sink
         self.done = threading.Event()
         self.ok, self.payload = False, b""
 
@@ -64,15 +66,16 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], timeout_ms: int) -> None:
+    def __init__(self, address: tuple[str, int], timeout_ms: int, streams: bool) -> None:
         super().__init__(address, Handler)
+        self.streams = streams
         self.timeout_ms = timeout_ms
         self.calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self.turn = threading.Lock()  # so that the timeout counts from a call's beginning, not from its arrival
 
-    def run_call(self, event: bytes, call_id: str) -> Call | None:
+    def run_call(self, event: bytes, call_id: str, sink: Chunks | None) -> Call | None:
         """The finished call, or None when its time ran out."""
-        call = Call(event, call_id)
+        call = Call(event, call_id, sink)
         with self.turn:
             self.calls.put(call)
             return call if call.done.wait(self.timeout_ms / 1000) else None
@@ -103,13 +106,28 @@ class Handler(BaseHTTPRequestHandler):
         except ValueError as exc:
             self.answer(400, [], failure("InvalidRequest", str(exc)))
             return
-        call = self.server.run_call(event, call_id)
+        chunks = self.server.streams and not raw and self.command != "HEAD" and self.request_version != "HTTP/1.0"
+        sink = Chunks(self) if chunks else None
+        call = self.server.run_call(event, call_id, sink)
+        if sink is not None and sink.begun:
+            self.end_chunks(call, sink)
+            return
         if call is None:
             text = f"{call_id} Task timed out after {self.server.timeout_ms / 1000:.2f} seconds"
             self.answer(504, [], logged_failure("Sandbox.Timedout", text))
             self.wfile.flush()
             os._exit(1)
         self.answer_result(call, raw)
+
+    def end_chunks(self, call: Call | None, sink: Chunks) -> None:
+        """A stream that did not end well is broken off, so that nobody takes it for whole."""
+        if call is None:
+            logged_failure("Sandbox.Timedout", f"Task timed out after {self.server.timeout_ms / 1000:.2f} seconds")
+            os._exit(1)
+        if call.ok and not sink.gone():
+            self.wfile.write(b"0\r\n\r\n")
+        else:
+            self.close_connection = True
 
     def event(self, path: str, query: str, body: bytes, call_id: str) -> bytes:
         return httpevent.event(
@@ -155,12 +173,15 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.answer(status, [("connection", "close")], failure("InvalidRequest", message))
 
-    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    def begin(self, status: int, headers: list[tuple[str, str]]) -> None:
         self.send_response_only(status)
         if not any(name == "content-type" for name, _ in headers):
             self.send_header("content-type", "application/json")
         for name, value in headers:
             self.send_header(name, value)
+
+    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.begin(status, headers)
         if status not in (204, 304):
             self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -171,11 +192,38 @@ class Handler(BaseHTTPRequestHandler):
         """The log is the function's own."""
 
 
+class Chunks:
+    """A jiffy_stream.Sink: pieces go out as they come, from the main thread while the connection's own waits."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._gone = False
+        self.begun = False
+
+    def head(self, document: bytes, data: bytes) -> None:
+        status, headers, _ = httpevent.response(document)
+        self.begun = True
+        self._handler.begin(status, [*headers, ("transfer-encoding", "chunked")])
+        self._handler.end_headers()
+        if data:
+            self.piece(data)
+
+    def piece(self, data: bytes) -> None:
+        try:
+            self._handler.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        except OSError:
+            self._gone = True
+
+    def gone(self) -> bool:
+        return self._gone
+
+
 def main() -> None:
     settings = {name: os.environ[name] for name in os.environ if name.startswith("JIFFY_")}
     timeout_ms = int(settings.get("JIFFY_TIMEOUT_MS", "3000"))
     function = Function(name=settings["JIFFY_FUNCTION"], memory_mb=int(settings.get("JIFFY_MEMORY_MB", "128")))
-    server = Server(("", int(settings.get("JIFFY_PORT", PORT))), timeout_ms)
+    streams = "JIFFY_STREAM" in settings
+    server = Server(("", int(settings.get("JIFFY_PORT", PORT))), timeout_ms, streams)
     handler_name = settings["JIFFY_HANDLER"]
     prepare(handler_name, function, {n: v for n, v in os.environ.items() if n not in settings})
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -188,7 +236,11 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     while True:
         call = server.calls.get()
-        call.ok, call.payload, _ = run(handler, call.event, Context(function, call.id, timeout_ms))
+        context = Context(function, call.id, timeout_ms)
+        if streams:
+            call.ok, call.payload, _ = run_stream(handler, call.event, context, call.sink)
+        else:
+            call.ok, call.payload, _ = run(handler, call.event, context)
         call.done.set()
 
 

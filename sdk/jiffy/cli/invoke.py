@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from jiffy.client import Client, Invocation
+from jiffy.client import Client
 from jiffy.contract import samples
+from jiffy.invocation import Invocation
 
 from .screen import json_option, say, show_json
 
@@ -43,6 +44,8 @@ def invoke(
 ) -> None:
     """Call the function NAME with DATA, which is JSON, @FILE, or - for standard input.
 
+    What a function with stream = true yields is printed as it comes; with --json or --key it is one result.
+
     Exit code 1 says that the function failed.
 
     \b
@@ -61,6 +64,9 @@ def invoke(
     if kind:
         event = samples.sample(kind, name, json.loads(event), int(time.time() * 1000))
     with Client() as client:
+        if not (background or as_json or key):
+            _show(client, name, event)
+            return
         if not background:
             _tell(client.invoke(name, raw=event, idempotency_key=key), as_json)
             return
@@ -114,13 +120,28 @@ def _ended(name: str, record: dict[str, Any]) -> Invocation:
     )
 
 
-def _tell(call: Invocation, as_json: bool) -> None:
+def _show(client: Client, name: str, event: bytes) -> None:
+    """Pieces as they come, and how it went."""
+    out, last = sys.stdout.buffer, b"\n"
+    with client.invoke_stream(name, raw=event) as answer:
+        pieces = False
+        for piece in answer:
+            out.write(piece)
+            out.flush()
+            pieces, last = True, piece
+    if out.isatty() and not last.endswith(b"\n"):
+        click.echo()
+    assert answer.ended is not None
+    _tell(answer.ended, streamed=pieces)
+
+
+def _tell(call: Invocation, as_json: bool = False, streamed: bool = False) -> None:
     if as_json:
         show_json(_document(call))
     else:
-        if call.ok:
+        if call.ok and not streamed:
             show_json(call.result)
-        else:
+        elif not call.ok:
             say(failure(call.result), err=True)
         cold = f", cold start {call.init_ms:.1f} ms" if call.cold else ""
         click.echo(

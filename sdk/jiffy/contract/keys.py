@@ -17,8 +17,13 @@ def calls(invoker: str) -> str:
 
 
 def answers(gateway: str) -> str:
-    """list of Answer: what this gateway's callers wait for; expires after limits.ANSWERS_KEEP_S."""
+    """list of Answer and Piece: what this gateway's callers wait for; expires after limits.ANSWERS_KEEP_S."""
     return f"{P}answers:{gateway}"
+
+
+def receipts(invoker: str) -> str:
+    """list of Receipt: what has become of answers that this invoker streams; expires after limits.ANSWERS_KEEP_S."""
+    return f"{P}receipts:{invoker}"
 
 
 def invocation(invocation_id: str) -> str:

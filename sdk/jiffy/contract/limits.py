@@ -11,6 +11,11 @@ MIB = 1024 * 1024
 # --- one call ---------------------------------------------------------------------------------------------
 PAYLOAD_MAX_BYTES = 6 * MIB  # event and result alike; AWS Lambda's bound, so its functions fit
 HEADERS_MAX_BYTES = 64 * 1024
+STREAM_MAX_BYTES = 200 * MIB  # of one streamed answer; Lambda's bound
+PIECE_MAX_BYTES = 64 * 1024  # of it in one frame from an agent
+WINDOW_BYTES = 256 * 1024  # of it on the way to a caller who takes no more; then the instance is not read any further
+RECEIPT_S = 5.0  # a gateway speaks of each streamed answer at least so often
+RECEIPT_LOST_S = 15.0  # and one that has said nothing for so long is gone, and the caller with it
 MEMORY_MIN_MB, MEMORY_DEFAULT_MB, MEMORY_MAX_MB = 64, 128, 10_240  # CPython alone needs about 15 MB
 TIMEOUT_MIN_S, TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S = 0.1, 3.0, 900.0  # Lambda's default and maximum
 WAIT_MAX_S = 10.0  # how long a call may wait for an instance before its handler must have begun

@@ -4,6 +4,7 @@ A message's first field is never reordered and fields are only ever added at the
 two releases can then share one queue during an upgrade.
 
     gateway ──Call──▶ calls:{invoker} ──▶ invoker ──Answer──▶ answers:{gateway}
+    gateway ──Receipt──▶ receipts:{invoker}   ├──Piece──▶ answers:{gateway}  (of an answer that is streamed)
                                               ├──Usage──▶ usage          (settled into the ledger)
                                               ├──LogEntry──▶ logs:{tenant}:{function}
                                               └──Heartbeat──▶ invokers
@@ -97,6 +98,7 @@ class Revision(NamedTuple):
     calls_max: int = 0  # of one instance; 0: any number, 1: reuse = "never"
     public: bool = False  # its URL and routes need no API key
     store: str = ""  # id of the layer store that holds its layers; "": any may
+    stream: bool = False  # its answer goes out piece by piece, as the handler yields it
 
 
 class Terms(NamedTuple):
@@ -130,6 +132,30 @@ class Call(NamedTuple):
     recorded: bool = False  # synchronous: its answer is kept as a record too, for callers with the same idempotency key
     lost: str = ""  # the invoker that had it and was lost: the attempt has failed, it is not to be run
     hold: tuple[int, int, int, int, tuple[str, ...], tuple[str, ...]] | tuple[()] = ()  # spending.Hold, if it has one
+    stream: bool = False  # its caller takes Pieces before the Answer
+
+
+class Piece(NamedTuple):
+    """Some of a streamed answer, on the list that its Answer follows on. It has fewer fields, which tells them apart.
+
+    Written only while the attempt is still its invoker's; one whose number has been seen already is a resend.
+    """
+
+    invocation: str
+    attempt: int
+    number: int  # 0, 1, 2 …
+    invoker: str  # who wants Receipts
+    head: bytes  # number 0: {"statusCode", "headers"[, "cookies"]} as JSON; else empty
+    body: bytes
+
+
+class Receipt(NamedTuple):
+    """How far a streamed answer has come, from its gateway to its invoker. The newest one says all."""
+
+    invocation: str
+    attempt: int
+    taken_bytes: int  # of its body, since the beginning, that the caller's connection took
+    gone: bool  # nobody takes any more
 
 
 class Answer(NamedTuple):
@@ -146,6 +172,7 @@ class Answer(NamedTuple):
     queue_us: int  # accepted → handler began, init excluded; never billed
     max_memory_bytes: int
     retry_after_s: float = 0.0  # throttled: when a place is likely
+    pieces: int = 0  # streamed: how many Pieces came before
 
 
 class Usage(NamedTuple):

@@ -46,6 +46,7 @@ class FunctionSpec:
     on_success: str = ""
     on_failure: str = ""
     tags: Mapping[str, str] = ()  # type: ignore[assignment]
+    stream: bool = False
     slim: bool = False
     keep: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
@@ -153,6 +154,9 @@ KEYS: dict[str, Key] = {
     "on_success": Key(checks.destination, '""', "Who is told when an asynchronous call has its result."),
     "on_failure": Key(checks.destination, '""', "Who is told when one is dead."),
     "tags": Key(checks.tags, "{}", "What calls are added up by in the bill: `jiffy bill --by tag:team`."),
+    "stream": Key(
+        checks.boolean, "false", "Does the answer go out piece by piece, as the handler yields it? docs/functions.md."
+    ),
     "slim": Key(checks.boolean, "false", "Leave out of the image what the function can't reach? docs/images.md."),
     "keep": Key(checks.modules, "[]", "Modules of the standard library that a slim image keeps all the same."),
     "whole": Key(checks.packages, "[]", "Packages of which nothing is left out, tests and all."),
@@ -202,6 +206,8 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
         mistakes.append(f'{place}: handler is missing; add handler = "module:attribute"')
     elif values.get("handler") == checks.BOOTSTRAP and not program:
         mistakes.append(f'{place}: handler = "{checks.BOOTSTRAP}" is for runtime = "provided"')
+    if program and values.get("stream"):
+        mistakes.append(f'{place}: stream = true; allowed: false, as runtime = "provided" answers whole')
     low, high = values.get("min_instances", 0), values.get("max_instances", limits.INSTANCES_DEFAULT)
     if low > high:
         mistakes.append(f"{place}: min_instances = {low}; allowed: at most max_instances, which is {high}")

@@ -20,6 +20,8 @@ from .messages import (
     InvocationRecord,
     Layer,
     LogEntry,
+    Piece,
+    Receipt,
     Revision,
     Terms,
     Usage,
@@ -30,6 +32,8 @@ __all__ = ["pack", "unpack"]
 Message = (
     Call
     | Answer
+    | Piece
+    | Receipt
     | Usage
     | LogEntry
     | Revision
