@@ -55,6 +55,7 @@ DOORS = {
     "jsonschema_rs": {"gateway.triggers.topics"},
     "aio_pika": {"gateway.triggers.sources.rabbitmq"},
     "nats": {"gateway.triggers.sources.nats"},
+    "aiokafka": {"gateway.triggers.sources.kafka"},
     "paho": {"gateway.triggers.sources.mqtt"},
     "aiobotocore": {"gateway.triggers.sources.aws"},
     "pathspec": {"jiffy.ignore"},

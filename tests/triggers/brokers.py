@@ -21,6 +21,7 @@ import aio_pika
 import nats
 import paho.mqtt.client as mqtt
 from aiobotocore.session import get_session
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from paho.mqtt.enums import CallbackAPIVersion
 from redis.asyncio import Redis
 
@@ -201,6 +202,38 @@ def amazon_server() -> Iterator[str]:
     port = free_port()
     with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
         yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.asynccontextmanager
+async def kafka_queue(server: str) -> AsyncIterator[Queue]:
+    """A topic of its own on the server at host:port."""
+    name = f"q.{secrets.token_hex(4)}"
+    async with AIOKafkaProducer(bootstrap_servers=server) as producer:
+        await producer.partitions_for(name)  # which makes it
+
+        async def put(*bodies: str) -> None:
+            for body in bodies:
+                await producer.send_and_wait(name, body.encode(), partition=0)
+
+        async def dead() -> list[str]:
+            async with AIOKafkaConsumer(
+                f"{name}.dead", bootstrap_servers=server, auto_offset_reset="earliest"
+            ) as consumer:
+                return [(await consumer.getone()).value.decode()]
+
+        yield Queue(f"kafka://{server}/{name}", put, dead)
+
+
+@contextlib.contextmanager
+def kafka_server() -> Iterator[str]:
+    """librdkafka's mock of a cluster; its host:port."""
+    command = [sys.executable, "-m", "tests.triggers.mock_kafka"]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 @contextlib.asynccontextmanager

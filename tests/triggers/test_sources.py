@@ -17,6 +17,8 @@ from tests.triggers.brokers import (
     RABBITMQ,
     Queue,
     free_port,
+    kafka_queue,
+    kafka_server,
     mqtt_broker,
     mqtt_queue,
     nats_queue,
@@ -50,7 +52,13 @@ def mqtt_port() -> Iterator[int]:
         yield port
 
 
-@pytest.fixture(params=["redis+stream", "redis+list", "topic", "nats", "amqp", "sqs", "mqtt"])
+@pytest.fixture(scope="session")
+def kafka_at() -> Iterator[str]:
+    with kafka_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["redis+stream", "redis+list", "topic", "nats", "amqp", "sqs", "mqtt", "kafka"])
 async def queue(
     request: pytest.FixtureRequest, redis_server: servers.RedisServer, redis_url: str
 ) -> AsyncIterator[Queue]:
@@ -62,6 +70,8 @@ async def queue(
         made = rabbit_queue(request.getfixturevalue("rabbit_url"))
     elif request.param == "mqtt":
         made = mqtt_queue(request.getfixturevalue("mqtt_port"))
+    elif request.param == "kafka":
+        made = kafka_queue(request.getfixturevalue("kafka_at"))
     elif request.param == "sqs":
         made = sqs_queue(request.getfixturevalue("amazon_url"))
     else:

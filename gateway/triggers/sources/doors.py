@@ -17,8 +17,13 @@ from gateway.triggers.trigger import Trigger
 from jiffy.contract import places, queues
 from jiffy.contract.access import DEFAULT_TENANT
 
-LIBRARIES = {"rabbitmq": "aio_pika", "nats": "nats", "aws": "aiobotocore", "mqtt": "paho"}  # extra → what it brings
-ADAPTERS = {"rabbitmq": "rabbitmq", "nats": "nats", "aws": "sqs", "mqtt": "mqtt"}  # extra → the module that needs it
+LIBRARIES = {  # extra → what it brings
+    "aws": "aiobotocore",
+    "kafka": "aiokafka",
+    "mqtt": "paho",
+    "nats": "nats",
+    "rabbitmq": "aio_pika",
+}
 EXTRAS = queues.EXTRAS | places.EXTRAS
 POLL_S = {"file": 1.0, "s3": 10.0}  # of places; a listing of a bucket costs
 
@@ -71,7 +76,8 @@ class Doors:
             return RedisStream(f"{address.server}/{address.space}", address.name, group, start)
         if address.scheme.endswith("+list"):
             return RedisList(f"{address.server}/{address.space}", address.name, group, options["end"])
-        module = import_module(f"gateway.triggers.sources.{ADAPTERS[EXTRAS[address.scheme]]}")
+        extra = EXTRAS[address.scheme]
+        module = import_module(f"gateway.triggers.sources.{'sqs' if extra == 'aws' else extra}")
         return cast(Source, module.open_address(address, group, options))
 
     def _files(self, trigger: Trigger) -> FilesSource:

@@ -5,6 +5,7 @@ amqp:// amqps://                [user:password@]host[:port]/VHOST/QUEUE       (%
 nats://                         [user:password@]host[:port]/STREAM/SUBJECT
 sqs://                          KEY:SECRET@REGION/ACCOUNT/QUEUE               Amazon's
 sqs+https:// sqs+http://        KEY:SECRET@host[:port]/ACCOUNT/QUEUE[?region=REGION]
+kafka:// kafka+ssl://           [user:password@]host[:port]/TOPIC[?sasl=MECHANISM]
 mqtt:// mqtts://                [user:password@]host[:port]/TOPIC/FILTER      (# is %23)
 """
 
@@ -14,25 +15,31 @@ import re
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-# scheme → the extra that brings its client
-EXTRAS = {"amqp": "rabbitmq", "amqps": "rabbitmq", "nats": "nats", "mqtt": "mqtt", "mqtts": "mqtt"} | dict.fromkeys(
-    ("sqs", "sqs+https", "sqs+http"), "aws"
-)
+EXTRAS = {  # scheme → the extra that brings its client
+    **dict.fromkeys(("amqp", "amqps"), "rabbitmq"),
+    **dict.fromkeys(("nats",), "nats"),
+    **dict.fromkeys(("kafka", "kafka+ssl"), "kafka"),
+    **dict.fromkeys(("mqtt", "mqtts"), "mqtt"),
+    **dict.fromkeys(("sqs", "sqs+https", "sqs+http"), "aws"),
+}
 REDIS = ("redis+stream", "redis+list", "rediss+stream", "rediss+list")
 SCHEMES = (*REDIS, *EXTRAS)
 FORMS = {"sqs": "KEY:SECRET@REGION/ACCOUNT/QUEUE", "sqs+https": "KEY:SECRET@host[:port]/ACCOUNT/QUEUE[?region=REGION]"}
 FORMS |= {"sqs+http": FORMS["sqs+https"]} | dict.fromkeys(REDIS, "host[:port]/DATABASE/KEY")
 FORMS |= dict.fromkeys(("mqtt", "mqtts"), "host[:port]/TOPIC, in which + stands for one level and %23, last, for all")
+SASL = ("plain", "scram-sha-256", "scram-sha-512")
+FORMS |= dict.fromkeys(("kafka", "kafka+ssl"), f"host[:port]/TOPIC[?sasl={'|'.join(SASL)}]")
 OWN = "jiffy:"  # the platform's own keys are nobody's queue
 _EXAMPLE = '"redis+stream://127.0.0.1:6379/0/uploads"'
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^@\s]*@")
 _REGION = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+){0,4}")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # Kafka's rule
 _SQS_NAMES = "a queue's name has up to 75 letters, digits, - and _, and .fifo at the end where it is one"
 _SQS_NAME = re.compile(r"[A-Za-z0-9_-]{1,75}(?:\.fifo)?")
 
 
 class Address(NamedTuple):
-    """A parsed address: `server` is how a client is told where, `space` a database, vhost, stream or account."""
+    """A parsed address: `server` is how a client is told where, `space` a database, vhost, stream, account …"""
 
     scheme: str
     server: str  # with user and password
@@ -48,6 +55,8 @@ def parse(text: Any) -> Address:
     form = f"{scheme}://{FORMS.get(scheme, 'host[:port]/SPACE/NAME')}"
     if EXTRAS.get(scheme) == "mqtt":
         return _mqtt(parts, form)
+    if EXTRAS.get(scheme) == "kafka":
+        return _kafka(parts, form)
     space, _, name = (unquote(part) for part in parts.path[1:].partition("/"))
     if not parts.hostname or not space or not name:
         raise ValueError(form)
@@ -87,6 +96,16 @@ def _sqs(parts: SplitResult, account: str, name: str, form: str) -> Address:
             raise ValueError(f"{form}, with the account's twelve digits")
         return Address("sqs", f"sqs://{parts.netloc}", account, name, region)
     return Address(parts.scheme, f"{parts.scheme.partition('+')[2]}://{parts.netloc}", account, name, region)
+
+
+def _kafka(parts: SplitResult, form: str) -> Address:
+    """`space` is the SASL mechanism, as Kafka writes it."""
+    name = unquote(parts.path[1:])
+    query = parse_qs(parts.query, keep_blank_values=True)
+    mechanism = query.pop("sasl", [SASL[0]])[0]
+    if not parts.hostname or not _TOPIC.fullmatch(name) or query or mechanism not in SASL:
+        raise ValueError(form)
+    return Address(parts.scheme, f"{parts.scheme}://{parts.netloc}", mechanism.upper(), name)
 
 
 def _mqtt(parts: SplitResult, form: str) -> Address:
@@ -146,6 +165,8 @@ def check_dead_letter(address: Address, name: str) -> str:
             raise ValueError(f"dead_letter = {name!r}; {_SQS_NAMES}")
         if name.endswith(".fifo") != address.name.endswith(".fifo"):
             raise ValueError(f"dead_letter = {name!r}; a FIFO queue's is one too (.fifo), another's is none")
+    if EXTRAS.get(address.scheme) == "kafka" and (name == address.name or not _TOPIC.fullmatch(name)):
+        raise ValueError(f"dead_letter = {name!r}; another topic, of letters, digits, dots, - and _")
     if EXTRAS.get(address.scheme) == "mqtt":
         if "+" in name or "#" in name or name.startswith("$"):
             raise ValueError(f"dead_letter = {name!r}; a topic without + and #, that does not begin with $")
