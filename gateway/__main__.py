@@ -138,7 +138,7 @@ class Gateway:
         self.pulse = Pulse(store, self.placement, store.now_ms)
         self.streams = Streams(store.client, self.admission)
         self.dispatcher = Dispatcher(store, config.name, self.streams.arrived)
-        self.budgets = BudgetRoom(store, ledger)
+        self.budgets = BudgetRoom(store, ledger, self.catalog)
         guard = self.budgets.guard
         self.durable = DurableRoom(
             *(store, self.catalog, self.placement, self.dispatcher, guard, config.callbacks_to),

@@ -35,6 +35,7 @@ from .keepalive import DEFAULT, POLICIES
 from .layers import Layers
 from .pool import Pool
 from .program import Program, runs
+from .provisioning import Provisioning
 from .room import Room
 from .sandbox import Sandbox
 from .stems import Kind, Stems
@@ -157,10 +158,12 @@ async def _work(config: Config, store: Store, driver: Driver, clock: Clock, stop
     bases = (store.watch_bases(place, partial(_expect, stems)) for place in places if place)
     news = store.watch(partial(_serve_live, pool, places)), *bases
     calls = asyncio.create_task(executor.run())
-    others = [asyncio.create_task(work) for work in (pulse.run(), pool.run(), *news, _wait_for(stop))]
+    provisioning = Provisioning(store, store.invoker, clock, pool.kept)
+    loops = pulse.run(), pool.run(), provisioning.count(), provisioning.write(), *news, _wait_for(stop)
+    others = [asyncio.create_task(work) for work in loops]
     try:
         await asyncio.wait((calls, *others), return_when=asyncio.FIRST_COMPLETED)
-        await _finish(executor, pool, layers, pulse, calls)
+        await _finish(executor, pool, layers, pulse, provisioning, calls)
     except BaseException:
         layers.close()
         await _within(endings.INVOKER_SANDBOXES_S, pool.close())
@@ -183,7 +186,9 @@ async def _cancel(*tasks: asyncio.Task[None]) -> None:
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
-async def _finish(executor: Executor, pool: Pool, layers: Layers, pulse: Pulse, calls: asyncio.Task[None]) -> None:
+async def _finish(
+    executor: Executor, pool: Pool, layers: Layers, pulse: Pulse, provisioning: Provisioning, calls: asyncio.Task[None]
+) -> None:
     """Read no more, let running calls end, then end the others; write down what became of each."""
     log.info("stopping")
     await _within(endings.INVOKER_HAND_OVER_S, _hand_over(executor, pulse))
@@ -191,7 +196,7 @@ async def _finish(executor: Executor, pool: Pool, layers: Layers, pulse: Pulse, 
     layers.close()
     await _within(endings.INVOKER_TELL_S, _tell(executor, pulse))
     await _within(endings.INVOKER_CALLS_S, executor.settled())
-    await _within(endings.INVOKER_SANDBOXES_S, pool.close())
+    await _within(endings.INVOKER_SANDBOXES_S, _end_instances(pool, provisioning))
     await asyncio.wait((calls,), timeout=endings.INVOKER_WORDS_S)
 
 
@@ -204,6 +209,10 @@ async def _hand_over(executor: Executor, pulse: Pulse) -> None:
 async def _tell(executor: Executor, pulse: Pulse) -> None:
     await executor.stop()
     await pulse.send()
+
+
+async def _end_instances(pool: Pool, provisioning: Provisioning) -> None:
+    await asyncio.gather(provisioning.finish(), pool.close())
 
 
 async def _within(budget_s: float, work: Awaitable[None]) -> None:

@@ -263,6 +263,10 @@ class Pool:
         """How many calls have begun, or failed to, since the process did."""
         return sum(p.calls for p in self._pools.values()) + sum(counts.calls for counts in self._counts.values())
 
+    def kept(self) -> list[RevisionPool]:
+        """Those of which instances are to be ready at all times."""
+        return [pool for pool in self._pools.values() if pool.floor]
+
     def statuses(self) -> tuple[FunctionStatus, ...]:
         """One row per revision that has something warm or waiting here."""
         rows = []

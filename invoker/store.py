@@ -25,7 +25,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseE
 from jiffy.contract import burial, keys, limits, outage, spending
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
-from jiffy.contract.messages import Heartbeat, Layer, Revision
+from jiffy.contract.messages import Heartbeat, Layer, Provision, Revision
 from jiffy.contract.wire import pack, unpack
 
 from .attempt import Attempt
@@ -41,6 +41,7 @@ _SCRIPTS = resources.files(__package__) / "scripts"
 _SCRIPT = burial.able((_SCRIPTS / "complete.lua").read_bytes())
 _SHA = hashlib.sha1(_SCRIPT).hexdigest()  # noqa: S324 - how EVALSHA names scripts
 _HAND_OVER = (_SCRIPTS / "hand_over.lua").read_bytes()  # rarely run: sent whole
+_PROVISION = (_SCRIPTS / "provision.lua").read_bytes()
 
 
 class Line:
@@ -198,6 +199,15 @@ class Store:
             values += (one.entry, one.call.invocation, pack(one.call))
         try:
             return int(await self._redis.eval(_HAND_OVER, len(names), *names, *values))  # type: ignore[arg-type]
+        except (RedisError, OSError) as exc:
+            _translate(exc)
+
+    async def provision(self, process: str, number: int, batch: Sequence[Provision]) -> None:
+        """Write what was kept ready: see scripts/provision.lua. Raises PlatformError; asking again is harmless."""
+        names = (keys.USAGE, keys.METERED, keys.provisioned(process))
+        values = (number, limits.PROVISIONED_KEEP_S, *(pack(one) for one in batch))
+        try:
+            await self._redis.eval(_PROVISION, len(names), *names, *values)  # type: ignore[arg-type]
         except (RedisError, OSError) as exc:
             _translate(exc)
 

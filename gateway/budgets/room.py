@@ -5,7 +5,9 @@ from __future__ import annotations
 from gateway.budgets.guard import Guard
 from gateway.budgets.seed import Seed
 from gateway.budgets.store import BudgetStore
+from gateway.budgets.unusual import Unusual
 from gateway.budgets.warnings import Warnings
+from gateway.catalog import Catalog
 from gateway.ledger import Ledger
 from gateway.loops import Loop
 from gateway.openapi import Endpoint
@@ -17,7 +19,7 @@ from gateway.store import Store
 class BudgetRoom:
     """See the module. Every call is put to `guard`."""
 
-    def __init__(self, store: Store, ledger: Ledger) -> None:
+    def __init__(self, store: Store, ledger: Ledger, catalog: Catalog) -> None:
         self._store = BudgetStore(store.client)
         self._now_ms = store.now_ms
         self._ledger = ledger
@@ -25,6 +27,7 @@ class BudgetRoom:
         self._warnings = Warnings(self._store, self._currency, store.now_ms)
         self.guard.hear = self._warnings.hear
         self._seed = Seed(self._store, ledger, store.now_ms)
+        self.unusual = Unusual(self._store, ledger, catalog.get, self._currency, store.now_ms)
 
     def _currency(self) -> str:
         return self._ledger.price_list.currency
@@ -36,7 +39,7 @@ class BudgetRoom:
         )
 
     def loops(self) -> tuple[Loop, ...]:
-        return *self.guard.loops(), self._seed.watch
+        return *self.guard.loops(), self._seed.watch, self.unusual.watch
 
     async def close(self) -> None:
         """Once the loops have ended: refuse what still waits to be let in."""

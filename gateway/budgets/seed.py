@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gateway.budgets.budget import Budget, period
 from gateway.budgets.store import BudgetStore
+from gateway.ledger.lines import Sum
 from gateway.ledger.prices import DIGITS
 from gateway.ledger.questions import Answer, By, Question
 from jiffy.contract import limits, spending
@@ -68,7 +69,8 @@ class Seed:
         answer = await self._books.ask(question)
         if kind == "tag":
             wanted = value.partition("=")[2]
-            price = sum(row.price for row in answer.rows if getattr(row, "name", None) == wanted)
+            found = [row.of_calls.price for row in answer.rows if isinstance(row, Sum) and row.name == wanted]
+            price = sum(found)
         else:
-            price = answer.total.price
+            price = answer.total.of_calls.price
         await self._store.seed(budget.counters(now), -(-price // _UNIT))

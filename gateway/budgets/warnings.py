@@ -52,8 +52,8 @@ class Warnings:
             mark, now_ms = self._mark(view, kind), self._now_ms()
             document = self._document(view, kind, now_ms)
             try:
-                delivery = _delivery(view.budget, json.dumps(document).encode(), now_ms)
-                if await self._store.tell(*mark, now_ms, delivery, view.budget.tenant):
+                word = delivery(view.budget, json.dumps(document).encode(), now_ms)
+                if await self._store.tell(*mark, now_ms, word, view.budget.tenant):
                     log.warning("%s", json.dumps(document))
                 self._told.add(mark)
             except JiffyError:
@@ -70,11 +70,12 @@ class Warnings:
         }
 
 
-def _delivery(budget: Budget, document: bytes, now_ms: int) -> Delivery | None:
+def delivery(budget: Budget, document: bytes, now_ms: int, subject: str = "state") -> Delivery | None:
+    """The word to a budget's destination; None where it has none. `subject` tells apart what is said at one moment."""
     if not budget.notify:
         return None
     return Delivery(
-        *(f"budget.{budget.name}.{now_ms}", budget.notify, budget.tenant, f"budget {budget.name}", 0),
+        *(f"budget.{budget.name}.{subject}.{now_ms}", budget.notify, budget.tenant, f"budget {budget.name}", 0),
         invocation="",
         attempts=0,
         outcome="ok",

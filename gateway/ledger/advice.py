@@ -37,7 +37,7 @@ class Advice:
     memory_mb: int
     max_memory_bytes: int
     suggested_mb: int
-    price: Money  # of these calls
+    price: Money  # of these calls, and of what was kept ready for them
     price_then: Money
 
     def to_dict(self) -> dict[str, object]:
@@ -102,6 +102,8 @@ def of(connection: Connection, question: Question, books: Mapping[int, PriceBook
         for row in own:
             rates = books[row.book].rates_for(tenant, names.variants[row.variant][0])
             price += rates.price(int(row.mb_ms), int(row.charged))
+            price += rates.provisioned_price(int(row.provisioned_mb_ms))
             then += rates.price(int(row.billed_ms) * wanted, int(row.charged))
+            then += rates.provisioned_price(int(row.provisioned_ms) * wanted)
         found.append(Advice(name, revision, calls, memory_mb, largest, wanted, Money(price), Money(then)))
     return sorted(found, key=lambda one: (one.price_then - one.price, one.function))

@@ -23,7 +23,7 @@ from .prices import MB_MS_PER_GB_S, RATE_DIGITS, PriceBook, PriceList, Rates, Sp
 EXAMPLES = ("aws-lambda",)  # in books/, to compare with
 STEP_MAX_MS = 60_000
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_RATES = ("per_gb_second", "per_call", "tiers")
+_RATES = ("per_gb_second", "per_call", "per_provisioned_gb_second", "tiers")
 _FREE = ("free_gb_seconds", "free_calls")
 _BOOK = (
     *("version", "name", "effective_from", *_RATES, *_FREE, "step_ms", "minimum_ms", "bill_init"),
@@ -80,7 +80,7 @@ def parse_book(table: object, currency: str, where: str) -> PriceBook:
         name=_text(table, "name", where),
         effective_from_ms=_moment(table.get("effective_from"), where),
         currency=currency,
-        rates=Rates(base.per_gb_second, base.per_call, base.tiers or ()),
+        rates=Rates(base.per_gb_second, base.per_call, base.tiers or (), base.per_provisioned_gb_second or Decimal(0)),
         step_ms=_integer(table, "step_ms", where, 1, STEP_MAX_MS, 100),
         minimum_ms=_integer(table, "minimum_ms", where, 0, STEP_MAX_MS, 0),
         bill_init=_boolean(table, "bill_init", where),
@@ -95,7 +95,7 @@ def document(book: PriceBook) -> dict[str, Any]:
     """The book as plain JSON-able values, under the keys of the TOML."""
     base = Special(
         *(book.rates.per_gb_second, book.rates.per_call, book.rates.tiers or None),
-        *(book.free_mb_ms or None, book.free_calls or None),
+        *(book.free_mb_ms or None, book.free_calls or None, book.rates.per_provisioned_gb_second or None),
     )
     optional: dict[str, Any] = {
         "name": book.name,
@@ -114,6 +114,7 @@ def document(book: PriceBook) -> dict[str, Any]:
 
 
 def _special_document(special: Special) -> dict[str, Any]:
+    provisioned = special.per_provisioned_gb_second
     tiers = [
         {"above_gb_seconds": gb_seconds_text(tier.above_mb_ms), "per_gb_second": format(tier.per_gb_second, "f")}
         for tier in special.tiers or ()
@@ -121,6 +122,7 @@ def _special_document(special: Special) -> dict[str, Any]:
     values = {
         "per_gb_second": None if special.per_gb_second is None else format(special.per_gb_second, "f"),
         "per_call": None if special.per_call is None else format(special.per_call, "f"),
+        "per_provisioned_gb_second": None if provisioned is None else format(provisioned, "f"),
         "tiers": None if special.tiers is None else tiers,
         "free_gb_seconds": None if special.free_mb_ms is None else gb_seconds_text(special.free_mb_ms),
         "free_calls": special.free_calls,
@@ -138,11 +140,17 @@ def _specials(table: Mapping[str, Any], key: str, where: str, allowed: tuple[str
 def _special(table: object, where: str, allowed: tuple[str, ...]) -> Special:
     if not isinstance(table, Mapping):
         raise SpecError(f"{where} must be a table")
-    _known(table, allowed, where)
-    free = _amount(table, "free_gb_seconds", where) if "free_gb_seconds" in table else None
+    known = table
+    _known(known, allowed, where)
+
+    def amount(key: str) -> Decimal | None:
+        return _amount(known, key, where) if key in known else None
+
+    free = amount("free_gb_seconds")
     return Special(
-        per_gb_second=_amount(table, "per_gb_second", where) if "per_gb_second" in table else None,
-        per_call=_amount(table, "per_call", where) if "per_call" in table else None,
+        per_gb_second=amount("per_gb_second"),
+        per_call=amount("per_call"),
+        per_provisioned_gb_second=amount("per_provisioned_gb_second"),
         tiers=_tiers(table["tiers"], where) if "tiers" in table else None,
         free_mb_ms=None if free is None else _mb_ms(free, "free_gb_seconds", where),
         free_calls=_integer(table, "free_calls", where, 0, 2**53) if "free_calls" in table else None,

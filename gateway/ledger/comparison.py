@@ -6,13 +6,14 @@ the answer says how many calls it covers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Engine, case, cast, func, literal_column, select
+from sqlalchemy import BigInteger, Connection, Engine, case, cast, func, literal_column, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from . import attempts, month, prices, tables
+from . import attempts, month, prices, sums, tables
 from .database import reading
 from .month import Due, Use
 from .prices import Money, PriceBook
@@ -82,6 +83,7 @@ def compare(engine: Engine, question: Question, other: PriceBook) -> Comparison:
             _USAGE.function, tables.functions.c.name, tables.variants.c.runtime, _USAGE.book
         )
         found = connection.execute(query).all()
+        kept = _kept_ready(connection, question, books)
     rows: dict[str, Row] = {}
     uses, other_uses = [], []
     for row in found:
@@ -94,11 +96,34 @@ def compare(engine: Engine, question: Question, other: PriceBook) -> Comparison:
             Money(before.price + uses[-1].book.price(uses[-1].mb_ms, uses[-1].charged, question.tenant, row.runtime)),
             Money(before.other + other.price(int(row.other_mb_ms), int(row.charged), "", row.runtime)),
         )
+    for name, runtime, book, mb_ms in kept:
+        uses.append(Use(books[book], runtime, 0, 0, mb_ms))
+        other_uses.append(Use(other, runtime, 0, 0, mb_ms))
+        before = rows.get(name, Row(name, 0, Money(0), Money(0)))
+        rows[name] = Row(
+            name,
+            before.calls,
+            Money(before.price + books[book].rates_for(question.tenant, runtime).provisioned_price(mb_ms)),
+            Money(before.other + other.rates_for("", runtime).provisioned_price(mb_ms)),
+        )
     return Comparison(
         tuple(sorted(rows.values(), key=lambda one: (-one.price, one.function))),
         month.due(question.tenant, uses),
         month.due("", other_uses),
     )
+
+
+def _kept_ready(
+    connection: Connection, question: Question, books: Mapping[int, PriceBook]
+) -> list[tuple[str, str, int, int]]:
+    """(function, runtime, price book, MB·ms) of instances kept ready: nothing of it is rounded, so sums will do."""
+    part, names = sums.matching(question, books), sums.Names(connection)
+    keys = {name: part.c[name] for name in ("function", "variant", "book")}
+    return [
+        (names.functions[row.function][1], names.variants[row.variant][0], row.book, int(row.provisioned_mb_ms))
+        for row in connection.execute(sums.added_up(part, keys))
+        if row.provisioned_mb_ms
+    ]
 
 
 def _billed_ms(book: PriceBook) -> ColumnElement[int]:

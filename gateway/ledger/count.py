@@ -10,9 +10,9 @@ from . import database, tables
 
 
 class Count(NamedTuple):
-    settled: int  # usage rows ever written
+    settled: int  # rows ever written, of attempts and of provisioned minutes
     rejected: int  # records put aside because they could not be read
-    rows: int  # usage rows that are there
+    rows: int  # of them, those that are there or were removed because they were old
     doubles: int  # (invocation, attempt) that are there more than once
 
 
@@ -22,7 +22,9 @@ def count(engine: Engine) -> Count:
     key = (usage.c.invocation, usage.c.attempt)
     repeated = select(key[0]).group_by(*key).having(func.count() > 1).subquery()
     with database.reading(engine) as connection:
-        settled, rejected = connection.execute(select(row.settled, row.rejected).where(row.id == 1)).one()
-        rows = connection.scalar(select(func.count()).select_from(usage))
+        found = connection.execute(select(row.settled, row.rejected, row.removed).where(row.id == 1)).one()
+        settled, rejected, rows = found
+        for table in (usage, tables.provisions):
+            rows += connection.scalar(select(func.count()).select_from(table))
         doubles = connection.scalar(select(func.count()).select_from(repeated))
-    return Count(int(settled), int(rejected), int(rows or 0), int(doubles or 0))
+    return Count(int(settled), int(rejected), int(rows), int(doubles or 0))

@@ -44,7 +44,7 @@ def of_function(seen: Sum, memory_mb: int, then_mb: int, tenant: str, runtime: s
     billed_ms = Decimal(seen.billed_ms) / seen.charged
     mb_ms = round(billed_ms * then_mb * MILLION)
     return {
-        "calls_seen": seen.calls,
+        "calls_seen": seen.charged,  # failed ones too: they are billed
         "mean_duration_ms": ms_text((seen.billed_ms * 1000 - seen.rounding_us) // seen.charged),
         "mean_billed_ms": f"{billed_ms:.3f}",
         "memory_mb": then_mb,

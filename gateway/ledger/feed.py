@@ -41,7 +41,8 @@ class Entry(NamedTuple):
     """One entry of the stream."""
 
     id: str
-    data: bytes | None  # None: it has no field `u`
+    data: bytes | None  # Usage; None: it has no field `u`
+    provision: bytes | None = None  # Provision: what stands in its place
 
 
 class Feed(Protocol):
@@ -87,7 +88,7 @@ class RedisFeed:
             wanted = min(REPLY_ENTRIES, count - len(entries))
             with self._asking():
                 reply: Any = self._redis.xrange(keys.USAGE, min=start, count=wanted)
-            entries += [Entry(entry_id.decode(), _field(fields)) for entry_id, fields in reply]
+            entries += [Entry(entry_id.decode(), *_fields(fields)) for entry_id, fields in reply]
             if len(reply) < wanted:
                 break
             start = f"({entries[-1].id}"
@@ -125,8 +126,8 @@ class RedisFeed:
             raise Unavailable(f"the ledger can't read usage records: {exc}", retry_after_s=1) from exc
 
 
-def _field(fields: list[bytes]) -> bytes | None:
+def _fields(fields: list[bytes]) -> tuple[bytes | None, bytes | None]:
     if fields[0] == b"u":  # nearly always the only one
-        return fields[1]
+        return fields[1], None
     pairs = dict(zip(fields[::2], fields[1::2], strict=True))
-    return pairs.get(b"u")
+    return pairs.get(b"u"), pairs.get(b"p")

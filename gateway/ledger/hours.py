@@ -1,4 +1,5 @@
-"""Sums of attempts by the hour and by the day: what every breakdown but the calls themselves is added up from.
+"""Sums of attempts, and of what was kept ready, by the hour and by the day: what every breakdown but single calls is
+added up from.
 
 They are written in the transaction that writes the attempts, for exactly the rows that are new in it, so both always
 tell the same. Whatever is asked for stands in the key: function, revision, runtime and tags, trigger, memory, book.
@@ -6,7 +7,7 @@ tell the same. Whatever is asked for stands in the key: function, revision, runt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, case
@@ -40,6 +41,21 @@ def add(connection: Connection, rows: Sequence[tuple[Any, ...]], books: Mapping[
         for name in _DIRECT:
             into[name] += row[_AT[name]]
         into["max_memory_bytes"] = max(into["max_memory_bytes"], row[_AT["max_memory_bytes"]])
+    _add(connection, by_hour)
+
+
+def add_minutes(connection: Connection, rows: Iterable[Mapping[str, Any]], trigger: int) -> None:
+    """Adds new rows of `provisions` to the same sums, under the label that stands for their trigger."""
+    by_hour: dict[tuple[int, ...], dict[str, int]] = {}
+    for row in rows:
+        key = (row["started_ms"] // HOUR_MS, *(trigger if name == "trigger" else row[name] for name in SUM_KEYS))
+        into = by_hour.setdefault(key, dict.fromkeys(_VALUES, 0))
+        into["provisioned_ms"] += row["provisioned_ms"]
+        into["idle_ms"] += row["idle_ms"]
+    _add(connection, by_hour)
+
+
+def _add(connection: Connection, by_hour: Mapping[tuple[int, ...], dict[str, int]]) -> None:
     by_day: dict[tuple[int, ...], dict[str, int]] = {}
     for (hour, *others), values in by_hour.items():
         into = by_day.setdefault((hour // DAY_HOURS, *others), dict.fromkeys(_VALUES, 0))

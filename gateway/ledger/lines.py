@@ -7,12 +7,13 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from . import prices
 from .prices import Money
 
+FREE = Money(0)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -119,15 +120,18 @@ class Sum:
     billed_ms: int
     mb_ms: int
     max_memory_bytes: int  # the largest
-    price: Money
+    price: Money  # of the calls, and of what was kept ready
     books: tuple[int, ...]
+    provisioned_mb_ms: int = 0  # of instances kept ready, called or not
+    idle_mb_ms: int = 0  # of that, while they had no call
+    provisioned_price: Money = FREE  # what keeping them ready cost: in `price`
 
     @property
     def position(self) -> str:
         return self.name
 
     def to_dict(self) -> dict[str, object]:
-        return ({self.column: self.name} if self.column else {}) | {
+        return self._names() | {
             "calls": self.calls,
             "charged_calls": self.charged,
             "failed_calls": self.failed,
@@ -140,7 +144,22 @@ class Sum:
             "gb_seconds": prices.gb_seconds_text(self.mb_ms),
             "price": prices.text(self.price),
             "price_books": list(self.books),
+            "provisioned_gb_seconds": prices.gb_seconds_text(self.provisioned_mb_ms),
+            "idle_gb_seconds": prices.gb_seconds_text(self.idle_mb_ms),
+            "provisioned_price": prices.text(self.provisioned_price),
         }
+
+    def _names(self) -> dict[str, object]:
+        if self.column == "trigger":  # "hello schedule nightly": no function's name has a space
+            function, _, trigger = self.name.partition(" ")
+            return {"function": function, "trigger": trigger}
+        return {self.column: self.name} if self.column else {}
+
+    @property
+    def of_calls(self) -> Sum:
+        """Without what was kept ready."""
+        price = Money(self.price - self.provisioned_price)
+        return replace(self, price=price, provisioned_mb_ms=0, idle_mb_ms=0, provisioned_price=FREE)
 
     def plus_all(self, others: Iterable[Sum]) -> Sum:
         """All together, under this one's name."""
@@ -166,6 +185,9 @@ class Sum:
             max_memory_bytes=max(self.max_memory_bytes, other.max_memory_bytes),
             price=Money(self.price + other.price),
             books=tuple(sorted({*self.books, *other.books})),
+            provisioned_mb_ms=self.provisioned_mb_ms + other.provisioned_mb_ms,
+            idle_mb_ms=self.idle_mb_ms + other.idle_mb_ms,
+            provisioned_price=Money(self.provisioned_price + other.provisioned_price),
         )
 
 

@@ -22,6 +22,7 @@ class Use(NamedTuple):
     runtime: str
     charged: int  # attempts
     mb_ms: int
+    provisioned_mb_ms: int = 0  # neither free nor in a tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def due(tenant: str, uses: Iterable[Use]) -> Due:
     list_price = free_mb_ms = free_mb_ms_price = free_calls = free_calls_price = volume_mb_ms = volume_price = 0
     for use in sorted(uses, key=lambda one: (one.book.effective_from_ms, one.book.version, one.runtime)):
         rates, (allowed_mb_ms, allowed_calls) = use.book.rates_for(tenant, use.runtime), use.book.free_for(tenant)
-        list_price += rates.price(use.mb_ms, use.charged)
+        list_price += rates.price(use.mb_ms, use.charged) + rates.provisioned_price(use.provisioned_mb_ms)
         start, end = used_mb_ms, used_mb_ms + use.mb_ms
         free = max(0, min(end, allowed_mb_ms) - start)
         free_mb_ms += free

@@ -68,9 +68,21 @@ def _amounts(document: dict[str, Any]) -> str:
             line["gb_seconds"],
             line["per_gb_second"],
             line["per_call"],
-            line["price"],
+            line.get("calls_price", line["price"]),  # one that an earlier release closed has calls alone
         )
         for line in document["lines"]
+    ]
+    lines += [
+        (
+            f"kept ready, price book {line['price_book']}{', ' + line['runtime'] if line['runtime'] else ''}",
+            "",
+            line["provisioned_gb_seconds"],
+            line["per_provisioned_gb_second"],
+            "",
+            line["provisioned_price"],
+        )
+        for line in document["lines"]
+        if line.get("provisioned_gb_seconds", "0") != "0"
     ]
     heads = ("", "calls", "GB-seconds", "per GB-second", "per call", "price")
     off = [(one["name"], "", one["quantity"], "", "", one["price"]) for one in document["adjustments"]]
@@ -84,6 +96,13 @@ def _notes(document: dict[str, Any]) -> str:
     used = Decimal(total["billed_ms"]) - Decimal(total["rounding_ms"])
     if used > 0:
         notes.append(f"Rounding up each call adds {Decimal(total['rounding_ms']) / used:.1%} to the time used.")
+    ready = Decimal(total.get("provisioned_gb_seconds", 0))
+    if ready:
+        idle = Decimal(total["idle_gb_seconds"])
+        notes.append(
+            f"Instances were kept ready for {ready:,.1f} GB-seconds and idle in {idle / ready:.1%} of it; that cost "
+            f"{total['provisioned_price']}."
+        )
     if late["calls"]:
         notes.append(f"{late['calls']:,} calls of earlier months, closed before they came, are in it: {late['price']}.")
     notes += [
@@ -115,12 +134,16 @@ def _functions(document: dict[str, Any]) -> str:
 
 
 def _sums(column: str, rows: Iterable[dict[str, Any]], total: dict[str, Any]) -> str:
+    def name(row: dict[str, Any]) -> str:
+        function = row.get("function", "") if column == "trigger" else ""  # an earlier release had none there
+        return f"{function}: {row[column]}" if function else str(row[column])
+
     def cells(name: str, row: dict[str, Any]) -> tuple[str, ...]:
         counts = (f"{row['calls']:,}", f"{row['cold_calls']:,}", f"{row['billed_ms']:,}")
         return (name, *counts, row["rounding_ms"], row["gb_seconds"], row["price"])
 
     heads = (column, "calls", "cold", "billed ms", "of it rounding", "GB-seconds", "price")
-    return _table(heads, [cells(row[column], row) for row in rows], cells("list price", total), numbers=1)
+    return _table(heads, [cells(name(row), row) for row in rows], cells("list price", total), numbers=1)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str], numbers: int) -> str:

@@ -1,4 +1,4 @@
-"""Price books: what a GB-second and a call cost, from when on, and for whom. Pure; exact.
+"""Price books: what a GB-second, a call and an instance kept ready cost, from when on, and for whom. Pure; exact.
 
 How much was *used* is settled in jiffy.contract.meter; this module only multiplies. Money is a whole number of the
 smallest unit that any amount can need, so the sum of the rows equals the total to the last digit, however they are
@@ -35,17 +35,20 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What one tenant pays for one runtime."""
+    """What one tenant pays for one runtime. Amounts are in the book's currency."""
 
     per_gb_second: Decimal
     per_call: Decimal
     tiers: tuple[Tier, ...] = ()  # by rising threshold
+    per_provisioned_gb_second: Decimal = Decimal(0)  # of instances kept ready, called or not
     mb_ms_units: int = field(init=False, repr=False, compare=False)  # the two prices in 10^-DIGITS
     call_units: int = field(init=False, repr=False, compare=False)
+    provisioned_units: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mb_ms_units", per_mb_ms(self.per_gb_second))
         object.__setattr__(self, "call_units", units(self.per_call))
+        object.__setattr__(self, "provisioned_units", per_mb_ms(self.per_provisioned_gb_second))
 
     def price(self, mb_ms: int, calls: int) -> Money:
         """List price of `calls` charged attempts that were billed `mb_ms` MB·ms altogether. Linear: it may be summed.
@@ -53,6 +56,10 @@ class Rates:
         Tiers are not in it: they are a matter of a whole month.
         """
         return Money(mb_ms * self.mb_ms_units + calls * self.call_units)
+
+    def provisioned_price(self, mb_ms: int) -> Money:
+        """List price of instances that were kept ready for `mb_ms` MB·ms altogether; their calls are priced as any."""
+        return Money(mb_ms * self.provisioned_units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class Special:
     tiers: tuple[Tier, ...] | None = None
     free_mb_ms: int | None = None  # tenants only
     free_calls: int | None = None
+    per_provisioned_gb_second: Decimal | None = None
 
     def over(self, rates: Rates) -> Rates:
         """Tiers that were written beside another price of a GB-second do not hold beside this one."""
@@ -72,6 +80,11 @@ class Special:
             per_gb_second=rates.per_gb_second if self.per_gb_second is None else self.per_gb_second,
             per_call=rates.per_call if self.per_call is None else self.per_call,
             tiers=tiers,
+            per_provisioned_gb_second=(
+                rates.per_provisioned_gb_second
+                if self.per_provisioned_gb_second is None
+                else self.per_provisioned_gb_second
+            ),
         )
 
 

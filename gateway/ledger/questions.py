@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine
 
 from . import attempts, sums
 from .database import reading
-from .lines import Attempt, Sum, nothing
-from .prices import PriceBook
+from .lines import FREE, Attempt, Sum, nothing
+from .prices import Money, PriceBook
 from .shelf import read_books
 
 
@@ -59,6 +59,7 @@ class Answer:
     rows: tuple[Attempt, ...] | tuple[Sum, ...]
     total: Sum
     next: str | None  # the `after` of the next page
+    provisioned_price: Money = FREE  # by call: what kept instances ready meanwhile, which is no call and not in `total`
 
 
 def answer(engine: Engine, question: Question, with_total: bool = True) -> Answer:
@@ -77,7 +78,7 @@ def answer(engine: Engine, question: Question, with_total: bool = True) -> Answe
             found = attempts.newest(connection, question, books)
             page, following = found[: question.limit], _next(found, question.limit)
         total = nothing().plus_all(sums.by_key(connection, question, books)) if with_total else nothing()
-        return Answer(tuple(page), total, following)
+        return Answer(tuple(page), total.of_calls, following, total.provisioned_price)
 
 
 def invocation(engine: Engine, tenant: str, invocation_id: str) -> list[Attempt]:

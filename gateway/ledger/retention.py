@@ -14,7 +14,7 @@ from .database import lock, reading, writing
 DAY_MS = 86_400_000
 STEP_ROWS = 1000  # about 20 ms in which nothing is settled
 
-_USAGE, _ROW = tables.usage.c, tables.settlement.c
+_ROW = tables.settlement.c
 
 
 def horizon_ms(now_ms: int, keep_days: int) -> int:
@@ -23,16 +23,18 @@ def horizon_ms(now_ms: int, keep_days: int) -> int:
 
 
 def forget(engine: Engine, before_ms: int) -> int:
-    """Removes some of the calls that began before a moment; returns how many: 0 when none is left. Blocking."""
+    """Removes some rows of calls that began before a moment; returns how many: 0 when none is left. Blocking."""
     with writing(engine) as connection:
         lock(connection)
         older = _ROW.kept_since_ms < before_ms
         connection.execute(update(tables.settlement).where(older).values(kept_since_ms=before_ms))
-        keys = select(_USAGE.invocation, _USAGE.attempt).where(_USAGE.started_ms < before_ms)
-        keys = keys.order_by(_USAGE.started_ms).limit(STEP_ROWS)
-        return connection.execute(
-            delete(tables.usage).where(tuple_(_USAGE.invocation, _USAGE.attempt).in_(keys))
-        ).rowcount
+        removed = 0
+        for table in (tables.usage, tables.provisions):
+            key = list(table.primary_key)
+            oldest = select(*key).where(table.c.started_ms < before_ms).order_by(table.c.started_ms).limit(STEP_ROWS)
+            removed += connection.execute(delete(table).where(tuple_(*key).in_(oldest))).rowcount
+        connection.execute(update(tables.settlement).values(removed=_ROW.removed + removed))
+        return removed
 
 
 def kept_since(engine: Engine) -> int:

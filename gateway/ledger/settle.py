@@ -2,6 +2,7 @@
 
     read    the oldest entries of the usage stream: what stands there is what is not settled yet
     write   one SQL transaction: names, usage rows, their sums by the hour, what could not be read, how far we are
+            (and minutes of what was kept ready, likewise: provisions.py)
     forget  the entries, once that transaction is on disk
 
 A crash before the commit leaves the entries where they are; a crash after it makes them come again, and the primary
@@ -16,16 +17,17 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple, get_type_hints
 
 from sqlalchemy import Connection, Engine, Table, and_, select, update
 
 from jiffy.contract import wire
 from jiffy.contract.errors import PlatformError
-from jiffy.contract.messages import Usage
+from jiffy.contract.messages import Provision, Usage
 
-from . import hours, retention, shelf, tables
+from . import hours, provisions, retention, shelf, tables
 from .database import insert_new, lock, put, writing
 from .feed import Entry, Feed
 from .prices import PriceBook, PriceList
@@ -53,11 +55,12 @@ class Step(NamedTuple):
     """What one step did."""
 
     read: int  # entries of the stream
-    settled: int  # usage rows written
+    settled: int  # rows written
     repeated: int  # records that were settled before
     rejected: int  # entries put aside
 
 
+Record = Usage | Provision
 Row = tuple[Any, ...]  # in the order of the columns of `usage`
 
 
@@ -93,45 +96,72 @@ class Settler:
         with writing(self._engine) as connection:
             lock(connection)
             records, removed = self._kept(connection, records)
-            if any(u.book and u.book not in self.prices.by_version for u in records):
+            calls = [one for one in records if isinstance(one, Usage)]
+            minutes = [one for one in records if isinstance(one, Provision)]
+            if any(u.book and u.book not in self.prices.by_version for u in calls):
                 self.prices = shelf.read_list(connection)  # published a moment ago, by another gateway
-            names = self._names(connection, records)
-            new = self._write(connection, self._rows(records, names, closed_months(connection)))
+            names, closed = self._names(connection, calls, minutes), closed_months(connection)
+            new = self._write(connection, self._rows(calls, names, closed))
             hours.add(connection, new, self.prices.by_version)
+            settled = len(new) + self._write_minutes(connection, minutes, names, closed)
             rejected = put(connection, tables.rejected, [*unreadable, *removed])
-            _move(connection, entries[-1].id, len(new), len(records) - len(new), rejected, self._now_ms())
+            _move(connection, entries[-1].id, settled, len(records) - settled, rejected, self._now_ms())
         self._functions, self._labels, self._variants = names  # only now are they sure to be in the tables
         self._feed.forget(entries[-1].id)
-        return Step(len(entries), len(new), len(records) - len(new), rejected)
+        return Step(len(entries), settled, len(records) - settled, rejected)
 
-    def _decode(self, entries: list[Entry]) -> tuple[list[Usage], list[dict[str, object]]]:
-        records: list[Usage] = []
+    def _decode(self, entries: list[Entry]) -> tuple[list[Record], list[dict[str, object]]]:
+        records: list[Record] = []
         unreadable: list[dict[str, object]] = []
         for n, entry in enumerate(entries, 1):
             try:
-                records.append(decode(entry.data))
+                records.append(provisions.decode(entry.provision) if entry.provision else decode(entry.data))
             except PlatformError as exc:
                 unreadable.append(_reject(entry, exc.message, self._now_ms()))
             if n % SLICE_ROWS == 0:
                 time.sleep(PAUSE_S)
         return records, unreadable
 
-    def _kept(self, connection: Connection, records: list[Usage]) -> tuple[list[Usage], list[dict[str, object]]]:
+    def _kept(self, connection: Connection, records: list[Record]) -> tuple[list[Record], list[dict[str, object]]]:
         """Records that can still be told from repeated ones, and those of calls that are removed by now."""
         since_ms = retention.read(connection)
         old = [u for u in records if u.started_ms < since_ms]
         if not old:
             return records, []
         reason = "the call began before those that are still kept: it may be settled already"
-        removed = [_reject(Entry(u.invocation, wire.pack(u)), reason, self._now_ms()) for u in old]
+        removed = [_reject(Entry(u[0], wire.pack(u)), reason, self._now_ms()) for u in old]
         return [u for u in records if u.started_ms >= since_ms], removed
 
-    def _names(self, connection: Connection, records: list[Usage]) -> Names:
+    def _names(self, connection: Connection, calls: list[Usage], minutes: list[Provision]) -> Names:
+        records: list[Record] = [*calls, *minutes]
+        functions = {(one.tenant, one.function) for one in records}
+        labels = {(text,) for u in calls for text in (u.trigger, u.invoker)}
+        labels |= {(text,) for one in minutes for text in (provisions.TRIGGER, one.invoker)}
+        variants = {(one.runtime, one.tags) for one in records}
         return Names(
-            _ids(connection, tables.functions, ("tenant", "name"), self._functions, _functions(records)),
-            _ids(connection, tables.labels, ("text",), self._labels, _labels(records)),
-            _ids(connection, tables.variants, ("runtime", "tags"), self._variants, _variants(records)),
+            _ids(connection, tables.functions, ("tenant", "name"), self._functions, functions),
+            _ids(connection, tables.labels, ("text",), self._labels, labels),
+            _ids(connection, tables.variants, ("runtime", "tags"), self._variants, variants),
         )
+
+    def _write_minutes(
+        self, connection: Connection, minutes: list[Provision], names: Names, closed: Mapping[str, set[int]]
+    ) -> int:
+        """Writes them into rows and sums; returns how many are new."""
+        if not minutes:
+            return 0
+        rows = [
+            provisions.row(
+                one,
+                *(names.functions[one.tenant, one.function], names.variants[one.runtime, one.tags]),
+                *(names.labels[one.invoker,], self.prices.at(one.started_ms).version),
+                billed_in(one.started_ms, closed[one.tenant]) if one.tenant in closed else 0,
+            )
+            for one in minutes
+        ]
+        new = provisions.write(connection, rows)
+        hours.add_minutes(connection, new, names.labels[provisions.TRIGGER,])
+        return len(new)
 
     def _rows(self, records: list[Usage], names: Names, closed: Mapping[str, set[int]]) -> list[Row]:
         rows: list[Row] = []
@@ -227,24 +257,12 @@ def _row(u: Usage, names: Names, book: int, late: int) -> Row:
     )
 
 
-def _functions(records: Iterable[Usage]) -> set[tuple[str, ...]]:
-    return {(u.tenant, u.function) for u in records}
-
-
-def _labels(records: Iterable[Usage]) -> set[tuple[str, ...]]:
-    return {(text,) for u in records for text in (u.trigger, u.invoker)}
-
-
-def _variants(records: Iterable[Usage]) -> set[tuple[str, ...]]:
-    return {(u.runtime, u.tags) for u in records}
-
-
 def _ids(
     connection: Connection,
     table: Table,
     columns: tuple[str, ...],
     known: dict[tuple[str, ...], int],
-    wanted: set[tuple[str, ...]],
+    wanted: AbstractSet[tuple[str, ...]],
 ) -> dict[tuple[str, ...], int]:
     """`known`, with the numbers of all `wanted` names; names that are new get one."""
     missing = sorted(wanted - known.keys())
@@ -259,7 +277,7 @@ def _ids(
 
 
 def _reject(entry: Entry, reason: str, at_ms: int) -> dict[str, object]:
-    content = entry.data or b""
+    content = entry.data or entry.provision or b""
     key = hashlib.sha256(entry.id.encode() + b"\0" + content).digest()
     return {"key": key, "entry": entry.id, "reason": reason[:500].replace("\0", ""), "content": content, "at_ms": at_ms}
 

@@ -115,7 +115,7 @@ def _uses(
     for (version, runtime), one in sorted(groups.items()):
         book = books[version]
         rates = book.rates_for(tenant, runtime)
-        uses.append(month.Use(book, runtime, one.charged, one.mb_ms))
+        uses.append(month.Use(book, runtime, one.charged, one.mb_ms, one.provisioned_mb_ms))
         lines.append(
             {
                 "price_book": version,
@@ -127,6 +127,11 @@ def _uses(
                 "gb_seconds": prices.gb_seconds_text(one.mb_ms),
                 "per_gb_second": format(rates.per_gb_second, "f"),
                 "per_call": format(rates.per_call, "f"),
+                "provisioned_gb_seconds": prices.gb_seconds_text(one.provisioned_mb_ms),
+                "idle_gb_seconds": prices.gb_seconds_text(one.idle_mb_ms),
+                "per_provisioned_gb_second": format(rates.per_provisioned_gb_second, "f"),
+                "calls_price": prices.text(one.of_calls.price),
+                "provisioned_price": prices.text(one.provisioned_price),
                 "price": prices.text(one.price),
             }
         )

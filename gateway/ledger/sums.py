@@ -26,10 +26,10 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Subquery
 
-from . import months, tables
+from . import months, provisions, tables
 from .hours import DAY_HOURS, HOUR_MS
 from .lines import Sum, day_text, hour_text, nothing
-from .prices import PriceBook
+from .prices import Money, PriceBook
 from .tables import SUM_KEYS, SUMS
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _KEYS = {  # what is asked by → the columns that tell its name
     "tenant": ("function",),
     "revision": ("function", "revision"),
     "route": ("trigger",),
-    "trigger": ("trigger",),
+    "trigger": ("function", "trigger"),  # a trigger's name is its function's own
     "tag": (),
     "hour": ("hour",),
     "day": ("day",),
@@ -115,7 +115,7 @@ class Names:
             case "revision":
                 return f"{self.functions[row.function][1]}:{row.revision}"
             case "trigger":
-                return self.labels[row.trigger]
+                return f"{self.functions[row.function][1]} {self.labels[row.trigger]}"
             case "route":
                 label = self.labels[row.trigger]
                 return label.removeprefix(ROUTE) if label.startswith(ROUTE) else NONE
@@ -138,11 +138,13 @@ def tag_name(tags: str, key: str | None) -> str:
 
 
 def added_up(part: Subquery, keys: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
-    """One row for each distinct `keys`, with SUMS, mb_ms and max_memory_bytes."""
+    """One row for each distinct `keys`, with SUMS, mb_ms (provisioned and idle ones, too) and max_memory_bytes."""
     return select(
         *(column.label(name) for name, column in keys.items()),
         *(func.sum(part.c[name]).label(name) for name in SUMS),
         func.sum(part.c.memory_mb * part.c.billed_ms).label("mb_ms"),
+        func.sum(part.c.memory_mb * part.c.provisioned_ms).label("provisioned_mb_ms"),
+        func.sum(part.c.memory_mb * part.c.idle_ms).label("idle_mb_ms"),
         func.max(part.c.max_memory_bytes).label("max_memory_bytes"),
     ).group_by(*keys.values())
 
@@ -150,6 +152,8 @@ def added_up(part: Subquery, keys: Mapping[str, ColumnElement[Any]]) -> Select[A
 def priced(row: Row[Any], book: PriceBook, tenant: str, runtime: str) -> Sum:
     """One row of `added_up`, all of it priced by one book for one tenant and runtime."""
     charged, billed_ms, mb_ms = int(row.charged), int(row.billed_ms), int(row.mb_ms)
+    rates, provisioned_mb_ms = book.rates_for(tenant, runtime), int(row.provisioned_mb_ms)
+    provisioned_price = rates.provisioned_price(provisioned_mb_ms)
     return Sum(
         column="",
         name="",
@@ -163,8 +167,11 @@ def priced(row: Row[Any], book: PriceBook, tenant: str, runtime: str) -> Sum:
         billed_ms=billed_ms,
         mb_ms=mb_ms,
         max_memory_bytes=int(row.max_memory_bytes),
-        price=book.price(mb_ms, charged, tenant, runtime),
+        price=Money(rates.price(mb_ms, charged) + provisioned_price),
         books=(row.book,),
+        provisioned_mb_ms=provisioned_mb_ms,
+        idle_mb_ms=int(row.idle_mb_ms),
+        provisioned_price=provisioned_price,
     )
 
 
@@ -185,6 +192,7 @@ def matching(question: Question, books: Mapping[int, PriceBook]) -> Subquery:
         for unit_ms, begins, ends in spans(question.since_ms, question.until_ms, days=question.by != "hour"):
             if unit_ms == 1:
                 parts.append(_single(question, books, begins, ends))
+                parts.append(_minutes(question, begins, ends))
                 continue
             table = tables.hours if unit_ms == HOUR_MS else tables.days
             moment = table.c.hour if unit_ms == HOUR_MS else table.c.day
@@ -236,6 +244,21 @@ def on_the_bill_of(
     return or_(and_(late == 0, moment >= begins_ms // unit_ms, moment < ends_ms // unit_ms), late == month)
 
 
+def _minutes(question: Question, since: int | None, until: int | None) -> Select[Any]:
+    """Provisioned minutes that began in a span, each in the form of a row of `hours`."""
+    minutes = tables.provisions.c
+    trigger = select(tables.labels.c.id).where(tables.labels.c.text == provisions.TRIGGER).scalar_subquery()
+    values: dict[str, ColumnElement[Any]] = {
+        "hour": minutes.started_ms // literal_column(str(HOUR_MS), BigInteger),
+        "trigger": trigger,
+    }
+    nothing = literal_column("0", BigInteger)
+    names = ("hour", *SUM_KEYS, *SUMS, "max_memory_bytes")
+    found = [values[name] if name in values else minutes.get(name, nothing) for name in names]
+    columns = [column.label(name) for column, name in zip(found, names, strict=True)]
+    return _within(_of(select(*columns), question, minutes), minutes.started_ms, since, until)
+
+
 def _single(question: Question, books: Mapping[int, PriceBook], since: int | None, until: int | None) -> Select[Any]:
     """Attempts of a span, each in the form of a row of `hours`."""
     usage = tables.usage.c
@@ -248,12 +271,16 @@ def _single(question: Question, books: Mapping[int, PriceBook], since: int | Non
         "charged": case((charged, 1), else_=0),
         "failed": case((charged & (usage.outcome != 0), 1), else_=0),
         "charged_us": case((charged, used), else_=0),
+        **dict.fromkeys(("provisioned_ms", "idle_ms"), literal_column("0", BigInteger)),
     }
     names = ("hour", *SUM_KEYS, *SUMS, "max_memory_bytes")
     labelled = [(values[name] if name in values else usage[name]).label(name) for name in names]
-    query = _of(select(*labelled), question, usage)
-    query = query if since is None else query.where(usage.started_ms >= since)
-    return query if until is None else query.where(usage.started_ms < until)
+    return _within(_of(select(*labelled), question, usage), usage.started_ms, since, until)
+
+
+def _within(query: Select[Any], moment: ColumnElement[int], since: int | None, until: int | None) -> Select[Any]:
+    query = query if since is None else query.where(moment >= since)
+    return query if until is None else query.where(moment < until)
 
 
 def _of(query: Select[Any], question: Question, columns: Any) -> Select[Any]:

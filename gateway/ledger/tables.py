@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from jiffy.contract.messages import Outcome
 
-SCHEMA = "5"  # the newest revision in migrations/
+SCHEMA = "6"  # the newest revision in migrations/
 
 # Stored as numbers to keep rows short. A number, once given, keeps its meaning for ever.
 OUTCOMES = {
@@ -116,13 +116,27 @@ Index("usage_by_time", usage.c.started_ms, usage.c.invocation, usage.c.attempt)
 Index("usage_by_function", usage.c.function, usage.c.started_ms)
 
 
+provisions = Table(  # minutes of provisioned capacity, as invokers report them
+    "provisions",
+    metadata,
+    Column("id", LargeBinary(16), primary_key=True),
+    *(_number(name, Integer) for name in ("function", "revision", "variant", "invoker", "book")),  # as in `usage`
+    *(_number(name) for name in ("memory_mb", "started_ms", "provisioned_ms", "idle_ms")),
+    _later("late"),
+    sqlite_with_rowid=False,
+)
+Index("provisions_by_time", provisions.c.started_ms)
+
+
 def _sums(name: str, unit: str) -> Table:
-    """Sums of `usage` by a unit of time (numbered since 1970, of started_ms), kept for ever."""
+    """Sums of `usage` and `provisions` by a unit of time (numbered since 1970, of started_ms), kept for ever."""
+    added = {"provisioned_ms", "idle_ms"}
     return Table(
         name,
         metadata,
         *(_key(column) for column in (unit, *SUM_KEYS)),
-        *(_number(column) for column in (*SUMS, "max_memory_bytes")),
+        *(_number(column) for column in (*SUMS, "max_memory_bytes") if column not in added),
+        *(_later(column, BigInteger) for column in SUMS if column in added),
         sqlite_with_rowid=False,
     )
 
@@ -137,6 +151,7 @@ SUMS = (
     "charged_us",  # time used by the charged ones, cold starts included where the book bills them
     "billed_ms",
     *("init_us", "queue_us", "cpu_us", "bytes_in", "bytes_out"),
+    *("provisioned_ms", "idle_ms"),  # of instances kept ready, called or not
 )  # and the largest max_memory_bytes
 hours = _sums("hours", "hour")
 days = _sums("days", "day")
@@ -156,11 +171,12 @@ settlement = Table(  # one row: how far the ledger is; locked by whoever settles
     metadata,
     _key("id"),
     Column("position", String, nullable=False),  # id of the last stream entry settled
-    _number("settled"),  # usage rows written
+    _number("settled"),  # rows of `usage` and `provisions` written
     _number("repeated"),  # records that were there already
     _number("rejected"),
     _number("at_ms"),
-    _later("kept_since_ms", BigInteger),  # rows of `usage` from before were removed: retention.py
+    _later("kept_since_ms", BigInteger),  # rows from before were removed: retention.py
+    _later("removed", BigInteger),  # how many
 )
 
 statements = Table(  # of closed months: never changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
@@ -23,11 +24,13 @@ from jiffy.contract.spec import check_name
 
 SPAN = {"function": "only this function", "since": "a day, a time, or how long ago", "until": "likewise"}
 SPAN |= {"month": "2026-11, in place of since and until"}
+# What "python3", the default of jiffy.toml, means: the version that Jiffy itself runs on.
+DEFAULT_RUNTIME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 LOAD = {
     "calls": "a month, such as 2e6",
     "duration_ms": "of one call",
     "memory_mb": "of the function",
-    "runtime": "such as python3.11; default: one without a price of its own",
+    "runtime": f"such as python3.11; default: {DEFAULT_RUNTIME}",
     "cold_share": "of the calls, 0 to 1; default 0",
     "init_ms": "of a cold start; default 0",
     "compare": f"another price book: {', '.join(bookfile.EXAMPLES)}",
@@ -95,7 +98,7 @@ class Costs:
         name = query.pop("compare", "")
         load = _load(query)
         book = self._ledger.price_list.at(self._ledger.now_ms())
-        document = {"estimate": estimate.of_load(load, caller.tenant(request), book)}
+        document = {"estimate": {"runtime": load.runtime} | estimate.of_load(load, caller.tenant(request), book)}
         if name:
             document[name] = estimate.of_load(load, "", _example(name))
         return JSONResponse(document)
@@ -140,7 +143,7 @@ def _load(query: Mapping[str, str]) -> Load:
         calls=calls,
         duration_us=int(_number(query, "duration_ms", 0, DURATION_MAX_MS) * 1000),
         memory_mb=int(_number(query, "memory_mb", limits.MEMORY_MIN_MB, limits.MEMORY_MAX_MB)),
-        runtime=runtime,
+        runtime=DEFAULT_RUNTIME if runtime in ("", "python3") else runtime,
         cold_calls=int(calls * _number(query, "cold_share", 0, 1, "0")),
         init_us=int(_number(query, "init_ms", 0, int(limits.INIT_MAX_S * 1000), "0") * 1000),
     )

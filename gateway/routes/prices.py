@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.keyring import Caller
 from gateway.ledger import Ledger, bookfile
+from gateway.ledger.lines import moment_text
 from gateway.ledger.prices import PriceBook, PriceList
 from gateway.openapi import Endpoint
 from gateway.routes import bodies, caller
@@ -54,9 +55,11 @@ class Prices:
         return JSONResponse(self._document(self._ledger.price_list, caller.of(request)))
 
     def _document(self, known: PriceList, asking: Caller) -> dict[str, object]:
+        now_ms = self._ledger.now_ms()
         return {
             "currency": known.currency,
-            "in_force": known.at(self._ledger.now_ms()).version,
+            "now": moment_text(now_ms),
+            "in_force": known.at(now_ms).version,
             "books": [_book(book, asking) for book in known.books],
         }
 

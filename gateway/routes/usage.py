@@ -14,7 +14,7 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.ledger import Ledger, months
+from gateway.ledger import Ledger, months, prices
 from gateway.ledger.lines import moment_text
 from gateway.ledger.questions import By, Question
 from gateway.openapi import Endpoint
@@ -89,6 +89,7 @@ class UsageRoute:
                 "next": found.next,
                 "unsettled": waiting,
             }
+            | ({"provisioned_price": prices.text(found.provisioned_price)} if question.by is By.CALL else {})
         )
 
 

@@ -14,6 +14,7 @@ from gateway.durable.callbacks import sign
 from tests.budgets.conftest import Set, show
 from tests.durable.conftest import Pair
 from tests.durable.test_destinations import Receiver, receiver
+from tests.ledger.records import meter_into, record
 
 __all__ = ["receiver"]
 pytestmark = pytest.mark.redis
@@ -64,6 +65,33 @@ async def test_who_is_to_be_told_is_told_once_signed(
     async with asyncio.timeout(10):
         while (await pair.tally()).get("delivered") != 2:
             await asyncio.sleep(0.01)  # a counter tells nobody
+
+
+async def test_an_unusual_cost_is_told_once_to_whom_budgets_of_that_function_name(
+    pair: Pair, put: Set, receiver: Receiver, redis_url: str
+) -> None:
+    gateway = pair.served.gateway
+    gateway.durable.callbacks.allowed = LOOPBACK
+    await pair.deploy("hello", tags={"team": "x"})
+    url = f"http://127.0.0.1:{receiver.port}/alarm"
+    await put("team", limit="1000", tag="team=x", notify=url)
+    await put("others", limit="1000", tag="team=y", notify=url)
+    await put("silent", limit="1000")
+    now_ms = gateway.store.now_ms()
+    quiet = [record(started_ms=now_ms - day * 86_400_000) for day in range(1, 15)]
+    meter_into(redis_url, *quiet, record(started_ms=now_ms - 1, memory_mb=10_240, duration_us=900_000_000))
+    await gateway.ledger.settle_now()
+    for _ in range(2):
+        await gateway.budgets.unusual.look()
+    line, headers, body = await receiver.told()
+    assert line == "POST /alarm HTTP/1.1" and "webhook-signature" in headers
+    told = json.loads(body)
+    assert (told["type"], told["function"], told["budget"]["name"]) == ("cost.unusual", "hello", "team")
+    assert Decimal(told["cost"]) > Decimal(told["usual_high"]) and told["currency"] == "USD"
+    async with asyncio.timeout(10):
+        while (await pair.tally()).get("delivered") != 1:
+            await asyncio.sleep(0.01)  # a counter tells nobody
+    assert (await pair.tally())["destined"] == 1 and receiver.requests.empty()
 
 
 async def test_what_was_spent_before_a_budget_was_set_counts(pair: Pair, put: Set) -> None:

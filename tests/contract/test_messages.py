@@ -100,6 +100,7 @@ def test_no_two_keys_share_a_name() -> None:
             keys.source("x", "y"),
             keys.BUILDS,
             keys.USAGE,
+            keys.provisioned("x"),
             keys.INVOKERS,
             keys.TENANTS,
         ),

@@ -7,7 +7,7 @@ from redis import Redis
 
 from gateway.ledger.feed import Entry
 from jiffy.contract import keys, meter, wire
-from jiffy.contract.messages import Outcome, Usage
+from jiffy.contract.messages import Outcome, Provision, Usage
 
 NOON_MS = 1_793_534_400_000  # 2026-11-01T12:00:00Z
 
@@ -56,12 +56,31 @@ def record(
     )
 
 
-def meter_into(redis_url: str, *usages: Usage) -> None:
-    """As an invoker does when it completes calls."""
+def minute(
+    function: str = "hello",
+    *,
+    tenant: str = "default",
+    revision: int = 1,
+    started_ms: int = NOON_MS,
+    provisioned_ms: int = 60_000,
+    idle_ms: int = 0,
+    memory_mb: int = 128,
+    runtime: str = "python3.11",
+    tags: str = "",
+) -> Provision:
+    """What was kept ready in one minute."""
+    return Provision(
+        *(str(uuid_utils.uuid4()), tenant, function, revision, "host-1", started_ms),
+        *(provisioned_ms, min(idle_ms, provisioned_ms), memory_mb, runtime, tags),
+    )
+
+
+def meter_into(redis_url: str, *usages: Usage | Provision) -> None:
+    """As an invoker does when it completes calls, and when a minute is over."""
     with Redis.from_url(redis_url) as client:
         pipeline = client.pipeline(transaction=False)
         for one in usages:
-            pipeline.xadd(keys.USAGE, {"u": wire.pack(one)})
+            pipeline.xadd(keys.USAGE, {"u" if isinstance(one, Usage) else "p": wire.pack(one)})
         pipeline.execute()
 
 
@@ -78,13 +97,16 @@ class MemoryFeed:
         self._number = 0
         self._holder = ""
 
-    def put(self, *usages: Usage) -> None:
-        for usage in usages:
-            self.put_raw(wire.pack(usage))
+    def put(self, *records: Usage | Provision) -> None:
+        for one in records:
+            if isinstance(one, Usage):
+                self.put_raw(wire.pack(one))
+            else:
+                self.put_raw(None, wire.pack(one))
 
-    def put_raw(self, data: bytes | None) -> None:
+    def put_raw(self, data: bytes | None, provision: bytes | None = None) -> None:
         self._number += 1
-        self._entries.append(Entry(f"{self._number}-0", data))
+        self._entries.append(Entry(f"{self._number}-0", data, provision))
 
     def read(self, count: int) -> list[Entry]:
         return self._entries[:count]

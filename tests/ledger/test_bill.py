@@ -30,7 +30,7 @@ from gateway.routes.statements import Statements
 from gateway.routes.usage import UsageRoute
 from jiffy.contract.messages import Outcome
 from tests.ledger.conftest import opened, owned
-from tests.ledger.records import NOON_MS, meter_into, record
+from tests.ledger.records import NOON_MS, meter_into, minute, record
 
 pytestmark = pytest.mark.redis
 COLUMNS = 100
@@ -164,6 +164,35 @@ def test_tables_of_sums(bill: Bill, redis_url: str, by: str) -> None:
     assert total == Decimal("0.000039071756630859375") and (by == "total" or sum(rows) == total)
 
 
+def test_a_trigger_is_named_with_its_function(bill: Bill, redis_url: str) -> None:
+    meter_into(redis_url, record("a", trigger="schedule nightly"), record("b", trigger="schedule nightly"))
+    heads, *rows = [line.split() for line in bill("--by", "trigger").stdout.splitlines() if line]
+    assert heads[:3] == ["function", "trigger", "calls"]
+    assert [row[:4] for row in rows[1:3]] == [["a", "schedule", "nightly", "1"], ["b", "schedule", "nightly", "1"]]
+    [row, _] = json.loads(bill("--by", "trigger", "--json").stdout)["rows"]
+    assert (row["function"], row["trigger"]) == ("a", "schedule nightly")
+
+
+def test_what_is_kept_ready_is_shown_beside_the_calls(bill: Bill, redis_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(
+        'currency = "USD"\n[[book]]\nversion = 2\neffective_from = 2026-10-01\nper_gb_second = "0.0001"\n'
+        'per_call = "0"\nper_provisioned_gb_second = "0.00001"\n'
+    )
+    assert bill("prices", "set", str(file)).returncode == 0
+    meter_into(redis_url, minute("kept", memory_mb=1024, provisioned_ms=120_000, idle_ms=90_000))
+    assert "Beside these calls, instances kept ready cost 0.00120 USD" in bill().stdout
+    meter_into(redis_url, record("hello"))
+    shown = bill("--by", "function").stdout
+    assert re.search(r"^kept +0 +0 +0.000 +0 +120 +90 +0.0000 +0.0012", shown, re.M)
+    assert "Instances were kept ready for 120.0 GB-s and idle in 75.0% of it; that cost 0.00120 USD." in shown
+    *rows, total = [Decimal(found) for found in re.findall(r"^(?:kept|hello|total) .* (\S+)$", shown, re.M)]
+    assert len(rows) == 2 and sum(rows) == total
+    assert "120 × 0.00001" in bill("statement", "2026-11").stdout
+    compared = json.loads(bill("--compare", "aws-lambda", "--json").stdout)["rows"]
+    assert {row["function"]: row["aws-lambda"] for row in compared}["kept"] == "0.000500004"
+
+
 def test_json_holds_all_pages(bill: Bill, redis_url: str) -> None:
     meter_into(redis_url, *(record(started_ms=NOON_MS - n) for n in range(1100)))
     for words in (["--json"], ["--format", "json"]):
@@ -232,7 +261,7 @@ def test_calls_are_compared_and_estimated(bill: Bill, redis_url: str) -> None:
     shown = bill("--compare", "aws-lambda").stdout
     assert "aws-lambda, USD" in shown and "list price" in shown and "0.000039071756630859375" in shown
     estimate = bill("cost", "estimate", "--calls", "2e6", "--duration-ms", "120", "--memory-mb", "128").stdout
-    assert "1.233335" in estimate and "0.2" in estimate
+    assert "1.233335" in estimate and "0.2" in estimate and "the default runtime; --runtime names" in estimate
     assert bill("--compare", "gcp").returncode == 2
 
 
@@ -242,11 +271,18 @@ def test_price_books_are_listed_shown_and_published(bill: Bill, tmp_path: Path) 
     file.write_text(
         'currency = "USD"\n[[book]]\nversion = 2\neffective_from = 2026-10-01\nper_gb_second = "1"\nper_call = "0"\n'
     )
-    assert "price book 2 is published; it holds from 2026-10-01" in bill("prices", "set", str(file)).stdout
+    said = "price book 2 is published; it is in force from now on (2026-11-01T12:00:00Z): calls before keep their"
+    assert said in bill("prices", "set", str(file)).stdout
     assert "nothing new" in bill("prices", "set", str(file)).stdout
     assert json.loads(bill("prices", "show", "--json").stdout)["version"] == 2
     assert bill("prices", "show", "9").returncode == 1
-    file.write_text(file.read_text().replace('"1"', '"2"'))
+    more = file.read_text().replace('"1"', '"3"')
+    late, early = more.replace("= 2\n", "= 3\n"), more.replace("= 2\n", "= 4\n")
+    file.write_text(late.replace("2026-10-01", "2026-12-01"))
+    assert "3 is published; it will be in force for calls from 2026-12-01T00" in bill("prices", "set", str(file)).stdout
+    file.write_text(early.replace("2026-10-01", "2026-09-01"))
+    assert "before price book 2, so no call will be priced by it" in bill("prices", "set", str(file)).stdout
+    file.write_text(more)
     assert "leave it as it is" in bill("prices", "set", str(file)).stderr
 
 

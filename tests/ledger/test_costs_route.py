@@ -94,7 +94,9 @@ async def test_an_estimate_is_what_a_month_of_such_calls_is_billed(http: httpx.A
 async def test_an_estimate_of_a_function_comes_from_its_last_calls(http: httpx.AsyncClient, redis_url: str) -> None:
     assert (await http.get("/v1/costs/estimate/hello")).json()["estimate"] is None
     meter_into(redis_url, record("hello", revision=2, memory_mb=1024))
-    meter_into(redis_url, *(record("hello", revision=3, duration_us=us) for us in (50_000, 150_000)))
+    meter_into(redis_url, record("hello", revision=3, duration_us=50_000))
+    meter_into(redis_url, record("hello", revision=3, duration_us=150_000, outcome=Outcome.ERROR))  # is billed, too
+    meter_into(redis_url, record("hello", revision=3, duration_us=0, outcome=Outcome.PLATFORM))
     found = (await http.get("/v1/costs/estimate/hello")).json()["estimate"]
     assert (found["revision_seen"], found["calls_seen"], found["mean_duration_ms"]) == (3, 2, "100.000")
     assert (found["mean_billed_ms"], found["memory_mb"], found["per_million"]) == ("150.000", 256, "0.82500125")

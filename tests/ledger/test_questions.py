@@ -17,8 +17,8 @@ from gateway.ledger.lines import Sum
 from gateway.ledger.prices import PriceList
 from gateway.ledger.questions import Answer, By, Question
 from gateway.ledger.settle import Settler
-from jiffy.contract.messages import Outcome, Usage
-from tests.ledger.records import NOON_MS, MemoryFeed, record
+from jiffy.contract.messages import Outcome, Provision, Usage
+from tests.ledger.records import NOON_MS, MemoryFeed, minute, record
 from tests.ledger.test_prices import TWO_BOOKS
 
 DAY_MS = 86_400_000
@@ -35,8 +35,8 @@ class Desk:
         self._engine, self._feed = engine, MemoryFeed()
         self._settler = Settler(engine, self._feed, price_list, lambda: NOON_MS)
 
-    def settle(self, *usages: Usage) -> None:
-        self._feed.put(*usages)
+    def settle(self, *records: Usage | Provision) -> None:
+        self._feed.put(*records)
         while self._settler.step().read:
             pass
 
@@ -88,6 +88,24 @@ USAGES = st.lists(
 )
 
 
+MINUTES = st.lists(
+    st.builds(
+        minute,
+        st.sampled_from(["a", "kept"]),
+        started_ms=st.integers((DAY_0_MS - 2 * DAY_MS) // 60_000, (DAY_0_MS + 2 * DAY_MS) // 60_000).map(
+            lambda minute: minute * 60_000
+        ),
+        revision=st.integers(1, 11),
+        runtime=st.sampled_from(["python3.11", "python3.12", "node22"]),
+        tags=st.sampled_from(["", "team=x", "stage=prod,team=y"]),
+        tenant=st.sampled_from(["default", "acme"]),
+        provisioned_ms=st.integers(0, 6_000_000),
+        idle_ms=st.integers(0, 6_000_000),
+        memory_mb=st.integers(64, 10_240),
+    ),
+    max_size=10,
+)
+KEPT_READY = ("provisioned_gb_seconds", "idle_gb_seconds", "provisioned_price")
 SPANS = st.tuples(*[st.one_of(st.none(), st.integers(DAY_0_MS - DAY_MS, DAY_0_MS + DAY_MS))] * 2)
 MANY_PRICES = """
 currency = "EUR"
@@ -96,11 +114,13 @@ version = 1
 effective_from = 1970-01-01
 per_gb_second = "0.00001"
 per_call = "0.0000002"
+per_provisioned_gb_second = "0.0000041667"
 bill_init = true
 [book.runtimes.python]
 per_gb_second = "0.000007"
 [book.runtimes."python3.12"]
 per_call = "0"
+per_provisioned_gb_second = "0.00000012345678901"
 [book.tenants.acme]
 per_gb_second = "0.00000123456789012"
 [[book]]
@@ -113,27 +133,32 @@ step_ms = 1
 
 
 @settings(max_examples=40, deadline=None)
-@given(USAGES, st.integers(1, 7), SPANS)
+@given(USAGES, MINUTES, st.integers(1, 7), SPANS)
 def test_every_breakdown_adds_up_to_the_total_to_the_last_digit(
-    usages: list[Usage], limit: int, span: tuple[int | None, int | None]
+    usages: list[Usage], minutes: list[Provision], limit: int, span: tuple[int | None, int | None]
 ) -> None:
-    """Over any span: of whole hours, of parts of them, of less than one."""
+    """Over any span: of whole hours, of parts of them, of less than one. A list of calls has calls alone."""
     since, until = span
     with _fresh_desk(MANY_PRICES) as desk:
-        desk.settle(*usages)
+        desk.settle(*usages, *minutes)
         for tenant in ("default", None):
             where: dict[str, object] = {"tenant": tenant, "since_ms": since, "until_ms": until}
             total = desk.ask(by=By.TOTAL, **where).total
             in_span = [u for u in usages if (since or 0) <= u.started_ms < (until or 2**50)]
             assert total.calls == sum(tenant in (None, u.tenant) for u in in_span)
+            kept = [one for one in minutes if (since or 0) <= one.started_ms < (until or 2**50)]
+            kept = [one for one in kept if tenant in (None, one.tenant)]
+            assert total.provisioned_mb_ms == sum(one.memory_mb * one.provisioned_ms for one in kept)
+            assert total.idle_mb_ms == sum(one.memory_mb * one.idle_ms for one in kept)
             for by, tag in [*((by, None) for by in By), (By.TAG, "team")]:
                 pages = list(desk.pages(limit, by=by, tag=tag, **where))
-                assert {page.total for page in pages} == {total}
+                expected = total.of_calls if by is By.CALL else total
+                assert {page.total for page in pages} == {expected}
                 rows = [row.to_dict() for page in pages for row in page.rows]
-                for key in ("duration_ms", "billed_ms", "init_ms", "gb_seconds", "price"):
+                for key in ("duration_ms", "billed_ms", "init_ms", "gb_seconds", "price", *KEPT_READY):
                     with localcontext(prec=100):
-                        added = sum(Decimal(str(row[key])) for row in rows)
-                        assert added == Decimal(str(total.to_dict()[key])), (by, key)
+                        added = sum(Decimal(str(row.get(key, 0))) for row in rows)
+                        assert added == Decimal(str(expected.to_dict()[key])), (by, key)
 
 
 @settings(max_examples=25, deadline=None)
@@ -241,7 +266,7 @@ def test_breakdowns_have_names_that_people_know(desk: Desk) -> None:
         By.FUNCTION: ["a"],
         By.REVISION: ["a:2", "a:10"],
         By.ROUTE: ["(none)", "GET /x"],
-        By.TRIGGER: ["http", "route GET /x"],
+        By.TRIGGER: ["a http", "a route GET /x"],
         By.TENANT: ["default"],
         By.TAG: ["(none)", "stage=prod,team=x"],
         By.HOUR: ["2026-11-01T12:00Z", "2026-09-22T12:00Z"],

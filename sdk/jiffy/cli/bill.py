@@ -21,7 +21,7 @@ from jiffy.costs import Costs
 from . import statement
 from .export import export
 from .grid import EXACT_DIGITS, Grid, fitting
-from .screen import json_option, printable, show_json
+from .screen import json_option, printable, short, show_json
 
 TABLE_CALLS = 50  # what a person reads; --limit shows more
 PAGE_ROWS = 1000
@@ -29,6 +29,7 @@ SHORT_ID = 6  # characters of an id's random end: more where two of those shown 
 BY = ("call", "function", "revision", "route", "trigger", "tenant", "tag", "hour", "day", "month", "total")
 
 TIMES = ("hour", "day", "month")
+_READY = {"provisioned_gb_seconds": "ready GB-s", "idle_gb_seconds": "idle GB-s"}
 BARS = "▁▂▃▄▅▆▇█"
 
 Line = dict[str, Any]  # one row of GET /v1/usage
@@ -148,8 +149,9 @@ def _just_after(moment: str) -> str:
 def _page(document: dict[str, Any], wide: bool) -> str:
     """The table and what is to be said beneath it."""
     parts = []
-    if not document["total"]["calls"]:
-        parts.append("No calls, nothing to pay.")
+    if not document["total"]["calls"] and not _ready(document):
+        beside = list(_beside(document))
+        parts += ["No calls.", *beside] if beside else ["No calls, nothing to pay."]
     else:
         table, rounded = fitting(_calls(document, wide) if document["by"] == "call" else _sums(document), wide)
         parts += [table, "", *_notes(document)]
@@ -178,6 +180,28 @@ def _notes(document: dict[str, Any]) -> Iterator[str]:
         more = Decimal(total["rounding_ms"]) / used if used > 0 else Decimal(0)
         share = f", {more:.1%} of that" if 0 < more < 10 else ""  # beyond that the milliseconds say it better
         yield f"Each call is rounded up: you were billed {_number(total['rounding_ms'])} ms more than used{share}."
+    if ready := _ready(document):
+        idle = Decimal(total["idle_gb_seconds"])
+        yield (
+            f"Instances were kept ready for {ready:,.1f} GB-s and idle in {idle / ready:.1%} of it; that cost "
+            f"{short(total['provisioned_price'])} {document['currency']}."
+        )
+    yield from _beside(document)
+
+
+def _ready(document: dict[str, Any]) -> Decimal:
+    """GB-seconds of instances kept ready, of what the table adds up."""
+    return Decimal(document["total"].get("provisioned_gb_seconds", 0))
+
+
+def _beside(document: dict[str, Any]) -> Iterator[str]:
+    """What is no call, and so not in a table of calls."""
+    price = document.get("provisioned_price", "0")
+    if price != "0":
+        yield (
+            f"Beside these calls, instances kept ready cost {short(price)} {document['currency']}: "
+            "jiffy bill --by function"
+        )
 
 
 def _calls(document: dict[str, Any], wide: bool) -> Grid:
@@ -214,10 +238,17 @@ def _sums(document: dict[str, Any]) -> Grid:
     by: str = document["by"].partition(":")[0]
     rows: list[Line] = [] if by == "total" else list(document["rows"])
     hidden = _hidden(document)
-    named = [(row[by], row) for row in rows] + ([("others", hidden)] if hidden else []) + [("total", document["total"])]
-    lines = [(printable(name), str(row["calls"]), str(row["cold_calls"]), *_amounts(row)) for name, row in named]
-    heads = ("" if by == "total" else by, "calls", "cold", "ms", "billed", "GB-s", "price")
-    return Grid(heads, lines, numbers=1, folding=(0,))
+    names = ("function", "trigger") if by == "trigger" else ("" if by == "total" else by,)
+    named = [(tuple(row[name] for name in names), row) for row in rows]
+    named += [(("others", "")[: len(names)], hidden)] if hidden else []
+    named.append((("total", "")[: len(names)], document["total"]))
+    ready = _READY if _ready(document) else {}
+    lines = [
+        (*map(printable, of), str(row["calls"]), str(row["cold_calls"]), *_amounts(row, *(row[key] for key in ready)))
+        for of, row in named
+    ]
+    heads = (*names, "calls", "cold", "ms", "billed", *ready.values(), "GB-s", "price")
+    return Grid(heads, lines, numbers=len(names), folding=tuple(range(len(names))))
 
 
 def _amounts(row: Line, *between: str) -> tuple[str, ...]:
@@ -227,16 +258,18 @@ def _amounts(row: Line, *between: str) -> tuple[str, ...]:
 def _hidden(document: dict[str, Any]) -> Line | None:
     """The sum of all that matches and is not shown: exact, as a difference of exact decimals."""
     total, rows = document["total"], document["rows"]
-    calls = total["calls"] - sum(row.get("calls", 1) for row in rows)
-    if not calls or document["by"] == "total":
+    if document["by"] == "total":
         return None
+    calls = total["calls"] - sum(row.get("calls", 1) for row in rows)
 
     def rest(key: str) -> str:
         with localcontext(prec=EXACT_DIGITS):
-            return format(Decimal(total[key]) - sum(Decimal(row[key]) for row in rows), "f")
+            return format(Decimal(total.get(key, 0)) - sum(Decimal(row.get(key, 0)) for row in rows), "f")
 
     cold = total["cold_calls"] - sum(row["cold_calls"] if "cold_calls" in row else row["cold"] for row in rows)
-    amounts = {key: rest(key) for key in ("duration_ms", "billed_ms", "gb_seconds", "price")}
+    amounts = {key: rest(key) for key in ("duration_ms", "billed_ms", "gb_seconds", "price", *_READY)}
+    if not calls and not any(map(Decimal, amounts.values())):
+        return None
     return {"calls": calls, "cold_calls": cold} | amounts
 
 

@@ -27,7 +27,7 @@ def cost() -> None:
 @click.option("--calls", required=True, metavar="N", help="Calls a month, such as 2e6.")
 @click.option("--duration-ms", required=True, metavar="MS", help="How long one takes.")
 @click.option("--memory-mb", required=True, metavar="MB", help="Memory that the function declares.")
-@click.option("--runtime", metavar="NAME", help="Such as python3.11, where runtimes have prices of their own.")
+@click.option("--runtime", metavar="NAME", help="Such as python3.11 (default: that of jiffy.toml).")
 @click.option("--cold-share", metavar="SHARE", help="Calls that begin cold, 0 to 1.")
 @click.option("--init-ms", metavar="MS", help="How long a cold start takes.")
 @click.option(
@@ -51,6 +51,8 @@ def estimate(compare: str, as_json: bool, **load: str | None) -> None:
         return
     heads = ("", *(f"{_name(key)}, {one['currency']}" for key, one in document.items()))
     click.echo(columns(heads, [(label, *(_cell(one, key) for one in document.values())) for label, key in _ROWS]))
+    if not load["runtime"]:
+        click.echo(f"\nPriced as {document['estimate']['runtime']}, the default runtime; --runtime names another.")
 
 
 _ROWS = (

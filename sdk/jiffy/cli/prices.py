@@ -76,10 +76,20 @@ def publish(file: Path, as_json: bool) -> None:
         return
     new = [book for book in document["books"] if book["version"] not in before]
     for book in new:
-        click.echo(f"price book {book['version']} is published; it holds from {book['effective_from']}")
+        click.echo(f"price book {book['version']} is published; {_from_when(book, document)}")
     if not new:
         click.echo("nothing new: all of these price books are published")
     click.echo(f"in force: price book {document['in_force']}")
+
+
+def _from_when(book: dict[str, Any], document: dict[str, Any]) -> str:
+    """From what moment on a new book is really in force: calls of the past keep their prices."""
+    begins = book["effective_from"]
+    if begins > document["now"]:
+        return f"it will be in force for calls from {begins} on"
+    if book["version"] == document["in_force"]:
+        return f"it is in force from now on ({document['now'][:19]}Z): calls before keep their prices"
+    return f"it begins {begins}, before price book {document['in_force']}, so no call will be priced by it"
 
 
 def _line(book: dict[str, Any], in_force: bool) -> tuple[object, ...]:

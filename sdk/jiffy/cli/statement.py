@@ -135,9 +135,19 @@ def _statement(document: Mapping[str, Any]) -> str:
             f"price book {line['price_book']}{', ' + line['runtime'] if line['runtime'] else ''}",
             f"{line['charged_calls']:,} × {line['per_call']}",
             f"{line['gb_seconds']} × {line['per_gb_second']}",
-            line["price"],
+            line.get("calls_price", line["price"]),  # one that an earlier release closed has calls alone
         )
         for line in document["lines"]
+    ]
+    rows += [
+        (
+            f"kept ready, price book {line['price_book']}{', ' + line['runtime'] if line['runtime'] else ''}",
+            "",
+            f"{line['provisioned_gb_seconds']} × {line['per_provisioned_gb_second']}",
+            line["provisioned_price"],
+        )
+        for line in document["lines"]
+        if line.get("provisioned_gb_seconds", "0") != "0"
     ]
     rows += [(one["name"], "", one["quantity"], one["price"]) for one in document["adjustments"]]
     rows.append(("to pay", "", "", document["total"]))

@@ -87,6 +87,11 @@ def quota_places(tenant: str, name: str) -> str:
     return f"{P}quota:places:{tenant}:{name}"
 
 
+def provisioned(process: str) -> str:
+    """string, a number: the last batch of Provisions that this process of an invoker wrote; expires after a day."""
+    return f"{P}provisioned:{process}"
+
+
 BUDGETS = f"{P}budgets"  # hash "tenant:name" → budget, as JSON
 
 
@@ -95,7 +100,7 @@ def spending(tenant: str, scope: str, period: str) -> str:
     return f"{P}spending:{tenant}:{scope}:{period}"
 
 
-USAGE = f"{P}usage"  # stream {u: Usage}: not yet settled into the ledger
+USAGE = f"{P}usage"  # stream {u: Usage} and {p: Provision}: not yet settled into the ledger
 LEDGER = f"{P}ledger"  # string: which gateway settles in the background; expires after seconds
 STREAMS = f"{P}streams"  # sorted set invoker id → when it was alive, in ms: whoever may have calls on a stream
 INVOKERS = f"{P}invokers"  # hash invoker id → Heartbeat

@@ -67,6 +67,7 @@ BUILD_KEEP_S = 3600  # how long a build's events and an uploaded source can be r
 # --- results and queues -------------------------------------------------------------------------------------
 RESULT_KEEP_S = 24 * 3600  # asynchronous results by id, unless result_keep_s says otherwise
 RESULT_KEEP_MIN_S, RESULT_KEEP_MAX_S = 60.0, 14 * 86400.0
+PROVISIONED_KEEP_S = 24 * 3600  # the number of the last batch of a process that writes no more
 ONCE_KEEP_S = 24 * 3600  # within which an Idempotency-Key means the same call; no longer than results are kept
 ONCE_KEY_MAX_CHARS = 255
 RESULT_LOST_S = 3600  # beyond its latest end, before the record of a call that never ended is given up

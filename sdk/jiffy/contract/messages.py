@@ -5,7 +5,7 @@ two releases can then share one queue during an upgrade.
 
     gateway ──Call──▶ calls:{invoker} ──▶ invoker ──Answer──▶ answers:{gateway}
     gateway ──Receipt──▶ receipts:{invoker}   ├──Piece──▶ answers:{gateway}  (of an answer that is streamed)
-                                              ├──Usage──▶ usage          (settled into the ledger)
+                                              ├──Usage, Provision──▶ usage   (settled into the ledger)
                                               ├──LogEntry──▶ logs:{tenant}:{function}
                                               └──Heartbeat──▶ invokers
     gateway ──BuildRequest──▶ builds ──▶ builder ──BuildEvent──▶ build:{id}
@@ -200,6 +200,22 @@ class Usage(NamedTuple):
     book: int = 0  # version of the price book whose terms made billed_ms; 0: of a call that carried none
     runtime: str = ""
     tags: str = ""  # "stage=prod,team=x": sorted
+
+
+class Provision(NamedTuple):
+    """What was kept ready of one revision (`min_instances`) on one host, in one minute."""
+
+    id: str  # a UUID of this record alone
+    tenant: str
+    function: str
+    revision: int
+    invoker: str
+    started_ms: int  # epoch: the full minute, on the Redis server's clock
+    provisioned_ms: int  # of all these instances together
+    idle_ms: int  # of that, the time in which they had no call
+    memory_mb: int  # of one
+    runtime: str
+    tags: str  # as Usage.tags
 
 
 class LogEntry(NamedTuple):

@@ -21,6 +21,7 @@ from .messages import (
     Layer,
     LogEntry,
     Piece,
+    Provision,
     Receipt,
     Revision,
     Terms,
@@ -35,6 +36,7 @@ Message = (
     | Piece
     | Receipt
     | Usage
+    | Provision
     | LogEntry
     | Revision
     | Heartbeat
