@@ -54,6 +54,9 @@ async def test_an_empty_ledger_has_an_empty_bill(http: httpx.AsyncClient) -> Non
         "gb_seconds": "0",
         "price": "0",
         "price_books": [],
+        "provisioned_gb_seconds": "0",
+        "idle_gb_seconds": "0",
+        "provisioned_price": "0",
     }
 
 
