@@ -21,7 +21,7 @@ from tests.benchmarks.platform import free_port
 from tests.chaos.disk import Disk
 from tests.chaos.network import Host, Network
 from tests.chaos.schedule import Event, Kind
-from tests.chaos.wire import Wire
+from tests.chaos.wire import Straight, Wire
 from tests.engines import Engine
 from tests.gateway.fake_invoker import publish
 from tests.invoker.lab import Lab
@@ -102,8 +102,9 @@ class Member:
 class Fleet:
     """All processes. `urls` are the gateways'.
 
-    With a `network` each process is on a host of its own; else all are on this one, behind wires. Redis and the ledger
-    lie on the `disk`, or in the folder. The last invoker's sandboxes are the `engine`'s, where there is one.
+    With a `network` each process is on a host of its own; else all are on this one, behind wires, or `straight` at
+    Redis. Redis and the ledger lie on the `disk`, or in the folder. The last invoker's sandboxes are the `engine`'s,
+    where there is one.
     """
 
     def __init__(
@@ -114,7 +115,10 @@ class Fleet:
         network: Network | None = None,
         disk: Disk | None = None,
         engine: Engine | None = None,
+        *,
+        straight: bool = False,
     ) -> None:
+        self._straight = straight
         self.folder = folder
         self._network, self._disk, self._engine = network, disk, engine
         store = disk.folder if disk else folder
@@ -137,7 +141,9 @@ class Fleet:
             options = ["--sandbox", sandbox, "--stems", "1", "--id", f"chaos-{os.getpid()}-{n}"]
             self._add(f"inv-{n}", ["invoker", "--data", str(self.data), *options], self._link(f"inv-{n}"))
 
-    def _link(self, name: str) -> Wire | Host:
+    def _link(self, name: str) -> Link:
+        if self._straight:
+            return Straight(self.redis.url)
         if self._network is None:
             return Wire(self.folder / f"{name}.sock", self.redis.socket)
         return self._network.host(f"redis://{self._network.address}:{REDIS_PORT}")
@@ -165,6 +171,8 @@ class Fleet:
     @property
     def kinds(self) -> frozenset[Kind]:
         """What can happen here."""
+        if self._straight:
+            return frozenset((Kind.KILL, Kind.PAUSE))
         return frozenset(Kind) - (frozenset() if self._network else {Kind.LOSS})
 
     async def start(self) -> None:
@@ -182,6 +190,10 @@ class Fleet:
         fixed = {key: value for key, value in made._asdict().items() if key not in ("tenant", "function", "number")}
         ours = {"max_instances": 20, "timeout_ms": 5000, "spec": dict(spec)}
         await publish(self.redis.url, name, **fixed | ours | changes)
+
+    def gateways(self) -> list[int]:
+        """The gateways' processes."""
+        return [member.pid for name, member in self.members.items() if name.startswith("gw-")]
 
     async def happen(self, event: Event) -> None:
         """One event, from its beginning to its end."""

@@ -84,3 +84,22 @@ async def _first(*works: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Straight:
+    """No wire at all, for who counts calls by the second: what passes them on costs as much as a gateway."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.enter: list[str] = []
+
+    async def start(self) -> None:
+        """There is nothing to start."""
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    def cut(self, on: bool) -> None:
+        raise NotImplementedError("a process without a wire can only be killed or paused")
+
+    stall = cut
