@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from gateway.durable.audit import Places, Sums
+from gateway.durable.takeover_store import TakeoverStore
 from gateway.store import translated
-from jiffy.contract import keys, wire
+from jiffy.contract import keys, limits, wire
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import Call, Delivery, Revision
 
 PAGE = 256
-PAGE_OF_DELIVERIES = 16  # each may be 12 MiB
+PAGE_OF_LARGE = 16  # of a hash whose values may be large: a call 6 MiB, a delivery 12
+PAGE_MAX_BYTES = 16 * limits.MIB  # of one page of a hash, about
 
 
 class AuditStore:
@@ -22,6 +24,7 @@ class AuditStore:
 
     def __init__(self, client: Any) -> None:
         self._redis = client
+        self._streams = TakeoverStore(client)
 
     async def sums(self) -> Sums:
         """All of one moment. Raises Unavailable."""
@@ -73,25 +76,31 @@ class AuditStore:
     async def _waiting(self) -> AsyncIterator[list[tuple[str, Call]]]:
         """Pages of (where, Call): all asynchronous calls on streams and in `later`."""
         with translated():
-            for invoker in await self._names(keys.calls("")):
-                stream, after = keys.calls(invoker), "-"
-                while entries := await self._redis.xrange(stream, after, count=PAGE):
-                    yield _asynchronous([(f"{stream} {e.decode()}", fields.get(b"c", b"")) for e, fields in entries])
-                    after = f"({entries[-1][0].decode()}"
-            cursor: Any = None
-            while cursor != 0:
-                cursor, found = await self._redis.hscan(keys.LATER_CALLS, cursor or 0, count=PAGE)
-                yield _asynchronous([("later", packed) for packed in found.values()])
+            invokers = await self._names(keys.calls(""))
+        for invoker in invokers:
+            stream, after = keys.calls(invoker), ""
+            while page := await self._streams.left(invoker, after, PAGE):
+                yield _asynchronous([(f"{stream} {left.entry}", left.packed) for left in page])
+                after = page[-1].entry
+        async for packed in self._values(keys.LATER_CALLS):
+            yield _asynchronous([("later", packed)])
+
+    async def _values(self, key: str) -> AsyncIterator[bytes]:
+        """All values of a hash; a page holds as many as one reply should, going by the largest of the last one."""
+        cursor, count = None, PAGE_OF_LARGE
+        while cursor != 0:
+            with translated():
+                cursor, found = await self._redis.hscan(key, cursor or 0, count=count)
+            for packed in found.values():
+                yield packed
+            largest = max(map(len, found.values()), default=1)
+            count = max(1, min(PAGE, 2 * count, PAGE_MAX_BYTES // largest))
 
     async def _told(self) -> AsyncIterator[tuple[Delivery, int]]:
         """All deliveries that wait, with the bytes that count for each."""
-        cursor: Any = None
-        while cursor != 0:
-            with translated():
-                cursor, found = await self._redis.hscan(keys.DELIVERY_ITEMS, cursor or 0, count=PAGE_OF_DELIVERIES)
-            for packed in found.values():
-                with contextlib.suppress(PlatformError):  # a newer release's
-                    yield wire.unpack(Delivery, packed), len(packed)
+        async for packed in self._values(keys.DELIVERY_ITEMS):
+            with contextlib.suppress(PlatformError):  # a newer release's
+                yield wire.unpack(Delivery, packed), len(packed)
 
     async def _names(self, prefix: str) -> list[str]:
         """What stands behind `prefix` in all keys that begin with it."""

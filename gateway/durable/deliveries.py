@@ -104,7 +104,8 @@ class Deliveries:
         delivery, now_ms = leased.delivery, self._now_ms()
         outcome = Outcome.PLATFORM if isinstance(error, Unavailable) else Outcome.ERROR
         chance = random.random()  # noqa: S311 - spreads load, guards nothing
-        verdict = retry.after(outcome, outcome is Outcome.ERROR, delivery.terms, now_ms, chance)
+        terms = delivery.terms._replace(unbegun=0)  # it waits for hosts as long as it may
+        verdict = retry.after(outcome, outcome is Outcome.ERROR, terms, now_ms, chance)
         if verdict.state is State.QUEUED and verdict.terms is not None and not isinstance(error, InvalidRequest):
             due_ms = max(verdict.due_ms, now_ms + int(1000 * min(error.retry_after_s or 0.0, limits.BACKOFF_MAX_S)))
             again = delivery._replace(terms=verdict.terms, error=error.message[:ERROR_MAX_CHARS])

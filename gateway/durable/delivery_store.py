@@ -28,7 +28,7 @@ class DeliveryStore:
         self._redis = client
         self._lease = script(client, "lease")
         self._settle = client.register_script(burial.able(text("settle")))
-        self._redeliver = script(client, "redeliver")
+        self._redeliver = client.register_script(burial.able(text("redeliver")))
 
     async def lease(self, count: int, lease_ms: int) -> list[Leased]:
         """Up to `count` deliveries that are due, for `lease_ms`."""

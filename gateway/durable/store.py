@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import NoScriptError
 
 from gateway.store import REPLY_MAX_S, Line, translated
-from jiffy.contract import keys, limits, wire
+from jiffy.contract import burial, keys, limits, wire
 from jiffy.contract.messages import Call, DeadLetter, Delivery, InvocationRecord
 
 
@@ -80,8 +80,8 @@ class DurableStore:
         self._accept_sha = hashlib.sha1(self._accept, usedforsecurity=False).hexdigest()
         self._due = script(client, "due")
         self._move = script(client, "move")
-        self._replay = script(client, "replay")
-        self._purge = script(client, "purge")
+        self._replay = client.register_script(burial.able(text("replay")))
+        self._purge = client.register_script(burial.able(text("purge")))
         self._cancel = script(client, "cancel")
 
     async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[int | Holder]:

@@ -42,6 +42,7 @@ def hear(event, context):
 """
 END_S = 30.0
 SUPERVISE_S = 0.5
+AGAIN_MAX_S = 8.0  # the longest pause before one that ends at once is started again
 LOST_SHARE = 0.2  # of a host's packets, in and out, while it suffers from loss
 REDIS_PORT, GATEWAY_PORT = 6379, 8080
 SKEWS_S = (0, 137, -3600)  # how far the hosts' wall clocks are off, in turn
@@ -195,8 +196,13 @@ class Fleet:
         """The gateways' processes."""
         return [member.pid for name, member in self.members.items() if name.startswith("gw-")]
 
+    def up(self, target: str) -> bool:
+        return target not in self._down
+
     async def happen(self, event: Event) -> None:
-        """One event, from its beginning to its end."""
+        """One event, from its beginning to its end; nothing, to who is not up again since the last one."""
+        if not self.up(event.target):
+            return
         match event.target:
             case "redis":
                 await self._happen_to_redis(event)
@@ -240,7 +246,6 @@ class Fleet:
             self._down.add("redis")
             await asyncio.to_thread(self.redis.kill)
             await asyncio.sleep(event.seconds)
-            self._down.discard("redis")
             await self._start_redis()
         else:
             self.redis.signal(signal.SIGSTOP)
@@ -248,9 +253,11 @@ class Fleet:
             self.redis.signal(signal.SIGCONT)
 
     async def _start_redis(self) -> None:
-        """With a full disk it may end again at once: `supervise` sees to it then."""
+        """Until it has loaded its data. With a full disk it may end again at once: `supervise` sees to it then."""
+        self._down.add("redis")
         with contextlib.suppress(RedisError):
             await asyncio.to_thread(self.redis.start)
+        self._down.discard("redis")
 
     async def _happen_to_engine(self, event: Event) -> None:
         assert self._engine is not None
@@ -265,15 +272,20 @@ class Fleet:
 
     async def supervise(self) -> None:
         """Start again who ended by itself, as one that starts while Redis is away does; until cancelled."""
+        pauses: dict[str, tuple[float, float]] = {}  # name → how long the next one is, when it is over
         while True:
             await asyncio.sleep(SUPERVISE_S)
             if self.redis.fell and "redis" not in self._down:
                 self.restarts += 1  # it may write no more: with "always" it ends rather than answer what it can't keep
                 await self._start_redis()
+            now_s = asyncio.get_running_loop().time()
             for name, member in self.members.items():
-                if member.fell and name not in self._down:
+                pause_s, over_s = pauses.get(name, (SUPERVISE_S, 0.0))
+                if member.fell and name not in self._down and now_s >= over_s:
                     self.restarts += 1
                     member.start()
+                    again_s = SUPERVISE_S if now_s - over_s > AGAIN_MAX_S else min(AGAIN_MAX_S, 2 * pause_s)
+                    pauses[name] = again_s, now_s + again_s
 
     async def stop(self) -> None:
         for member in self.members.values():

@@ -92,6 +92,8 @@ async def _kill(fleet: Fleet, given: argparse.Namespace, seen: Seen) -> None:
     try:
         for event in schedule(given.seed, fleet.targets, NEVER_S, given.every, (Kind.KILL,)):
             await asyncio.sleep(max(0.0, seen.began + event.at_s - time.monotonic()))
+            if not fleet.up(event.target):
+                continue  # it is not back since the last time
             print(event, flush=True)
             seen.events[event.target.partition("-")[0]] += 1
             happening.add(task := asyncio.create_task(fleet.happen(event)))
@@ -175,7 +177,7 @@ def main() -> int:
     parser.add_argument(
         "--callers", type=int, default=64, metavar="N", help="asynchronous ones, and half as many others"
     )
-    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="mean time between two kills")
+    parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="mean time between two kills")
     parser.add_argument("--report", type=Path, metavar="FILE")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)

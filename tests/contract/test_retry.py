@@ -57,13 +57,19 @@ def test_a_call_that_the_platform_failed_is_tried_again_but_not_for_ever(retries
 @given(st.sampled_from((Outcome.THROTTLED, Outcome.PLATFORM)), CHANCES)
 def test_what_never_began_uses_up_no_retry_and_is_not_tried_in_a_hurry(outcome: Outcome, chance: float) -> None:
     terms = Terms(0, NOW + 10**12, backoff_ms=0)
-    for tried in range(1, 50):
+    for tried in range(1, retry.UNBEGUN_RETRIES + 1):
         verdict = retry.after(outcome, False, terms, NOW, chance)
         assert verdict.state is State.QUEUED and verdict.terms is not None
         terms = verdict.terms
         assert (terms.tried, terms.failed) == (tried, 0)
         assert verdict.due_ms - NOW <= retry.longest_ms(retry.UNBEGUN_MS, tried)
     assert retry.after(outcome, False, Terms(0, NOW - 1), NOW, chance).reason == Reason.EXPIRED
+
+
+def test_what_the_platform_can_never_begin_is_not_tried_for_ever_but_a_limit_may_hold_for_as_long_as_it_likes() -> None:
+    terms = Terms(0, NOW + 10**12, unbegun=retry.UNBEGUN_RETRIES)
+    assert retry.after(Outcome.PLATFORM, False, terms, NOW, 0.5) == retry.Verdict(State.DEAD, reason=Reason.PLATFORM)
+    assert retry.after(Outcome.THROTTLED, False, terms, NOW, 0.5).state is State.QUEUED
 
 
 def test_a_failed_import_counts_though_no_handler_ran() -> None:

@@ -1,4 +1,5 @@
 -- Give dead deliveries another life: each leaves the dead letters and is due at once.
+-- `exhume` is contract/burial.py's.
 --
 -- KEYS[1]  deliveries (sorted set delivery → moment)   KEYS[2]  deliveries:items (hash delivery → Delivery)
 -- KEYS[3]  tally:{tenant} (hash of counters)
@@ -10,10 +11,7 @@
 local again = 0
 for a = 1, #ARGV, 3 do
     local id = ARGV[a]
-    if redis.call('ZREM', KEYS[4], id) == 1 then
-        redis.call('HINCRBY', KEYS[3], 'dead_bytes', -redis.call('HSTRLEN', KEYS[6], id))
-        redis.call('HDEL', KEYS[5], id)
-        redis.call('HDEL', KEYS[6], id)
+    if exhume(KEYS[3], KEYS[4], KEYS[5], KEYS[6], id) then
         redis.call('ZADD', KEYS[1], ARGV[a + 2], id)
         redis.call('HSET', KEYS[2], id, ARGV[a + 1])
         redis.call('HINCRBY', KEYS[3], 'redelivered', 1)

@@ -1,4 +1,5 @@
 -- Give dead calls another life: each leaves the dead letters and waits for its next attempt, due at once.
+-- `exhume` is contract/burial.py's.
 --
 -- KEYS[1]  later             sorted set invocation → moment
 -- KEYS[2]  later:calls       hash invocation → Call
@@ -13,10 +14,7 @@
 local k, replayed = 8, 0
 for a = 1, #ARGV, 6 do
     local invocation = ARGV[a]
-    if redis.call('ZREM', KEYS[5], invocation) == 1 then
-        redis.call('HINCRBY', KEYS[4], 'dead_bytes', -redis.call('HSTRLEN', KEYS[7], invocation))
-        redis.call('HDEL', KEYS[6], invocation)
-        redis.call('HDEL', KEYS[7], invocation)
+    if exhume(KEYS[4], KEYS[5], KEYS[6], KEYS[7], invocation) then
         redis.call('ZADD', KEYS[1], ARGV[a + 4], invocation)
         redis.call('HSET', KEYS[2], invocation, ARGV[a + 1])
         redis.call('HSET', KEYS[3], invocation, 'later')

@@ -1,12 +1,24 @@
-"""How a dead letter is kept, in Lua: the one rule of calls (the invoker's complete.lua) and of deliveries (the
-gateway's settle.lua). What it counts: docs/guarantees.md.
+"""How a dead letter is kept, and how it leaves again, in Lua: the one rule of calls and of deliveries, for the scripts
+that say so (the invoker's complete.lua; the gateway's settle, replay, redeliver, purge). What it counts:
+docs/guarantees.md.
 """
 
 from __future__ import annotations
 
-_BURY = b"""
+_RULE = b"""
 -- Keys: tally (hash of counters), dead (sorted set id -> moment), letters (hash id -> DeadLetter), dead_calls (hash id
--- -> Call or Delivery). `now` in ms; `most` letters of a tenant, `most_bytes` of their calls, kept for `keep` ms.
+-- -> Call or Delivery).
+
+-- Takes a letter out; the bytes that the others' calls have then, or false when there is none.
+local function exhume(tally, dead, letters, dead_calls, id)
+    if redis.call('ZREM', dead, id) == 0 then return false end
+    local bytes = redis.call('HINCRBY', tally, 'dead_bytes', -redis.call('HSTRLEN', dead_calls, id))
+    redis.call('HDEL', letters, id)
+    redis.call('HDEL', dead_calls, id)
+    return bytes
+end
+
+-- `now` in ms; `most` letters of a tenant, `most_bytes` of their calls, kept for `keep` ms.
 local function bury(tally, dead, letters, dead_calls, id, now, call, letter, most, most_bytes, keep)
     redis.call('ZADD', dead, now, id)
     redis.call('HSET', letters, id, letter)
@@ -16,10 +28,7 @@ local function bury(tally, dead, letters, dead_calls, id, now, call, letter, mos
     while true do -- the oldest make way
         local oldest = redis.call('ZRANGE', dead, 0, 0, 'WITHSCORES')
         if over <= 0 and bytes <= most_bytes and tonumber(oldest[2]) > now - keep then return end
-        bytes = redis.call('HINCRBY', tally, 'dead_bytes', -redis.call('HSTRLEN', dead_calls, oldest[1]))
-        redis.call('ZREM', dead, oldest[1])
-        redis.call('HDEL', letters, oldest[1])
-        redis.call('HDEL', dead_calls, oldest[1])
+        bytes = exhume(tally, dead, letters, dead_calls, oldest[1])
         redis.call('HINCRBY', tally, 'dropped', 1)
         over = over - 1
         if oldest[1] == id then return end
@@ -29,6 +38,6 @@ end
 
 
 def able(script: bytes) -> bytes:
-    """A script that begins with its flags, with `bury` in it."""
-    flags, _, rest = script.partition(b"\n")
-    return flags + _BURY + rest
+    """The script with `bury` and `exhume` in it, behind its flags where it has some."""
+    flags, _, rest = script.partition(b"\n") if script.startswith(b"#!") else (b"", b"", script)
+    return flags + _RULE + rest

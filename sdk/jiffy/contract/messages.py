@@ -113,6 +113,7 @@ class Terms(NamedTuple):
     on_failure: str = ""
     depth: int = 0  # how many destinations led to this call
     keep_s: int = limits.RESULT_KEEP_S  # how long its result is readable
+    unbegun: int = 0  # attempts that the platform failed before they began
 
 
 class Call(NamedTuple):

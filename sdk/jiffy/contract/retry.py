@@ -14,6 +14,7 @@ from . import limits
 from .messages import Outcome, State, Terms
 
 PLATFORM_RETRIES = 2  # what a call gets at least when we failed it while it ran: it may be what kills invokers
+UNBEGUN_RETRIES = 20  # and when we could not even begin it: about five hours of trying, by their pauses
 UNBEGUN_MS = 1000  # the shortest first pause where nothing limits how often it is tried
 PAUSE_MAX_MS = int(limits.BACKOFF_MAX_S * 1000)
 DOUBLINGS_MAX = 32  # beyond any useful pause, and small enough for a shift
@@ -23,7 +24,7 @@ class Reason(StrEnum):
     """Why a call is dead."""
 
     FAILED = "retries_exhausted"  # the function failed once more than `retries` allows
-    PLATFORM = "platform_failed"  # the platform failed it while it ran, too often
+    PLATFORM = "platform_failed"  # the platform failed it, while it ran or before, too often
     EXPIRED = "expired"  # the next attempt would begin after `max_age_s`
 
 
@@ -37,7 +38,8 @@ class Verdict(NamedTuple):
 def after(outcome: Outcome, began: bool, terms: Terms, now_ms: int, chance: float) -> Verdict:
     """`began`: did the handler run? `chance`: a random number, 0 ≤ chance < 1.
 
-    What never began, because of a limit or because the platform failed, uses up no retry: only its age ends it.
+    What never began, because of a limit or because the platform failed, uses up no retry. Its age ends it, or the
+    platform that could not begin it so often that it will not do so any more.
     """
     if outcome is Outcome.OK:
         return Verdict(State.DONE)
@@ -46,12 +48,15 @@ def after(outcome: Outcome, began: bool, terms: Terms, now_ms: int, chance: floa
     allowed = max(terms.retries, PLATFORM_RETRIES) if outcome is Outcome.PLATFORM else terms.retries
     if counts and failed > allowed:
         return Verdict(State.DEAD, reason=Reason.PLATFORM if outcome is Outcome.PLATFORM else Reason.FAILED)
+    unbegun = terms.unbegun + (outcome is Outcome.PLATFORM and not counts)
+    if unbegun > UNBEGUN_RETRIES:
+        return Verdict(State.DEAD, reason=Reason.PLATFORM)
     tried = terms.tried + 1
     backoff_ms = terms.backoff_ms if counts else max(terms.backoff_ms, UNBEGUN_MS)
     due_ms = now_ms + int(chance * (longest_ms(backoff_ms, tried) + 1))
     if due_ms > terms.expires_ms:
         return Verdict(State.DEAD, reason=Reason.EXPIRED)
-    return Verdict(State.QUEUED, due_ms, terms._replace(tried=tried, failed=failed))
+    return Verdict(State.QUEUED, due_ms, terms._replace(tried=tried, failed=failed, unbegun=unbegun))
 
 
 def longest_ms(backoff_ms: int, tried: int) -> int:
