@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 from jiffy import Client
 from tests.platforms import Up, platform, until
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TOML = """
 [functions.stream]
 handler = "m:handler"
@@ -280,6 +283,22 @@ def test_the_command_line_and_the_client_show_it_as_it_comes(up: Up) -> None:
         assert answer.ended is not None and answer.ended.ok and answer.status == 200
         with client.invoke_stream("stream", {"do": "signal", "name": "x"}) as answer:
             assert list(answer) == [] and answer.ended is not None and answer.ended.result == "signalled"
+
+
+def test_the_chat_answers_word_by_word(up: Up) -> None:
+    up.jiffy("deploy", str(EXAMPLES / "chat"))
+    page = up.get("/chat")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    source = re.search(r'new EventSource\("([^"]+)"', page.text)
+    assert source is not None
+    with up.http.stream("GET", source[1] + "I am tired of my servers.") as answer:
+        assert answer.headers["content-type"] == "text/event-stream"
+        events = [json.loads(line[6:]) for line in answer.iter_lines() if line]
+    assert " ".join(event["word"] for event in events[:-1]).endswith("tired of your servers?")
+    assert events[-1] == {"done": len(events) - 1}
+    with up.http.stream("GET", source[1] + "hello") as answer:
+        next(answer.iter_lines())
+    told(up, answer, "interrupted", "chat")
 
 
 def test_a_program_can_not_stream(tmp_path: Path, up: Up) -> None:
