@@ -22,7 +22,7 @@ from builder.layers import LayerStore, StoredLayer
 from builder.lock import Lock
 from builder.processes import Processes
 from builder.runtimes.provided import bootstrap
-from builder.runtimes.python import base, check, interpreter, reach
+from builder.runtimes.python import base, check, interpreter, reach, rehearsal
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import BuildFailed
@@ -166,7 +166,7 @@ class Builder:
         lines = self._add_dependencies(of, wanted, python, layers, tell)
         self._warn(spec, imports, of.code, layers[1:], tell)
         if spec.slim:
-            layers[0] = self._slim(spec, python, of.code, layers[1:], tell)
+            layers[0] = self._slim(of, python, layers, tell)
         command = f"/usr/local/bin/{python.runtime}", "-I", "-S", "-B", f"{layout.RUNTIME_DIR}/serve.py"
         return _Part(python.runtime, layers, step.bytes, command, lines)
 
@@ -226,20 +226,29 @@ class Builder:
         for name in check.missing(imports, trees):
             tell(Step(WARNING, f"{module} imports {name}, which is {nowhere}"))
 
-    def _slim(
-        self, spec: FunctionSpec, python: Interpreter, code: Path, deps_layer: list[StoredLayer], tell: Tell
-    ) -> StoredLayer:
+    def _slim(self, of: _Source, python: Interpreter, layers: list[StoredLayer], tell: Tell) -> StoredLayer:
         """A base layer with what this function can reach alone. Functions that reach the same share one."""
+        trees = {one.layer.kind: layout.layer_tree(self._data, one.layer.digest) for one in layers}
+        seen = self._rehearse(of, python, trees, tell) if of.spec.test_event else ()
         with _step(tell, "base") as step:
-            trees = [layout.layer_tree(self._data, stored.layer.digest) for stored in deps_layer]
             files = base.runtime_files()
-            del files["jiffy_nursery.py"]  # it would bring ctypes, and a base layer of few functions has few stems
-            only = reach.modules(code, trees, spec.handler, spec.keep, files, python, self._processes)
+            deps_trees = [trees["deps"]] if "deps" in trees else []
+            keep = of.spec.keep
+            only = reach.modules(of.code, deps_trees, of.spec.handler, keep, files, python, self._processes, seen)
             with self._locks[f"{python.runtime} {sorted(only)}"]:
                 stored, step.cached = base.ensure_for(self._store, python, self._processes, files, only)
             step.bytes = stored.layer.size_bytes
             step.text = f"{python.runtime} slim base layer, {len(only)} modules, {_size(step.bytes)}"
         return stored
+
+    def _rehearse(self, of: _Source, python: Interpreter, trees: Mapping[str, Path], tell: Tell) -> tuple[str, ...]:
+        with _step(tell, "test") as step:
+            learnt = rehearsal.rehearse(of.spec, python.runtime, {**trees, "code": of.code}, self._processes, of.folder)
+            step.text = f"{of.spec.handler} run with {learnt.events} events, {len(learnt.names)} modules loaded"
+        if learnt.trouble:
+            hint = "the image holds what was loaded until then"
+            tell(Step(WARNING, f"test_event = {json.dumps(of.spec.test_event)}: {learnt.trouble}; {hint}"))
+        return learnt.names
 
     def _dependencies(
         self, asked: _Asked, python: Interpreter, under: StoredLayer, folder: Path, tell: Tell

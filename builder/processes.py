@@ -44,12 +44,14 @@ class Processes:
         stdin: str = "",
         cwd: Path | None = None,
         say: Callable[[str], None] | None = None,
+        fds: tuple[int, ...] = (),
     ) -> Ended:
-        """Run `command`; `say` gets each line of its output, standard error included, as it comes.
+        """Run `command`; `say` gets each line of its output, standard error included, as it comes;
+        `fds` are inherited.
 
         Raises Unavailable when the builder is stopping.
         """
-        process = self._start(command, env, cwd)
+        process = self._start(command, env, cwd, fds)
         late = threading.Event()
         timer = threading.Timer(timeout_s, self._expire, (process.pid, late))
         timer.start()
@@ -75,7 +77,9 @@ class Processes:
                 raise Unavailable("the builder is stopping")
         return Ended(code, "".join(lines), late.is_set())
 
-    def _start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> subprocess.Popen[str]:
+    def _start(
+        self, command: Sequence[str], env: Mapping[str, str], cwd: Path | None, fds: tuple[int, ...]
+    ) -> subprocess.Popen[str]:
         with self._lock:
             if self._closed:
                 raise Unavailable("the builder is stopping")
@@ -89,6 +93,7 @@ class Processes:
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,
+                pass_fds=fds,
             )
             self._groups.add(process.pid)
         return process

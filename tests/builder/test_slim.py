@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -22,6 +23,13 @@ from tests.builder.archives import digest, pack, wheel
 
 HELLO = {"app.py": "def handler(event, context):\n    return {'message': 'Hello, ' + event.get('name', 'world')}\n"}
 MB = 1_000_000
+# All that a handler finds in its environment while it is tried.
+KNOWN = [
+    *("PATH", "HOME", "LANG", "TZ", "PWD", "LC_CTYPE", "_HANDLER", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR"),
+    *("JIFFY_FUNCTION", "JIFFY_REVISION", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    *(f"AWS_LAMBDA_FUNCTION_{name}" for name in ("NAME", "MEMORY_SIZE", "VERSION")),
+    *(f"AWS_LAMBDA_LOG_{name}_NAME" for name in ("GROUP", "STREAM")),
+]
 
 
 class Slimmer:
@@ -118,3 +126,81 @@ def test_certificates_come_with_tls_alone(slimmer: Slimmer) -> None:
 def test_keeping_what_is_not_there_is_refused(slimmer: Slimmer) -> None:
     with pytest.raises(BuildFailed, match=r'keep = \["numpy"\]: python3\.\d+ has no such module'):
         slimmer.make(HELLO, keep=["numpy"])
+
+
+EVENTS = {
+    "app.py": """
+import os, socket
+def handler(event, context):
+    print("handling", event)
+    if "codec" in event:
+        return "x".encode(event["codec"]).hex()
+    module = __import__("".join(event["parts"]))
+    if event.get("fails"):
+        raise RuntimeError("no network")
+    return module.__name__
+""",
+    "events/a.json": '{"parts": ["sqli", "te3"]}',
+    "events/b.json": '{"codec": "cp500"}',
+}
+
+
+def test_what_a_test_event_loads_is_kept(slimmer: Slimmer) -> None:
+    made = slimmer.make(EVENTS, test_event="events/*.json")
+    assert not [step.text for step in slimmer.steps if step.name == "warning"]
+    assert "app:handler run with 2 events" in next(step.text for step in slimmer.steps if step.name == "test")
+    program = "import sqlite3; print(sqlite3.connect(':memory:').execute('select 7').fetchone(), 'x'.encode('cp500'))"
+    assert slimmer.run(made, program) == "(7,) b'\\xa7'\n"
+    assert "left it out" in slimmer.run(made, "import tomllib")
+    assert "left it out" in slimmer.run(slimmer.make(EVENTS), "import sqlite3")
+
+
+def test_an_event_that_fails_is_a_warning_and_teaches_all_the_same(slimmer: Slimmer) -> None:
+    files = EVENTS | {"event.json": '{"parts": ["toml", "lib"], "fails": true}'}
+    made = slimmer.make(files, test_event="event.json")
+    (told,) = [step.text for step in slimmer.steps if step.name == "warning"]
+    assert "RuntimeError: no network" in told
+    assert slimmer.run(made, "import tomllib; print(1)") == "1\n"
+
+
+HOSTILE = """
+import os, socket, threading
+def tries(name, work):
+    try:
+        work()
+    except (OSError, RuntimeError, MemoryError):
+        return
+    raise AssertionError(name + " worked")
+def handler(event, context):
+    tries("fork", os.fork)
+    tries("thread", threading.Thread(target=print).start)
+    tries("network", lambda: socket.create_connection(("198.51.100.1", 80), 1))
+    tries("write", lambda: open("/var/task/x", "w"))
+    tries("memory", lambda: bytearray(3 << 30))
+    tries("host", lambda: os.listdir("/root"))
+    assert set(os.environ) <= set(event), os.environ
+    assert len([name for name in os.listdir("/proc") if name.isdigit()]) == 1
+"""
+
+
+def test_a_hostile_handler_is_held(slimmer: Slimmer) -> None:
+    slimmer.make({"app.py": HOSTILE, "event.json": json.dumps(KNOWN)}, test_event="event.json")
+    assert not [step.text for step in slimmer.steps if step.name == "warning"]
+
+
+@pytest.mark.parametrize("body", ["while True: pass", "import os; os._exit(0)", "import ctypes; ctypes.string_at(0)"])
+def test_a_handler_that_does_not_end_well_ends_no_build(body: str, slimmer: Slimmer) -> None:
+    files = {"app.py": f"def handler(event, context):\n    {body}\n", "event.json": "{}"}
+    assert slimmer.make(files, test_event="event.json", timeout_s=0.1)
+    (told,) = [step.text for step in slimmer.steps if step.name == "warning"]
+    assert told.startswith('test_event = "event.json": ')
+
+
+@pytest.mark.parametrize(
+    ("pattern", "content", "told"),
+    [("other.json", "{}", "no such file"), ("event.json", "{", "is no event"), ("*.json", "{}", "at most 20")],
+)
+def test_events_that_are_none_are_refused(pattern: str, content: str, told: str, slimmer: Slimmer) -> None:
+    many = {f"{n}.json": "{}" for n in range(21)} if pattern == "*.json" else {"event.json": content}
+    with pytest.raises(BuildFailed, match=told):
+        slimmer.make(HELLO | many, test_event=pattern)

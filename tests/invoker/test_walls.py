@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from invoker.drivers import seccomp
+from jiffy.contract import seccomp
 from jiffy.contract.errors import SandboxFailed
 from jiffy.contract.limits import MIB
 

@@ -47,11 +47,12 @@ def modules(
     files: Mapping[str, bytes],
     python: Interpreter,
     processes: Processes,
+    seen: Iterable[str] = (),
 ) -> frozenset[str]:
     """Names of the standard library's modules that the function's image holds.
 
-    `deps` are the folders of its packages, `files` those of /var/runtime. Raises BuildFailed when `keep` names
-    what is no module of the standard library.
+    `deps` are the folders of its packages, `files` those of /var/runtime, `seen` what it loaded when it ran. Raises
+    BuildFailed when `keep` names what is no module of the standard library.
     """
     there = stdlib.names(python)
     wanted = [name for name in sorted(there) if any(name == one or name.startswith(f"{one}.") for one in keep)]
@@ -60,7 +61,7 @@ def modules(
             raise BuildFailed(f"keep = [{json.dumps(one)}]: {python.runtime} has no such module in its images")
     job = {"roots": [str(folder) for folder in (code, *deps)], "start": [handler.partition(":")[0]]}
     named = _ask(python, processes, (str(_JOB),), job)
-    users = _load(python, processes, [name for name in (*named, *wanted) if name in there], ())
+    users = _load(python, processes, [name for name in (*named, *wanted, *seen) if name in there], ())
     own = [*_NEEDED_BY_ALL, *(name for content in files.values() for name in _imports(content))]
     ours = _load(python, processes, [name for name in own if name in there], _DONE_WITHOUT)
     return frozenset(there).intersection((*users, *ours, *wanted, *stdlib.START))

@@ -37,6 +37,19 @@ def text(longest: int) -> Callable[[Any], str]:
     return check
 
 
+def inside(value: Any) -> str:
+    """A pattern of files in the function's folder; "" for none."""
+    if (
+        not isinstance(value, str)
+        or len(value) > 256
+        or not value.isprintable()
+        or value.startswith("/")
+        or {"..", "**"} & set(value.split("/"))
+    ):
+        raise ValueError('a file of the folder, or a pattern of some: "event.json", "events/*.json"')
+    return value
+
+
 def integer(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

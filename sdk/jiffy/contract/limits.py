@@ -58,6 +58,7 @@ SOURCE_MAX_FILES = 20_000
 SOURCES_MAX_BYTES, SOURCES_MAX = 1024 * MIB, 5_000  # that wait for builds, all together: the queue's memory holds them
 SOURCE_PATH_MAX_CHARS = 512
 LAYER_FILES_MAX = 200_000  # in a layer that is pulled: ten times what code may have, for packages and systems
+TEST_EVENTS_MAX = 20  # that a handler is run with while its slim image is built
 KEEP_MAX = 100  # modules that a slim image keeps by name
 BUILD_MAX_S = 300.0
 REVISIONS_KEPT = 10  # newest ones of a function, beside the live one; each is about 2 KB of Redis

@@ -49,6 +49,7 @@ class FunctionSpec:
     stream: bool = False
     slim: bool = False
     keep: tuple[str, ...] = ()
+    test_event: str = ""
     whole: tuple[str, ...] = ()
 
     @property
@@ -159,6 +160,11 @@ KEYS: dict[str, Key] = {
     ),
     "slim": Key(checks.boolean, "false", "Leave out of the image what the function can't reach? docs/images.md."),
     "keep": Key(checks.modules, "[]", "Modules of the standard library that a slim image keeps all the same."),
+    "test_event": Key(
+        checks.inside,
+        '""',
+        "Events to run the handler with when a slim image is built, which then holds what that loaded.",
+    ),
     "whole": Key(checks.packages, "[]", "Packages of which nothing is left out, tests and all."),
 }
 

@@ -91,17 +91,21 @@ _ABSENT = {  # programs try these first, and do without when the kernel has none
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
 }
+_FORKS = {"clone": (56, 220), "fork": (57, -1), "vfork": (58, -1)}  # threads are cloned, too
 _CLONE, _PERSONALITY, _IOCTL, _SOCKET = (56, 220), (135, 92), (16, 29), (41, 198)
 _MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
 
-def program(machine: str | None = None) -> bytes:
-    """The filter for this machine (array of struct sock_filter). Raises KeyError for one that it does not know."""
+def program(machine: str | None = None, *, forks: bool = True) -> bytes:
+    """The filter for this machine (array of struct sock_filter). Raises KeyError for one that it does not know.
+
+    `forks` False: what runs stays the one process and the one thread that it is.
+    """
     arch, column = _MACHINES[machine or platform.machine()]
     code = [_op(_LOAD, _ARCH), _op(_JEQ, arch, 1, 0), _op(_RET, _KILL), _op(_LOAD, _NR)]
     if column == 0:
         code += [_op(_JGE, _X32, 0, 1), _op(_RET, _ERRNO | errno.ENOSYS)]
-    for table, error in ((_DENIED, errno.EPERM), (_ABSENT, errno.ENOSYS)):
+    for table, error in ((_DENIED, errno.EPERM), (_ABSENT, errno.ENOSYS), ({} if forks else _FORKS, errno.EPERM)):
         for numbers in table.values():
             if numbers[column] >= 0:
                 code += [_op(_JEQ, numbers[column], 0, 1), _op(_RET, _ERRNO | error)]
