@@ -23,6 +23,7 @@ from builder.processes import Processes
 from builder.runtimes.python import interpreter
 from builder.store import Store
 from builder.worker import Worker
+from jiffy.contract import address, keys
 from jiffy.contract.errors import JiffyError
 from jiffy.contract.registry import Shelf
 
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> int:
             module, function = COMMANDS[argv[0]]
             return int(getattr(importlib.import_module(module), function)(argv[1:]))  # not at every start
         config = _config(argv)
+        keys.share(address.parse(config.redis).name)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s builder %(message)s")
         name = builder_id(config.data, config.name)
         with alone(config.data, name):
@@ -61,7 +63,10 @@ def main(argv: list[str]) -> int:
 
 def _config(argv: list[str]) -> Config:
     parser = argparse.ArgumentParser(prog="builder", description="Makes images and layers of functions.")
-    parser.add_argument("--redis", required=True, metavar="URL", help="the platform's queue")
+    redis = os.environ.get("JIFFY_REDIS")  # a command line can be read by everyone on the host
+    parser.add_argument(
+        *("--redis",), default=redis, required=not redis, metavar="URL", help="the queue; default: JIFFY_REDIS"
+    )
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
     parser.add_argument("--name", metavar="ID", help="this builder's; default: kept in DIR/builder-id")
     parser.add_argument("--registry", metavar="HOST/PREFIX", help="push layers there, for hosts with other folders")

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
+from jiffy import primary
 from jiffy.contract import keys, limits, outage, wire
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import BuildFailed, PlatformError, Unavailable
@@ -36,10 +36,10 @@ _BLOCK_MS = 1000
 _PAGE = 500  # calls looked at in one step
 _TRIES = 20  # publishing against others who publish the same function
 
-# KEYS 1 function hash   2 functions set   3 tenants set   4 builds stream   5 build's event stream
+# KEYS 1 function hash   2 functions set   3 tenants set   4 builds stream   5 build's event stream   6 changes (stream)
 # ARGV 1 entry id  2 group  3 live and 4 latest as they were read  5 new number, "" when nothing changed
 #      6 packed Revision  7 its field  8 function name  9 tenant  10 channel  11 final event  12 seconds to keep it
-#      13 bill of materials  14 its field
+#      13 bill of materials  14 its field  15 about how many changes the stream keeps
 # Returns "raced" (read again), "lost" (someone else has finished this build) or "ok".
 _PUBLISH = """
 local was = redis.call('HMGET', KEYS[1], 'live', 'latest')
@@ -51,6 +51,7 @@ if ARGV[5] ~= '' then
   redis.call('SADD', KEYS[2], ARGV[8])
   redis.call('SADD', KEYS[3], ARGV[9])
   redis.call('PUBLISH', ARGV[10], ARGV[9] .. ':' .. ARGV[8])
+  redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[15], '*', 'f', ARGV[9] .. ':' .. ARGV[8])
 end
 redis.call('HSETNX', KEYS[1], ARGV[14], ARGV[13])
 redis.call('XADD', KEYS[5], '*', 'e', ARGV[11])
@@ -105,7 +106,7 @@ class Store:
 
     def __init__(self, url: str, builder: str) -> None:
         # A blocking read answers within _BLOCK_MS; a server that is silent for ten times as long is not there.
-        self._redis: Any = redis.asyncio.Redis.from_url(url, socket_timeout=_BLOCK_MS / 100, health_check_interval=0)
+        self._redis: Any = primary.client(url, socket_timeout=_BLOCK_MS / 100)
         self.builder = builder
         self._publish = self._redis.register_script(_PUBLISH)
         self._fail = self._redis.register_script(_FAIL)
@@ -253,12 +254,13 @@ class Store:
                     keys.TENANTS,
                     keys.BUILDS,
                     keys.build(job.request.tenant, job.request.build),
+                    keys.CHANGES,
                 ],
                 args=[
                     *(job.entry, keys.BUILD_GROUP, *was, "" if event.unchanged else revision.number),
                     *(wire.pack(revision), keys.revision_field(revision.number), revision.function, revision.tenant),
                     *(keys.FUNCTIONS_CHANGED, wire.pack(event), limits.BUILD_KEEP_S),
-                    *(sbom, keys.sbom_field(revision.number)),
+                    *(sbom, keys.sbom_field(revision.number), limits.CHANGES_MAX),
                 ],
             )
         return bytes(told)

@@ -1,7 +1,8 @@
 """``python -m gateway``: one gateway process. Reads the command line, wires the rooms by hand, serves until SIGTERM.
 
 What is wired: Gateway below. How a call goes through it: dispatch.py. The API key comes by the environment
-(JIFFY_API_KEY), because a command line can be read by everyone on the host.
+(JIFFY_API_KEY), because a command line can be read by everyone on the host; Redis' and the ledger's URLs may
+(JIFFY_REDIS, JIFFY_LEDGER).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ from gateway.store import Store
 from gateway.streams import Streams
 from gateway.triggers.queues import Where
 from gateway.triggers.room import TriggerRoom
-from jiffy.contract import endings, layout
+from jiffy.contract import address, endings, keys, layout
 from jiffy.contract.errors import JiffyError
 
 BACKLOG = 2048
@@ -88,13 +89,21 @@ class Config:
 
 def configure(arguments: Sequence[str], environment: dict[str, str]) -> Config:
     parser = argparse.ArgumentParser(prog="python -m gateway", description="Jiffy's HTTP gateway.")
-    parser.add_argument("--redis", required=True, metavar="URL", help="redis://, rediss:// or unix:// URL")
+    redis, book = environment.get("JIFFY_REDIS"), environment.get("JIFFY_LEDGER")
+    parser.add_argument(
+        *("--redis",), default=redis, required=not redis, metavar="URL", help="the queue; default: JIFFY_REDIS"
+    )
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
     parser.add_argument("--fd", type=int, metavar="N", help="an inherited listening socket, in place of host and port")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--name", help="unique among the gateways of one Redis (default: made up)")
-    parser.add_argument("--ledger", metavar="URL", help="database of the ledger (default: SQLite in the data folder)")
+    parser.add_argument(
+        *("--ledger",),
+        default=book,
+        metavar="URL",
+        help="its database; default: JIFFY_LEDGER, or SQLite in the data folder",
+    )
     parser.add_argument("--prices", type=Path, metavar="FILE", help="price books to publish (TOML)")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys of tenants (TOML)")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="answer to it without a key")
@@ -319,6 +328,11 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.umask(0o077)  # the ledger is nobody else's
     config = configure(sys.argv[1:], dict(os.environ))
+    try:
+        keys.share(address.parse(config.redis).name)
+    except JiffyError as exc:
+        print(f"gateway: {exc.message}", file=sys.stderr)
+        return 1
     try:
         listener = listen(config)
     except OSError as exc:

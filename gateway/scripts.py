@@ -62,8 +62,8 @@ REMOVE = """
 -- same name never gets a revision number twice: bills, logs and warm instances tell them apart by it. "removed" says
 -- up to which one they were another function's: a call that still runs may write its log after this.
 -- KEYS[1]: function:{tenant}:{name} (hash)  [2]: functions:{tenant} (set)  [3]: tenants (set)  [4]: logs (stream)
---       [5]: their size (string)
--- ARGV[1]: name  [2]: tenant  [3]: the channel that tells of changes
+--       [5]: their size (string)  [6]: changes (stream)
+-- ARGV[1]: name  [2]: tenant  [3]: the channel that tells of changes  [4]: about how many the stream keeps
 -- returns 1, or 0 when there is no such function
 if not redis.call('HGET', KEYS[1], 'live') then return 0 end
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
@@ -74,18 +74,21 @@ if redis.call('SCARD', KEYS[2]) == 0 then redis.call('SREM', KEYS[3], ARGV[2]) e
 redis.call('HSET', KEYS[1], 'removed', redis.call('HGET', KEYS[1], 'latest'))
 redis.call('DEL', KEYS[4], KEYS[5])
 redis.call('PUBLISH', ARGV[3], ARGV[2] .. ':' .. ARGV[1])
+redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[4], '*', 'f', ARGV[2] .. ':' .. ARGV[1])
 return 1
 """
 
 SET_LIVE = """
 -- Puts another revision in service. "latest" stays: the next deploy gets a number that was never given.
--- KEYS[1]: function:{tenant}:{name} (hash)
+-- KEYS[1]: function:{tenant}:{name} (hash)  [2]: changes (stream)
 -- ARGV[1]: live as it was read  [2]: number of the new one  [3]: name  [4]: tenant  [5]: the channel of changes
+--      [6]: about how many changes the stream keeps
 -- returns 1, or 0 when either is not there any more
 if redis.call('HGET', KEYS[1], 'live') ~= ARGV[1] then return 0 end
 if redis.call('HEXISTS', KEYS[1], 'rev:' .. ARGV[2]) == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'live', ARGV[2])
 redis.call('PUBLISH', ARGV[5], ARGV[4] .. ':' .. ARGV[3])
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6], '*', 'f', ARGV[4] .. ':' .. ARGV[3])
 return 1
 """
 

@@ -13,19 +13,18 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import hiredis
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway import scripts
-from jiffy.contract import keys, limits, outage, wire
+from jiffy import primary
+from jiffy.contract import address, keys, limits, outage, wire
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import (
@@ -43,6 +42,8 @@ REPLY_MAX_S = 5.0  # a healthy Redis answers within a millisecond; this long mea
 CONNECTIONS_MAX = 256  # logs and builds that are being followed hold one each
 FORGET_AFTER_MS = 60_000  # heartbeats older than this are removed
 BACK_OFF_S = 0.2
+FOLLOW_S = 2.0  # how long one look for changes waits: so soon it is noticed that the stream is another one
+FOLLOWED_MAX = 64  # changes at a time
 ANSWERS_MAX_BYTES = 64 * limits.MIB  # of one reply with answers, about
 LOGS_PAGE = 100  # entries per look, at most 6 MB
 LOGS_MAX_BYTES = 16 * limits.MIB  # of the past that one request holds in memory
@@ -70,26 +71,6 @@ def translated() -> Iterator[None]:
         yield
     except (RedisError, OSError, TimeoutError) as exc:
         raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc
-
-
-def wary(pool: Any) -> Any:
-    """The same pool, whose connections all end when one of them turns out to lead to a replica.
-
-    After a failover behind one address (a virtual one, a proxy) the old primary still answers, so nobody would ever
-    connect to the new one; and who only reads would not even notice.
-    """
-
-    class Wary(pool.connection_class):  # type: ignore[misc]  # the pool chose it by the URL
-        async def read_response(self, *args: Any, **options: Any) -> Any:
-            try:
-                return await super().read_response(*args, **options)
-            except ReadOnlyError:
-                await self.disconnect(nowait=True)
-                await pool.disconnect(inuse_connections=True)
-                raise
-
-    pool.connection_class = Wary
-    return pool
 
 
 class Line:
@@ -120,15 +101,14 @@ class Store:
     """The gateway's view of Redis. `beats` must have run once before `now_ms` means anything."""
 
     def __init__(self, url: str) -> None:
-        self._pool = ConnectionPool.from_url(
-            outage.address(url),
-            protocol=2,
+        self.replicas = address.parse(url).replicas
+        self._redis: Any = primary.client(
+            url,
             socket_timeout=REPLY_MAX_S,
             socket_connect_timeout=CONNECT_MAX_S,
-            retry=Retry(NoBackoff(), 0),
             max_connections=CONNECTIONS_MAX,
         )
-        self._redis: Any = Redis(connection_pool=wary(self._pool))
+        self._pool: ConnectionPool = self._redis.connection_pool
         self._sending, self._receiving = Line(self._pool), Line(self._pool)
         self._send_sha = hashlib.sha1(scripts.SEND.encode(), usedforsecurity=False).hexdigest()
         self._live = self._redis.register_script(scripts.LIVE)
@@ -192,11 +172,9 @@ class Store:
             await (self._redis.sadd if drain else self._redis.srem)(keys.DRAINS, invoker)
 
     async def ping(self) -> None:
-        """Raises Unavailable where nobody answers, or a server of a kind that can't be used."""
+        """Raises Unavailable where nobody answers, or a server that can't be used."""
         with translated():
-            await self._redis.ping()
-            with suppress(NoPermissionError):
-                outage.no_cluster(await self._redis.info("cluster"))
+            await self._redis.exists(keys.USAGE, keys.LATER)  # a cluster that is given as one server refuses this
 
     # --- calls ----------------------------------------------------------------------------------------------
 
@@ -279,7 +257,8 @@ class Store:
         """Put revision `number` in service; False when `before` is not live any more, or `number` not there."""
         with translated():
             moved = await self._set_live(
-                keys=[keys.function(tenant, name)], args=[before, number, name, tenant, keys.FUNCTIONS_CHANGED]
+                keys=[keys.function(tenant, name), keys.CHANGES],
+                args=[before, number, name, tenant, keys.FUNCTIONS_CHANGED, limits.CHANGES_MAX],
             )
         return bool(moved)
 
@@ -293,30 +272,33 @@ class Store:
                     keys.TENANTS,
                     keys.logs(tenant, name),
                     keys.logs_size(tenant, name),
+                    keys.CHANGES,
                 ],
-                args=[name, tenant, keys.FUNCTIONS_CHANGED],
+                args=[name, tenant, keys.FUNCTIONS_CHANGED, limits.CHANGES_MAX],
             )
         return bool(removed)
 
-    async def changes(self, resync_s: float) -> AsyncIterator[tuple[str, str] | None]:
-        """Functions as they change; None when anything may have: at first, after a lost connection, every resync_s."""
+    async def changes(self, resync_s: float) -> AsyncGenerator[tuple[str, str] | None]:
+        """Functions as they change; None when any may have: at first, after a lost connection, every resync_s.
+
+        Read from a stream, so none is missed: where the last one that was read is gone, so may be others.
+        """
+        last, due = "", 0.0
         while True:
-            pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
             try:
-                await pubsub.subscribe(keys.FUNCTIONS_CHANGED)
-                due = 0.0
-                while True:
-                    if time.monotonic() >= due:
-                        yield None
-                        due = time.monotonic() + resync_s
-                    message = await pubsub.get_message(timeout=max(0.01, due - time.monotonic()))
-                    if message is not None:
-                        tenant, _, name = message["data"].decode().partition(":")
-                        yield tenant, name
+                if time.monotonic() >= due or (last and not await self._redis.xrange(keys.CHANGES, last, last)):
+                    newest = await self._redis.xrevrange(keys.CHANGES, count=1)
+                    last, due = newest[0][0].decode() if newest else "", time.monotonic() + resync_s
+                    yield None
+                wait_ms = int(min(FOLLOW_S, max(0.01, due - time.monotonic())) * 1000)
+                found = await self._redis.xread({keys.CHANGES: last or "0-0"}, count=FOLLOWED_MAX, block=wait_ms)
+                for entry, fields in found[0][1] if found else ():
+                    last = entry.decode()
+                    tenant, _, name = fields[b"f"].decode().partition(":")
+                    yield tenant, name
             except (RedisError, OSError, TimeoutError):
+                due = 0.0
                 await asyncio.sleep(BACK_OFF_S)
-            finally:
-                await pubsub.aclose()
 
     # --- sources and builds ---------------------------------------------------------------------------------
 

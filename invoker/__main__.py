@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Sequence
@@ -19,7 +20,8 @@ from pathlib import Path
 
 import uvloop
 
-from jiffy.contract import endings, limits, outage
+from jiffy import primary
+from jiffy.contract import address, endings, keys, limits
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Layer, Revision
@@ -67,7 +69,10 @@ class Config:
 
 def parse(argv: Sequence[str]) -> Config:
     parser = argparse.ArgumentParser(prog="python -m invoker", description="Runs functions in microcontainers.")
-    parser.add_argument("--redis", required=True, metavar="URL", help="the queue, such as unix:///run/valkey.sock")
+    redis = os.environ.get("JIFFY_REDIS")  # a command line can be read by everyone on the host
+    parser.add_argument(
+        *("--redis",), default=redis, required=not redis, metavar="URL", help="the queue; default: JIFFY_REDIS"
+    )
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
     parser.add_argument("--sandbox", choices=("auto", "docker", "bwrap"), default="auto", help="default: %(default)s")
     parser.add_argument("--id", help="this invoker's name; default: kept in DIR/invoker-id")
@@ -109,7 +114,9 @@ def parse(argv: Sequence[str]) -> Config:
 def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
-        return uvloop.run(serve(parse(sys.argv[1:])))
+        config = parse(sys.argv[1:])
+        keys.share(address.parse(config.redis).name)
+        return uvloop.run(serve(config))
     except JiffyError as exc:
         print(f"invoker: {exc.message}", file=sys.stderr)
         return 1
@@ -128,7 +135,7 @@ async def _serve(config: Config, invoker: str, stop: asyncio.Event) -> int:
     store = Store(config.redis, invoker, clock)
     try:
         await store.open()
-        off_limits = outage.places(config.redis)
+        off_limits = await primary.places(config.redis)
         driver = await choose(
             config.sandbox, DriverConfig(config.data, store.invoker, config.runtime_option, off_limits=off_limits)
         )

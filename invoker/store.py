@@ -18,11 +18,10 @@ from typing import Any, NoReturn
 
 import hiredis
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from jiffy.contract import burial, keys, limits, outage, spending
+from jiffy import primary
+from jiffy.contract import address, burial, keys, limits, outage, spending
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Heartbeat, Layer, Provision, Revision
@@ -68,13 +67,10 @@ class Store:
 
     def __init__(self, url: str, invoker: str, clock: Clock) -> None:
         self._name = f"jiffy-invoker-{invoker}"
-        patient: dict[str, Any] = {
-            "retry": Retry(NoBackoff(), 0),
-            "socket_connect_timeout": ANSWER_MAX_S,
-            "protocol": 2,
-        }
-        self._redis = Redis.from_url(outage.address(url), socket_timeout=ANSWER_MAX_S, **patient)
-        self._lines = Redis.from_url(
+        self._replicas = address.parse(url).replicas
+        patient: dict[str, Any] = {"socket_connect_timeout": ANSWER_MAX_S}
+        self._redis = primary.client(url, socket_timeout=ANSWER_MAX_S, **patient)
+        self._lines = primary.client(
             url, socket_timeout=None, client_name=self._name, **patient
         )  # a heartbeat that fails cuts them
         self._reader = Line(self._lines)
@@ -137,7 +133,7 @@ class Store:
             *(limits.LOG_KEEP_S, limits.LOG_MAX_BYTES, spending.KEEP_S),
         ]
         for c in batch:
-            names += (c.answers_key, c.logs_key, c.record_key)
+            names += (c.answers_key or self._stream, c.logs_key or self._stream, c.record_key or self._stream)
             kind = "1" if c.note else "0" if c.spends is None else "2"
             values += (c.entry, kind, c.answer, c.usage, c.record)
             if c.fate is None:
@@ -154,6 +150,9 @@ class Store:
             await self._writer.ask("EVALSHA", _SHA, len(names), *names, *values)
         except _ScriptMissing:
             await self._writer.ask("EVAL", _SCRIPT, len(names), *names, *values)
+        wait_ms = int(outage.REPLICAS_WAIT_S * 1000)
+        while self._replicas and await self._writer.ask("WAIT", self._replicas, wait_ms) < self._replicas:
+            pass  # it is written, so it is not sent again unless this connection ends
 
     async def receipts(self, wait_s: float) -> list[bytes]:
         """What gateways say of answers that are streamed from here, packed; waits so long for the first."""
@@ -173,7 +172,7 @@ class Store:
             pipe.sismember(keys.DRAINS, self.invoker)
             return bool((await pipe.execute())[1])
         except (RedisError, OSError, JiffyError) as exc:
-            if isinstance(exc, ReadOnlyError) or not isinstance(exc, ResponseError):
+            if isinstance(exc, primary.ELSEWHERE) or not isinstance(exc, ResponseError):
                 for line in (self._reader, self._writer, self._listener):
                     await line.cut()
                 await self._redis.connection_pool.disconnect()  # what leads to a replica leads there for ever

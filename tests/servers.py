@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import redis
@@ -35,6 +35,7 @@ class RedisServer:
         persistent: bool = False,
         fsync: str = "everysec",
         address: tuple[str, int] | None = None,  # where it listens beside its socket, to whoever reaches it
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.socket = folder / "redis.sock"
@@ -42,6 +43,7 @@ class RedisServer:
         self._persistent = persistent
         self._fsync = fsync
         self._address = address
+        self._options = options or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -50,6 +52,7 @@ class RedisServer:
             *("--dir", str(self.folder), "--save", "", "--appendonly", "yes" if self._persistent else "no"),
             *("--appendfsync", self._fsync),
             *("--logfile", str(self.folder / "log"), "--loglevel", "warning", "--maxmemory-policy", "noeviction"),
+            *(word for key, value in self._options.items() for word in (f"--{key}", value)),
         ]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         give_up = time.monotonic() + START_S
@@ -68,6 +71,16 @@ class RedisServer:
             return ("--port", "0")
         host, port = self._address
         return ("--bind", host, "--port", str(port), "--protected-mode", "no")
+
+    @property
+    def port(self) -> int:
+        """0: only the socket."""
+        return self._address[1] if self._address else 0
+
+    @property
+    def running(self) -> bool:
+        """Was it started, and not ended by us?"""
+        return self._process is not None
 
     @property
     def fell(self) -> bool:

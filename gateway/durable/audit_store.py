@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -57,12 +57,15 @@ class AuditStore:
         seen: Counter[str] = Counter()
         size: Counter[str] = Counter()
         async for page in self._waiting():
-            found = [(where, call, *_owner(call)) for where, call in page]
-            for where, call, tenant, invocation in found:
-                known = await self._redis.hget(keys.backlog(tenant), invocation) if tenant else None
-                seen[tenant] += 1
-                misplaced[tenant] += known is None or known.decode() != where
-                size[tenant] += len(call.payload)
+            of: defaultdict[str, list[tuple[str, Call]]] = defaultdict(list)
+            for where, call in page:
+                of[_owner(call)].append((where, call))
+            for tenant, calls in of.items():
+                with translated():
+                    known = await self._redis.hmget(keys.backlog(tenant), [call.invocation for _, call in calls])
+                seen[tenant] += len(calls)
+                misplaced[tenant] += sum(at != where.encode() for at, (where, _) in zip(known, calls, strict=True))
+                size[tenant] += sum(len(call.payload) for _, call in calls)
         async for delivery, length in self._told():
             size[delivery.tenant] += length
         with translated():
@@ -120,8 +123,8 @@ def _asynchronous(packed: list[tuple[str, bytes]]) -> list[tuple[str, Call]]:
     return calls
 
 
-def _owner(call: Call) -> tuple[str, str]:
+def _owner(call: Call) -> str:
     try:
-        return wire.unpack(Revision, call.revision).tenant, call.invocation
+        return wire.unpack(Revision, call.revision).tenant
     except PlatformError:
-        return "", call.invocation
+        return ""  # nobody's backlog has it

@@ -45,7 +45,7 @@ class DurableRoom:
         callbacks_to: Sequence[Network],
     ) -> None:
         self._queue, self._catalog, self._guard = store, catalog, guard
-        self._store, self._told_of = DurableStore(store.client), DeliveryStore(store.client)
+        self._store, self._told_of = DurableStore(store.client, store.replicas), DeliveryStore(store.client)
         self.acceptance = Acceptance(self._store, placement, guard, store.now_ms)
         self.once = Once(self.acceptance, dispatcher, placement, store, guard)
         self.later = Later(self._store, placement, guard, store.now_ms)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import NoScriptError
 
 from gateway.store import REPLY_MAX_S, Line, translated
-from jiffy.contract import burial, keys, limits, wire
+from jiffy.contract import burial, keys, limits, outage, wire
 from jiffy.contract.messages import Call, DeadLetter, Delivery, InvocationRecord
 
 
@@ -71,10 +71,11 @@ class Work(NamedTuple):
 
 
 class DurableStore:
-    """`client` is gateway.store.Store's."""
+    """`client` is gateway.store.Store's; so many `replicas` hold what is accepted before anybody is told so."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, replicas: int = 0) -> None:
         self._redis = client
+        self._replicas = replicas
         self._accepting = Line(client.connection_pool)
         self._accept = text("accept")
         self._accept_sha = hashlib.sha1(self._accept, usedforsecurity=False).hexdigest()
@@ -91,8 +92,8 @@ class DurableStore:
         for one in batch:
             call, claim = one.call, one.claim
             names += (keys.calls(one.invoker), keys.invocation(call.invocation))
-            names += (keys.backlog(one.tenant) if call.mode == "async" else "", keys.tally(one.tenant))
-            names.append(claim.key if claim else "")
+            names += (keys.backlog(one.tenant) if call.mode == "async" else keys.LATER, keys.tally(one.tenant))
+            names.append(claim.key if claim else keys.LATER)
             values += (call.invocation, wire.pack(call), wire.pack(one.record), one.keep_s, one.due_ms)
             values += (len(call.payload), claim.fingerprint if claim else "", max(limits.ONCE_KEEP_S, one.keep_s))
             values.append("1" if one.counted else "")
@@ -101,6 +102,9 @@ class DurableStore:
                 results = await self._ask("EVALSHA", self._accept_sha, len(names), *names, *values)
             except NoScriptError:
                 results = await self._ask("EVAL", self._accept, len(names), *names, *values)
+            if self._replicas:
+                wait_ms = int(outage.REPLICAS_WAIT_S * 1000)
+                outage.held(await self._ask("WAIT", self._replicas, wait_ms), self._replicas)
         return [Holder(*result.decode().split(" ")) if type(result) is bytes else result for result in results]
 
     async def _ask(self, *command: Any) -> Any:
@@ -219,7 +223,7 @@ class DurableStore:
         """1: cancelled. 0: an invoker has it. -1: it is not at this place any more."""
         stream, _, entry = where.rpartition(" ")
         names = [keys.LATER, keys.LATER_CALLS, keys.backlog(tenant), keys.tally(tenant)]
-        names += [keys.invocation(record.invocation), stream]
+        names += [keys.invocation(record.invocation), stream or keys.LATER]
         values = [record.invocation, where, entry, keys.GROUP, size, wire.pack(record), limits.RESULT_KEEP_S]
         with translated():
             return int(await self._cancel(keys=names, args=values))

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from gateway.ledger import open_ledger
-from jiffy.contract import layout
+from jiffy.contract import address, keys, layout
 from jiffy.contract.errors import JiffyError
 
 NICENESS = 10  # about a tenth of the processor time of a process that wants as much
@@ -39,13 +39,22 @@ async def serve(ledger_url: str, redis_url: str, keep_days: int) -> None:
 def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     parser = argparse.ArgumentParser(prog="python -m gateway.ledger", description="Settles what calls cost.")
-    parser.add_argument("--redis", required=True, metavar="URL", help="redis://, rediss:// or unix:// URL")
+    redis, book = os.environ.get("JIFFY_REDIS"), os.environ.get("JIFFY_LEDGER")
+    parser.add_argument(
+        *("--redis",), default=redis, required=not redis, metavar="URL", help="the queue; default: JIFFY_REDIS"
+    )
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
-    parser.add_argument("--ledger", metavar="URL", help="database of the ledger (default: SQLite in the data folder)")
+    parser.add_argument(
+        *("--ledger",),
+        default=book,
+        metavar="URL",
+        help="its database; default: JIFFY_LEDGER, or SQLite in the data folder",
+    )
     parser.add_argument("--keep-calls", type=int, default=0, metavar="DAYS", help="remove single calls after so long")
     given = parser.parse_args()
     os.nice(NICENESS)
     try:
+        keys.share(address.parse(given.redis).name)
         asyncio.run(serve(given.ledger or layout.ledger_url(given.data), given.redis, given.keep_calls))
     except JiffyError as exc:
         print(f"ledger: {exc.message}", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import redis
 
+from jiffy import primary
 from jiffy.contract import keys, outage
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import Unavailable
@@ -67,10 +68,7 @@ class RedisFeed:
     """The usage stream in Redis."""
 
     def __init__(self, url: str) -> None:
-        try:
-            self._redis = redis.Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S)
-        except ValueError as exc:
-            raise Unavailable(f"not the URL of a Redis: {exc}") from exc
+        self._redis = primary.blocking(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S)
         # The reply as it comes is all that is needed; redis-py's dicts would cost as much as the decoding.
         self._redis.set_response_callback("XRANGE", lambda reply, **_: reply)
         self._forget = self._redis.register_script(FORGET)
@@ -121,8 +119,6 @@ class RedisFeed:
         try:
             yield
         except redis.RedisError as exc:
-            if isinstance(exc, redis.ReadOnlyError):  # a failover: by now the address leads to the new primary
-                self._redis.connection_pool.disconnect()
             raise Unavailable(f"the ledger can't read usage records: {exc}", retry_after_s=1) from exc
 
 

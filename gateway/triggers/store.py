@@ -11,11 +11,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from redis.asyncio import Redis
-
 from gateway.durable.store import Accepted
-from gateway.store import CONNECT_MAX_S, REPLY_MAX_S, translated, wary
+from gateway.store import CONNECT_MAX_S, REPLY_MAX_S, translated
 from gateway.triggers.trigger import Trigger, TriggerId, TriggerState
+from jiffy import primary
 from jiffy.contract import keys, limits, wire
 
 ADOPT = """
@@ -32,7 +31,7 @@ FIRE = """
 -- Claims ticks, each once among all gateways, in one step with its call. Returns per tick: what became of it, and the
 -- trigger's last tick now.
 -- KEYS[1]: later (sorted set invocation → moment)  [2]: later:calls (hash invocation → Call)
---      per tick: trigger (hash), its log (stream), calls:{invoker} (stream; "": the call waits in later),
+--      per tick: trigger (hash), its log (stream), calls:{invoker} (stream; KEYS[1]: the call waits in later),
 --      invocation:{id} (string),
 --      backlog:{tenant} (hash), tally:{tenant} (hash): as in durable/scripts/accept.lua
 -- ARGV[1]: now; [2]: seconds that a record is kept; [3]: length of a log; [4]: what stands before an invocation's id
@@ -72,7 +71,7 @@ for n = 0, (#KEYS - 2) / 6 - 1 do
       became = 'fired'
       redis.call('SET', KEYS[k + 4], ARGV[a + 6], 'EX', ARGV[2])
       local where = 'later'
-      if KEYS[k + 3] == '' then
+      if KEYS[k + 3] == KEYS[1] then
         redis.call('ZADD', KEYS[1], ARGV[1], id)
         redis.call('HSET', KEYS[2], id, ARGV[a + 5])
       else
@@ -156,10 +155,7 @@ class TriggerStore:
     """Triggers as Redis knows them."""
 
     def __init__(self, url: str) -> None:
-        self._redis: Any = Redis.from_url(
-            url, protocol=2, socket_timeout=REPLY_MAX_S, socket_connect_timeout=CONNECT_MAX_S
-        )
-        wary(self._redis.connection_pool)
+        self._redis: Any = primary.client(url, socket_timeout=REPLY_MAX_S, socket_connect_timeout=CONNECT_MAX_S)
         self._adopt = self._redis.register_script(ADOPT)
         self._fire = self._redis.register_script(FIRE)
         self._lease = self._redis.register_script(LEASE)
@@ -183,7 +179,11 @@ class TriggerStore:
         for tick in ticks:
             key = tick.trigger.id
             made, call = tick.made, tick.made.call
-            names += [keys.trigger(*key), keys.trigger_log(*key), keys.calls(made.invoker) if made.invoker else ""]
+            names += [
+                keys.trigger(*key),
+                keys.trigger_log(*key),
+                keys.calls(made.invoker) if made.invoker else keys.LATER,
+            ]
             names += [keys.invocation(call.invocation), keys.backlog(made.tenant), keys.tally(made.tenant)]
             args += [tick.tick_ms, fingerprint(tick.trigger), tick.trigger.options["overlap"], call.invocation]
             args += [wire.pack(call), wire.pack(made.record), len(call.payload)]

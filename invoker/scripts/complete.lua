@@ -14,9 +14,9 @@
 -- KEYS[6]  deliveries        sorted set delivery → moment
 -- KEYS[7]  deliveries:items  hash delivery → Delivery
 -- then three per item:
---   answers:{gateway}        list of Answer, Piece    "" when nobody waits
+--   answers:{gateway}        list of Answer, Piece    KEYS[1] when nobody waits
 --   logs:{tenant}:{function} stream {l: LogEntry}
---   invocation:{id}          string InvocationRecord, "" for a synchronous call that has none
+--   invocation:{id}          string InvocationRecord, KEYS[1] for a synchronous call that has none
 -- and five more for the end of an asynchronous one:
 --   backlog:{tenant}         hash invocation → where it is
 --   tally:{tenant}           hash of counters
@@ -65,7 +65,7 @@ local calls, usage_key, later, later_calls = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 local group, answers_keep, log_length = ARGV[1], ARGV[2], ARGV[3]
 local dead_max, dead_max_bytes, dead_keep = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local sync_keep, log_keep, log_max_bytes = ARGV[7], ARGV[8], tonumber(ARGV[9])
-local k, a, written, metered = 8, 11, 0, 0
+local k, a, items, written, metered = 8, 11, 0, 0, 0
 local touched, printed = {}, {}
 
 local function still_ours(id)
@@ -134,6 +134,7 @@ while a <= #ARGV do
     local record, state, n = ARGV[a + 4], ARGV[a + 5], tonumber(ARGV[a + 6])
     local more = a + 7 + n
     local ours
+    items = items + 1
     if note then ours = still_ours(id) else ours = redis.call('XACK', calls, group, id) == 1 end
     if ours then
         written = written + 1
@@ -144,7 +145,7 @@ while a <= #ARGV do
                 metered = metered + 1
             end
         end
-        if answers ~= '' then
+        if answers ~= calls then
             redis.call('RPUSH', answers, ARGV[a + 2])
             touched[answers] = true
         end
@@ -155,11 +156,11 @@ while a <= #ARGV do
         if state ~= '' then
             follow(k + 3, more, state)
             redis.call('SET', record_key, record, 'EX', ARGV[more + 5])
-        elseif record_key ~= '' and note then
+        elseif record_key ~= calls and note then
             redis.call('SET', record_key, record, 'XX', 'KEEPTTL')
-        elseif record_key ~= '' and record == '' then
+        elseif record_key ~= calls and record == '' then
             redis.call('DEL', record_key)
-        elseif record_key ~= '' then
+        elseif record_key ~= calls then
             redis.call('SET', record_key, record, 'EX', sync_keep)
         end
     end
@@ -178,7 +179,8 @@ while a <= #ARGV do
         k, a = after, a + 5
     end
 end
-if metered > 0 then redis.call('INCRBY', KEYS[3], metered) end
+-- A batch that is sent again writes something too: WAIT asks for replicas that hold what this connection wrote last.
+if metered > 0 or written < items then redis.call('INCRBY', KEYS[3], metered) end
 for answers in pairs(touched) do redis.call('EXPIRE', answers, answers_keep) end
 for logs, bytes in pairs(printed) do bound(logs, bytes) end
 return written

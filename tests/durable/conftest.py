@@ -10,11 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
-from redis.asyncio import Redis
 
 from gateway.ledger.lines import Attempt
 from gateway.loops import Loops
 from invoker.sandbox import Reply
+from jiffy import primary
 from jiffy.contract import keys, wire
 from tests.gateway.conftest import Served, serving
 from tests.gateway.fake_invoker import heartbeat, publish
@@ -32,7 +32,7 @@ class Pair:
         self.served = served
         self.host = host
         self.http: httpx.AsyncClient = served.http
-        self.redis: Any = Redis.from_url(url, protocol=2)
+        self.redis: Any = primary.client(url)
 
     async def deploy(self, name: str = "hello", number: int = 1, **spec: Any) -> None:
         """A function whose first retry is due at once, unless `spec` says otherwise."""
@@ -89,6 +89,24 @@ async def beating(redis: Any, name: str = "inv-1") -> AsyncIterator[None]:
     loops.start()
     yield
     await loops.stop()
+
+
+@contextlib.asynccontextmanager
+async def joined(url: str, data: Path) -> AsyncIterator[Pair]:
+    """Both over one queue, which may fail over: the invoker beats by itself, and notices."""
+    host = OneHost(url)
+    await host.start()
+    beats = Loops(host.pulse.run)
+    beats.start()
+    await host.pulse.send()
+    async with serving(url, data) as served:
+        pair = Pair(served, host, url)
+        await served.gateway.pulse.look()
+        yield pair
+        await pair.redis.aclose()
+    await beats.stop()
+    await host.stop()
+    await host.redis.aclose()
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import uvloop
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.loops import Loops
+from jiffy import primary
 from jiffy.contract import keys, limits, wire
 from jiffy.contract.messages import Answer, BuilderBeat, Call, Heartbeat, InvocationRecord, Revision, Usage
 
@@ -42,7 +43,7 @@ class FakeInvoker:
         self.calls: list[Call] = []
         self.work: Work = work or (lambda call: {})
         self.seen = asyncio.Event()
-        self._redis: Any = Redis.from_url(url, protocol=2)
+        self._redis: Any = primary.client(url)
 
     async def beat(self, **changes: Any) -> None:
         await self._redis.hset(
@@ -100,7 +101,7 @@ class FakeInvoker:
 
     async def answer_again(self) -> None:
         """Answer all calls that were seen, as an invoker does whose completions were lost on the way."""
-        async with Redis.from_url(self._url, protocol=2) as redis:
+        async with primary.client(self._url) as redis:
             for call in self.calls:
                 await redis.rpush(keys.answers(call.gateway), wire.pack(answer(call, **(self.work(call) or {}))))
 
@@ -147,7 +148,7 @@ async def publish(url: str, name: str = "hello", number: int = 1, tell: bool = T
         *(False, {}, (), 1_700_000_000_000),
     )
     revision = plain._replace(**changes)
-    async with Redis.from_url(url, protocol=2) as redis:
+    async with primary.client(url) as redis:
         field = keys.revision_field(number)
         await redis.hset(
             keys.function(revision.tenant, name), mapping={"live": number, "latest": number, field: wire.pack(revision)}
@@ -155,12 +156,12 @@ async def publish(url: str, name: str = "hello", number: int = 1, tell: bool = T
         await redis.sadd(keys.functions(revision.tenant), name)
         await redis.sadd(keys.TENANTS, revision.tenant)
         if tell:
-            await redis.publish(keys.FUNCTIONS_CHANGED, f"{revision.tenant}:{name}")
+            await redis.xadd(keys.CHANGES, {"f": f"{revision.tenant}:{name}"})
     return revision
 
 
 async def builder_beat(url: str) -> None:
-    async with Redis.from_url(url, protocol=2) as redis:
+    async with primary.client(url) as redis:
         seconds, micros = await redis.time()
         beat = BuilderBeat("b-1", "host", seconds * 1000 + micros // 1000, ("python3.11",), 0)
         await redis.hset(keys.BUILDERS, "b-1", wire.pack(beat))

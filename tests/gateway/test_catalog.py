@@ -81,12 +81,34 @@ async def test_a_change_is_followed_as_it_is_told(redis_url: str, catalog: Catal
         assert await changed(catalog, was=1) == 2
 
 
-async def test_a_lost_message_is_made_up_for(redis_url: str, catalog: Catalog) -> None:
-    async with watched(catalog):
+@pytest.mark.parametrize("lost", ["connection", "stream"])
+async def test_what_nobody_told_is_made_up_for(redis_url: str, catalog: Catalog, lost: str) -> None:
+    """Another server may have lost the stream, with changes in it."""
+    async with watched(catalog), Redis.from_url(redis_url) as redis:
         await publish(redis_url, "hello")
         assert await changed(catalog, was=0) == 1
         await publish(redis_url, "hello", number=2, tell=False)
+        if lost == "stream":
+            await redis.delete(keys.CHANGES)
+        else:
+            await redis.client_kill_filter(_type="normal", skipme=True)
         assert await changed(catalog, was=1) == 2
+
+
+async def test_all_functions_are_read_once_and_then_only_what_changed(redis_url: str, catalog: Catalog) -> None:
+    async with watched(catalog), Redis.from_url(redis_url) as redis:
+        await publish(redis_url, "hello")
+        assert await changed(catalog, was=0) == 1
+        before = await _scripts(redis)
+        for n in range(2, 6):
+            await publish(redis_url, "hello", number=n)
+            assert await changed(catalog, was=n - 1) == n
+        assert await _scripts(redis) - before == 4, "one look at each change"
+
+
+async def _scripts(redis: Redis) -> int:
+    found = await redis.info("commandstats")
+    return int(found["cmdstat_evalsha"]["calls"])
 
 
 async def test_an_unknown_function_is_looked_for_before_it_is_not_found(redis_url: str, catalog: Catalog) -> None:

@@ -111,7 +111,7 @@ async def test_what_is_missing_is_told_in_one_line(redis_url: str, data_dir: Pat
     with listening() as (_, url):
         port = url.rpartition(":")[2]
         assert f"127.0.0.1:{port}" in await refusal("--redis", redis_url, *data, "--port", port)
-    assert "HAProxy" in await refusal("--redis", "redis+sentinel://a,b/main", *data, "--port", "0")
+    assert "SERVICE" in await refusal("--redis", "redis+sentinel://a,b", *data, "--port", "0")
     assert "ledger" in await refusal("--redis", redis_url, "--data", f"{tmp_path}/none/there", "--port", "0")
 
 

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from redis.asyncio import Redis
-
 from invoker.execute import Executor
 from invoker.handover import Handover
 from invoker.heartbeat import Pulse
@@ -16,6 +14,7 @@ from invoker.pool import Memory, Pool
 from invoker.room import Room
 from invoker.stems import Stems
 from invoker.store import Store
+from jiffy import primary
 from jiffy.contract import keys
 from jiffy.contract.clock import Clock
 from jiffy.contract.messages import Answer, Call, InvocationRecord, LogEntry, Revision, Usage
@@ -31,7 +30,7 @@ class OneHost:
 
     def __init__(self, url: str, name: str = "inv-1") -> None:
         self.name = name
-        self.redis = Redis.from_url(url)
+        self.redis = primary.client(url)
         self.world = World()
         self.url = url
         self._sent = 0

@@ -6,9 +6,9 @@
 -- then five per call:
 --   calls:{invoker}          stream {c: Call}
 --   invocation:{id}          string InvocationRecord
---   backlog:{tenant}         hash invocation → where it is; "" for a synchronous call
+--   backlog:{tenant}         hash invocation → where it is; KEYS[1] for a synchronous call
 --   tally:{tenant}           hash of counters
---   once:{…}                 string: who holds this idempotency key; "" without one
+--   once:{…}                 string: who holds this idempotency key; KEYS[1] without one
 -- ARGV[1]  how many calls a tenant's backlog may have, [2] the bytes of their payloads
 -- ARGV[3]  what stands before an invocation's id in the name of its record
 -- then per call: invocation, Call, InvocationRecord, keep (seconds, of the record), due ("0": now), bytes (of its
@@ -19,10 +19,10 @@
 -- A holder whose record is gone holds nothing: its call never began, or its window is over.
 
 local calls_max, bytes_max = tonumber(ARGV[1]), tonumber(ARGV[2])
-local k, results = 3, {}
+local none, k, results = KEYS[1], 3, {}
 
 local function held(once)
-    local holder = once ~= '' and redis.call('GET', once)
+    local holder = once ~= none and redis.call('GET', once)
     if not holder then return nil end
     return redis.call('EXISTS', ARGV[3] .. holder:sub(holder:find(' ') + 1)) == 1 and holder or nil
 end
@@ -45,12 +45,13 @@ end
 for a = 4, #ARGV, 9 do
     local stream, record, backlog, tally, once = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4]
     local invocation, call, due, bytes = ARGV[a], ARGV[a + 1], ARGV[a + 4], tonumber(ARGV[a + 5])
-    local kept = backlog ~= '' and book(backlog, tally)
+    local kept = backlog ~= none and book(backlog, tally)
     local result = held(once)
+    if result then redis.call('SET', once, result, 'KEEPTTL') end -- for WAIT, which asks for what was written last
     if not result and kept and full(kept, bytes, ARGV[a + 8]) then result = 0 end
     if not result then
         result = 1
-        if once ~= '' then redis.call('SET', once, ARGV[a + 6] .. ' ' .. invocation, 'EX', ARGV[a + 7]) end
+        if once ~= none then redis.call('SET', once, ARGV[a + 6] .. ' ' .. invocation, 'EX', ARGV[a + 7]) end
         redis.call('SET', record, ARGV[a + 2], 'EX', ARGV[a + 3])
         local where = 'later'
         if due == '0' then

@@ -5,7 +5,7 @@
 -- KEYS[3]  backlog:{tenant}  hash invocation → "stream entry" or "later"
 -- KEYS[4]  tally:{tenant}    hash of counters
 -- KEYS[5]  invocation:{id}   string InvocationRecord
--- KEYS[6]  the stream that the backlog names, or ""    stream {c: Call}
+-- KEYS[6]  the stream that the backlog names, or KEYS[1]    stream {c: Call}
 -- ARGV[1]  invocation  [2] where it is, as the backlog said  [3] its entry  [4] the consumer group
 -- ARGV[5]  bytes of its payload  [6] InvocationRecord, cancelled  [7] seconds that it is kept
 --

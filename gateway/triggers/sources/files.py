@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.triggers.sources.base import Message, SourceError
+from jiffy import primary
 from jiffy.contract import keys
 
 CONNECT_MAX_S, PATIENCE_S = 5.0, 10.0
@@ -93,9 +93,7 @@ class FilesSource:
         self._redis: Any = None
 
     async def open(self, most: int) -> None:
-        self._redis = Redis.from_url(
-            self._url, protocol=2, socket_connect_timeout=CONNECT_MAX_S, socket_timeout=PATIENCE_S
-        )
+        self._redis = primary.client(self._url, socket_connect_timeout=CONNECT_MAX_S, socket_timeout=PATIENCE_S)
         await self._place.open()
         with _translated():
             of = await self._redis.hget(self._known_key, OF)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.triggers.sources.base import Message, SourceError
+from jiffy import primary
 from jiffy.contract import keys, topics
 
 CONNECT_MAX_S, PATIENCE_S = 5.0, 10.0
@@ -48,9 +48,7 @@ class TopicSource:
         self._redis: Any = None
 
     async def open(self, most: int) -> None:
-        self._redis = Redis.from_url(
-            self._url, protocol=2, socket_connect_timeout=CONNECT_MAX_S, socket_timeout=PATIENCE_S
-        )
+        self._redis = primary.client(self._url, socket_connect_timeout=CONNECT_MAX_S, socket_timeout=PATIENCE_S)
         with _translated():
             if "*" not in self._pattern:
                 await self._join(self._pattern)

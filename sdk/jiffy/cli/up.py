@@ -35,7 +35,13 @@ def _shelf(ctx: click.Context, parameter: click.Parameter, given: str) -> str:
     type=click.Path(path_type=Path),
     help="Folder that keeps everything.  [default: ~/.local/share/jiffy]",
 )
-@click.option("--ledger", metavar="URL", help="A database of your own for the bill instead of an SQLite file.")
+@click.option(
+    "--ledger",
+    metavar="URL",
+    envvar="JIFFY_LEDGER",
+    show_envvar=True,
+    help="A database of your own for the bill instead of an SQLite file.",
+)
 @click.option(
     "--keep-calls",
     metavar="DAYS",
@@ -48,7 +54,13 @@ def _shelf(ctx: click.Context, parameter: click.Parameter, given: str) -> str:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Price books of your own (TOML, docs/billing.md).",
 )
-@click.option("--redis", metavar="URL", help="A Redis or Valkey of your own instead of the embedded one.")
+@click.option(
+    "--redis",
+    metavar="URL",
+    envvar="JIFFY_REDIS",
+    show_envvar=True,
+    help="A Redis or Valkey of your own instead of the embedded one.",
+)
 @click.option(
     "--sandbox",
     type=click.Choice(["auto", "docker", "bwrap"]),

@@ -5,7 +5,18 @@ Names of tenants and functions are validated (spec.check_name) before they get h
 
 from __future__ import annotations
 
-P = "jiffy:"
+P = "jiffy:"  # what all of them begin with; `share` changes it
+
+
+def share(name: str) -> None:
+    """Let all names lie in one slot of a cluster from now on, by the hash tag `name`; "": there is no cluster.
+
+    Each process's __main__ calls it before it wires anything: a name that was made before stays as it is.
+    """
+    before, after = P, f"jiffy:{{{name}}}:" if name else "jiffy:"
+    ours = {n: v for n, v in globals().items() if n.isupper() and isinstance(v, str) and v.startswith(before)}
+    globals().update({constant: after + value.removeprefix(before) for constant, value in ours.items()})  # P, too
+
 
 # --- calls ------------------------------------------------------------------------------------------------
 GROUP = "invokers"  # the consumer group on every calls stream
@@ -109,6 +120,7 @@ DRAINS = f"{P}drains"  # set of invoker ids: they shall take no calls
 
 # --- functions ----------------------------------------------------------------------------------------------
 FUNCTIONS_CHANGED = f"{P}functions:changed"  # pub/sub channel: "tenant:function"
+CHANGES = f"{P}changes"  # stream {f: "tenant:function"}: the last about limits.CHANGES_MAX that were told on it
 
 
 def functions(tenant: str) -> str:

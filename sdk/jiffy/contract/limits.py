@@ -40,6 +40,7 @@ TAGS_MAX = 10
 # --- logs ---------------------------------------------------------------------------------------------------
 LOG_ATTEMPT_MAX_BYTES = 256 * 1024  # what one attempt may keep; the rest is counted and dropped
 LOG_CHUNK_MAX_BYTES = 64 * 1024
+CHANGES_MAX = 1000  # of functions, that are still told: a gateway reads them as they come
 LOG_ENTRIES_MAX = 10_000  # per function, approximate (XADD MAXLEN ~)
 LOG_MAX_BYTES = 32 * MIB  # the same in bytes, of functions that print much; the older half goes
 LOG_KEEP_S = 14 * 86400  # after the last entry; what a removed function's last calls printed goes that way, too

@@ -8,12 +8,10 @@ its client raised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from urllib.parse import urlsplit
-
 from .errors import PlatformError, Unavailable
 
 RETRY_AFTER_S = 1.0
+REPLICAS_WAIT_S = 1.0  # for replicas to hold what was written: they usually do within a millisecond
 # The first words of answers that mean "not now" (redis.io/docs, "RESP errors" and the server's shared.* replies).
 TEMPORARY = frozenset(
     {
@@ -23,7 +21,10 @@ TEMPORARY = frozenset(
         "READONLY",  # a failover: this one is a replica now
         "NOREPLICAS",  # too few replicas to be sure of a write
         "MASTERDOWN",  # a replica that lost its primary
+        "UNBLOCKED",  # a failover, too: it became a replica while it was waited on
         "CLUSTERDOWN",
+        "MOVED",  # another node of the cluster has our keys: the next connection leads there
+        "ASK",  # … is being given them
         "TRYAGAIN",
         "BUSY",  # a script takes too long
     }
@@ -35,9 +36,16 @@ BEAT = f"""{EVEN_WHEN_FULL}
 -- One heartbeat. KEYS[1]: invokers, or builders (hash)   ARGV: id, Heartbeat or BuilderBeat
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 """
-PORT = 6379
-SCHEMES = ("redis", "rediss", "unix")
 _WITHIN = "caused error: "  # redis-py says ``Command # 1 (…) of pipeline caused error: ('MISCONF …',)``
+
+
+def held(replicas: int, wanted: int) -> None:
+    """Raises Unavailable where fewer `replicas` than `wanted` hold what was written: a failover may lose it."""
+    if replicas < wanted:
+        raise Unavailable(
+            f"the queue has it, but {replicas} of its replicas and not {wanted}: it may be lost, or not",
+            retry_after_s=RETRY_AFTER_S,
+        )
 
 
 def error(exc: Exception, *, answered: bool) -> PlatformError:
@@ -49,32 +57,6 @@ def error(exc: Exception, *, answered: bool) -> PlatformError:
     if word in TEMPORARY:
         said = text if word in text else f"{word} {text}"
         return Unavailable(f"the queue takes nothing now: {said}", retry_after_s=RETRY_AFTER_S)
+    if word == "CROSSSLOT":
+        return PlatformError("this Redis is part of a cluster: give its URL as redis+cluster://HOST:PORT/NAME")
     return PlatformError(f"the queue refuses: {text}")
-
-
-def address(url: str) -> str:
-    """The same URL of a Redis. Raises Unavailable where it names what can't be spoken to."""
-    scheme = url.partition("://")[0]
-    if scheme in SCHEMES:
-        return url
-    if "sentinel" in scheme or "cluster" in scheme:
-        raise Unavailable(
-            f"{scheme}:// is not spoken: give one address that leads to the primary (a virtual one, or HAProxy, which "
-            "asks each server for its role); Redis Cluster can't be used: one step writes to keys of several slots"
-        )
-    raise Unavailable(f"not the URL of a Redis: it must begin with {', '.join(one + '://' for one in SCHEMES)}")
-
-
-def places(url: str) -> tuple[tuple[str, int], ...]:
-    """Host and port of the servers that a URL names; none for a socket file."""
-    parts = urlsplit(url)
-    return ((parts.hostname, parts.port or PORT),) if parts.scheme != "unix" and parts.hostname else ()
-
-
-def no_cluster(info: Mapping[str, object]) -> None:
-    """`info`: what INFO cluster says. Raises Unavailable where the server is one of a cluster."""
-    if str(info.get("cluster_enabled", "0")) == "1":
-        raise Unavailable(
-            "this Redis is part of a cluster, which can't be used: one step writes to keys of several slots; give a "
-            "Redis with cluster-enabled no"
-        )
