@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from redis.exceptions import RedisError
+from uuid_utils import uuid7
 
+from gateway.triggers import cloudevent
 from gateway.triggers.sources.base import Message, SourceError
 from jiffy import primary
 from jiffy.contract import keys
@@ -201,13 +203,13 @@ class FilesSource:
         """Tell it to the topic `target`, as a CloudEvent without the content."""
         document = json.loads(message.body)
         document.pop("content", None)
-        event = {
-            "specversion": "1.0",
-            "id": message.id[-256:],
-            "source": f"/files/{target}",
+        attributes = {
+            "id": str(uuid7()),
+            "source": f"/{target}",
             "type": f"file.{document['event']}",
-            "data": document,
+            "datacontenttype": "application/json",
         }
+        event = cloudevent.make(attributes, document)
         pipe = self._redis.pipeline(transaction=True)
         pipe.hsetnx(keys.topics(self._tenant), target, "{}")
         pipe.xadd(keys.topic(self._tenant, target), {"e": json.dumps(event, ensure_ascii=False), "reason": reason})
