@@ -15,6 +15,7 @@ from .month import Due, Use
 from .prices import PriceBook
 
 MILLION = 1_000_000
+DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,12 @@ def of_function(seen: Sum, memory_mb: int, then_mb: int, tenant: str, runtime: s
         "currency": book.currency,
         "price_book": book.version,
     }
+
+
+def of_kept(instances: int, memory_mb: int, tenant: str, runtime: str, book: PriceBook) -> dict[str, Any]:
+    """What it costs for a day to keep so many instances ready on one host."""
+    price = book.rates_for(tenant, runtime).provisioned_price(instances * memory_mb * DAY_MS)
+    return {"min_instances": instances, "per_host_and_day": prices.text(price), "currency": book.currency}
 
 
 def _document(due: Due, mb_ms: int, book: PriceBook) -> dict[str, Any]:

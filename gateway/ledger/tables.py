@@ -1,7 +1,7 @@
 """The ledger's tables. Holds no rule about money; read settle.py for what fills them, database.py for how they are
 reached, migrations/ for how older ones become these.
 
-Only whole numbers: µs, ms, bytes, MB. One attempt takes about 140 bytes on disk, indexes included: ids are 16 bytes,
+Only whole numbers: µs, ms, bytes, MB. One attempt takes 148 bytes on disk, indexes included: ids are 16 bytes,
 names that repeat stand once in `functions`, `labels` and `variants`. Sums come from `days` and `hours`, which are
 written in the same transaction as the attempts in them: a month is added up from some thousand rows.
 """

@@ -109,10 +109,12 @@ class Costs:
         live = (await self._catalog.find(tenant, name)).revision
         await self._ledger.settle_now()
         seen = await self._ledger.newest_revision(tenant, name, self._ledger.now_ms() - SEEN_MS)
-        document: dict[str, object] = {"function": name, "revision": live.number, "estimate": None}
+        document: dict[str, object] = {"function": name, "revision": live.number, "estimate": None, "kept_ready": None}
+        book = self._ledger.price_list.at(self._ledger.now_ms())
+        if live.min_instances:
+            document["kept_ready"] = estimate.of_kept(live.min_instances, live.memory_mb, tenant, live.runtime, book)
         if seen is not None:
             number, memory_mb, total = seen
-            book = self._ledger.price_list.at(self._ledger.now_ms())
             found = estimate.of_function(total, memory_mb, live.memory_mb, tenant, live.runtime, book)
             document["estimate"] = {"revision_seen": number} | found
         return JSONResponse(document)

@@ -40,7 +40,8 @@ def cpu_s(running: Platform) -> dict[str, float]:
     found: dict[str, float] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().decode().split("\0")
+            words = (process / "cmdline").read_bytes().decode().replace(" ", "\0").split("\0")
+            words.append(str((process / "cwd").readlink()))  # Valkey's title does not say whose it is, its folder does
             ticks = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
         except OSError:
             continue  # it has ended meanwhile

@@ -92,6 +92,24 @@ async def test_so_many_at_the_same_time(pair: Pair) -> None:
     assert await running(pair) == 0
 
 
+async def test_a_tenants_quotas_count_all_of_its_functions_together(pair: Pair) -> None:
+    for name in ("hello", "other"):
+        await pair.deploy(name)
+    await quota(pair, "often", rate=SLOW, burst=3)
+    answers = [await pair.http.get(f"/function/{name}") for name in ("hello", "other") * 2]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert 'quota "often" (all functions) allows' in answers[-1].json()["error"]["message"]
+    assert (await pair.http.delete("/v1/quotas/often")).status_code == 204
+    held = Held(pair)
+    await quota(pair, "many", concurrency=2)
+    calls = [asyncio.create_task(pair.http.get(f"/function/{name}")) for name in ("hello", "other")]
+    await held.came(2)
+    refused = await pair.http.get("/function/hello")
+    assert (refused.status_code, "(all functions) allows 2 calls" in refused.text) == (429, True)
+    held.answer()
+    assert [(await call).status_code for call in calls] == [200, 200]
+
+
 async def test_an_asynchronous_call_waits_for_its_place_and_its_next_attempt_too(pair: Pair) -> None:
     await pair.deploy(retries=1)
     await quota(pair, concurrency=1)

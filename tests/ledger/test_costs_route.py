@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from gateway.app import control
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, bookfile
 from gateway.routes.costs import Costs
 from gateway.routes.statements import Statements
 from gateway.routes.usage import UsageRoute
@@ -23,12 +23,12 @@ HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 
 class Functions:
-    """Of the catalog: one function, now at 256 MB."""
+    """Of the catalog: one function, now at 256 MB, two instances of which are kept ready."""
 
     async def find(self, tenant: str, name: str) -> object:
         if name != "hello":
             raise NotFound(f"there is no function {name!r}")
-        live = type("Live", (), {"number": 4, "memory_mb": 256, "runtime": "python3.11"})
+        live = type("Live", (), {"number": 4, "memory_mb": 256, "runtime": "python3.11", "min_instances": 2})
         return type("Function", (), {"revision": live})
 
 
@@ -101,6 +101,26 @@ async def test_an_estimate_of_a_function_comes_from_its_last_calls(http: httpx.A
     assert (found["revision_seen"], found["calls_seen"], found["mean_duration_ms"]) == (3, 2, "100.000")
     assert (found["mean_billed_ms"], found["memory_mb"], found["per_million"]) == ("150.000", 256, "0.82500125")
     assert (await http.get("/v1/costs/estimate/nobody")).status_code == 404
+
+
+async def test_what_is_kept_ready_costs_so_much_a_day(http: httpx.AsyncClient, ledger: Ledger) -> None:
+    async def kept() -> object:
+        return (await http.get("/v1/costs/estimate/hello")).json()["kept_ready"]
+
+    assert await kept() == {"min_instances": 2, "per_host_and_day": "0", "currency": "USD"}
+    book = 'currency = "USD"\n[[book]]\nversion = 2\neffective_from = 2026-10-01\nper_gb_second = "1"\nper_call = "0"\n'
+    await ledger.publish(bookfile.parse(f'{book}per_provisioned_gb_second = "0.00001"\n'))
+    assert await kept() == {"min_instances": 2, "per_host_and_day": "0.432", "currency": "USD"}  # of 43,200 GB-s
+
+
+async def test_an_estimate_is_for_the_runtime_that_jiffy_toml_means(http: httpx.AsyncClient, ledger: Ledger) -> None:
+    book = 'currency = "USD"\n[[book]]\nversion = 2\neffective_from = 2026-10-01\nper_gb_second = "1"\nper_call = "0"\n'
+    await ledger.publish(bookfile.parse(f'{book}[book.runtimes.python]\nper_gb_second = "2"\n'))
+    load = {"calls": "1", "duration_ms": "1000", "memory_mb": "1024"}
+    unsaid = (await http.get("/v1/costs/estimate", params=load)).json()["estimate"]
+    assert unsaid["total"] == "2" and unsaid["runtime"].startswith("python3.")
+    other = (await http.get("/v1/costs/estimate", params=load | {"runtime": "provided"})).json()["estimate"]
+    assert (other["total"], other["runtime"]) == ("1", "provided")
 
 
 @pytest.mark.parametrize(

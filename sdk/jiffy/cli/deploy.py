@@ -131,16 +131,17 @@ def _result(client: Client, event: dict[str, Any]) -> dict[str, Any]:
         "revision": event["revision"],
         "unchanged": event["unchanged"],
         "url": f"{client.url}/function/{event['function']}",
-        "estimate": _estimate(client, event["function"]),
+        **_costs(client, event["function"]),
     }
 
 
-def _estimate(client: Client, name: str) -> dict[str, Any] | None:
-    """What calls will cost, from the last ones; a deploy that succeeded is not spoilt by a ledger that is away."""
+def _costs(client: Client, name: str) -> dict[str, Any]:
+    """What it will cost; a deploy that succeeded is not spoilt by a ledger that is away."""
     try:
-        return Costs(client).estimate_function(name)
+        found = Costs(client).function(name)
     except JiffyError:
-        return None
+        found = {"estimate": None, "kept_ready": None}
+    return {key: found[key] for key in ("estimate", "kept_ready")}
 
 
 def _tell(result: dict[str, Any]) -> None:
@@ -153,6 +154,12 @@ def _tell(result: dict[str, Any]) -> None:
         click.echo(
             f"{result['function']}: about {short(seen['per_million'])} {seen['currency']} per million calls at "
             f"{seen['memory_mb']} MB, by the {seen['calls_seen']:,} calls of revision {seen['revision_seen']}",
+            err=True,
+        )
+    if (kept := result["kept_ready"]) and kept["per_host_and_day"] != "0":
+        click.echo(
+            f"{result['function']}: {kept['min_instances']} kept ready, called or not: "
+            f"{short(kept['per_host_and_day'])} {kept['currency']} a day on each host",
             err=True,
         )
 
