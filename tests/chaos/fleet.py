@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -118,7 +118,10 @@ class Fleet:
         engine: Engine | None = None,
         *,
         straight: bool = False,
+        invoker_options: Sequence[str] = (),
+        max_instances: int = 20,
     ) -> None:
+        self._max_instances = max_instances
         self._straight = straight
         self.folder = folder
         self._network, self._disk, self._engine = network, disk, engine
@@ -139,7 +142,7 @@ class Fleet:
         for n in range(1, invokers + 1):
             # An invoker clears its name's control groups when it starts: two fleets on one machine must not share any.
             sandbox = "docker" if engine and n == invokers else "bwrap"
-            options = ["--sandbox", sandbox, "--stems", "1", "--id", f"chaos-{os.getpid()}-{n}"]
+            options = ["--sandbox", sandbox, "--stems", "1", "--id", f"chaos-{os.getpid()}-{n}", *invoker_options]
             self._add(f"inv-{n}", ["invoker", "--data", str(self.data), *options], self._link(f"inv-{n}"))
 
     def _link(self, name: str) -> Link:
@@ -189,7 +192,7 @@ class Fleet:
 
     async def _publish(self, made: Revision, name: str, spec: Mapping[str, object], **changes: object) -> None:
         fixed = {key: value for key, value in made._asdict().items() if key not in ("tenant", "function", "number")}
-        ours = {"max_instances": 20, "timeout_ms": 5000, "spec": dict(spec)}
+        ours = {"max_instances": self._max_instances, "timeout_ms": 5000, "spec": dict(spec)}
         await publish(self.redis.url, name, **fixed | ours | changes)
 
     def gateways(self) -> list[int]:
