@@ -153,6 +153,12 @@ def _leading(pool: Any, where: Address) -> type[AbstractConnection]:
                     nodes.doubt()
                     raise
 
+        async def _send_packed_command(self, command: Any) -> None:
+            try:
+                await super()._send_packed_command(command)
+            except RuntimeError as exc:  # uvloop's word for a connection that was closed a moment ago
+                raise redis.ConnectionError(f"the connection ended: {exc}") from exc
+
         async def read_response(self, *args: Any, **options: Any) -> Any:
             try:
                 return await super().read_response(*args, **options)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import uvloop
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.loops import Loops
+from jiffy import primary
 from jiffy.contract import keys
 from tests import servers
 from tests.chaos.wire import Wire
@@ -62,3 +66,22 @@ async def test_a_failover_to_an_empty_primary_behind_one_address(tmp_path: Path,
         await host.stop()
         await host.redis.aclose()
         await wire.close()
+
+
+def test_a_connection_that_ends_between_two_words_is_a_lost_one(redis_url: str) -> None:
+    """uvloop has a word of its own for it, which ended whole processes."""
+
+    async def speak() -> None:
+        client = primary.client(redis_url)
+        connection: Any = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        await connection.connect()
+        connection._writer.transport.abort()  # as a server does that is killed
+        await asyncio.sleep(0.01)
+        with pytest.raises(RedisConnectionError):
+            await connection.send_command("PING")
+        await connection.send_command("PING")
+        assert await connection.read_response() == b"PONG", "it connects anew"
+        await connection.disconnect()
+        await client.aclose()
+
+    uvloop.run(speak())
