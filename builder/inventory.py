@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from email.parser import HeaderParser
+from functools import lru_cache
 from pathlib import Path
 
 from builder import elf, image
@@ -106,6 +107,7 @@ def take(data: Path, digest: str) -> Inventory:
     )
 
 
+@lru_cache(maxsize=64)  # a layer never changes: a change of code alone does not read it again
 def packages(tree: Path) -> tuple[Package, ...]:
     """What is installed in a dependency layer."""
     return tuple(_packages(tree, dict(_files(tree)), _owners(tree)))

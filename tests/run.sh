@@ -23,6 +23,7 @@ install_missing() {
     command -v nats-server >/dev/null || missing="$missing nats-server"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
     command -v ip >/dev/null || missing="$missing iproute2" # other hosts, in network namespaces
+    command -v go >/dev/null || missing="$missing golang-go"
     for tool in skopeo umoci docker-registry gcc rustc iptables; do
         command -v $tool >/dev/null || missing="$missing $tool"
     done

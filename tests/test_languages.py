@@ -33,7 +33,7 @@ def build(example: str, tmp_path: Path) -> Path:
     assert commands is not None
     words = commands[1].split()
     need("" if shutil.which(words[0]) else f"no {words[0]} here")
-    subprocess.run(words, cwd=tmp_path, check=True, timeout=120)
+    subprocess.run(words, cwd=tmp_path, check=True, timeout=400)
     return folder
 
 
@@ -60,6 +60,15 @@ def test_rust(up: Up, tmp_path: Path) -> None:
     refused = up.invoke("rust-primes", {"below": "many"})
     assert refused.json()["errorType"] == "BadEvent"
     assert up.get("/function/rust-primes").status_code == 502
+
+
+@pytest.mark.timeout(500)  # the first build compiles Go's library, too
+def test_go(up: Up, tmp_path: Path) -> None:
+    up.jiffy("deploy", str(build("go-words", tmp_path)))
+    answer = up.invoke("go-words", {"text": "To be or not to be"}).json()
+    assert answer == {"words": 6, "counts": {"to": 2, "be": 2, "or": 1, "not": 1}}
+    assert up.invoke("go-words", {}).json()["errorType"] == "BadEvent"
+    assert up.json("image", "go-words", "--data", str(up.data))["user_share"] == 1, "nothing but itself"
 
 
 CLIENT = """#!/usr/local/bin/python3

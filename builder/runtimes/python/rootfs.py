@@ -26,6 +26,8 @@ _LOADED_BY_NAME: tuple[str, ...] = ("libgcc_s.so.1",)
 if platform.libc_ver()[0] == "glibc" and tuple(map(int, platform.libc_ver()[1].split(".")[:2])) < (2, 34):
     _LOADED_BY_NAME += ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2")
 
+_SCRIPTS = ("agent", "serve")  # started by their path: no interpreter reads a script's bytecode from a cache
+
 
 def fill(
     root: Path,
@@ -113,4 +115,7 @@ def _compile(root: Path, python: Interpreter, files: Mapping[str, bytes], proces
     for problem in (*done.problems, *ours.problems):
         if problem.file == "os.py" or problem.file in files:
             raise PlatformError(f"{python.runtime} can't compile {problem.file}: {problem.message}")
+    for script in _SCRIPTS:
+        for unread in (runtime / "__pycache__").glob(f"{script}.*.pyc"):
+            unread.unlink()
     stdlib.pack(root / library, python)
