@@ -10,17 +10,13 @@ the story of a call.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import math
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-import hiredis
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from gateway import scripts
 from jiffy import primary
@@ -36,6 +32,7 @@ from jiffy.contract.messages import (
     LogEntry,
     Revision,
 )
+from jiffy.line import Line, Script
 
 CONNECT_MAX_S = 2.0
 REPLY_MAX_S = 5.0  # a healthy Redis answers within a millisecond; this long means stuck or gone
@@ -47,6 +44,8 @@ FOLLOWED_MAX = 64  # changes at a time
 ANSWERS_MAX_BYTES = 64 * limits.MIB  # of one reply with answers, about
 LOGS_PAGE = 100  # entries per look, at most 6 MB
 LOGS_MAX_BYTES = 16 * limits.MIB  # of the past that one request holds in memory
+
+SEND = Script(scripts.SEND.encode())
 
 M = TypeVar("M")
 
@@ -73,30 +72,6 @@ def translated() -> Iterator[None]:
         raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc
 
 
-class Line:
-    """One connection for one loop: a command out, a reply in, packed in C. Reconnects when next used."""
-
-    def __init__(self, pool: ConnectionPool) -> None:
-        self._connection: AbstractConnection = pool.connection_class(
-            **pool.connection_kwargs | {"socket_timeout": None}
-        )
-
-    async def ask(self, patience_s: float, *command: Any) -> Any:
-        connection = self._connection
-        try:
-            async with asyncio.timeout(patience_s):
-                await connection.send_packed_command(hiredis.pack_command(command), check_health=False)
-                return await connection.read_response(timeout=math.inf)
-        except NoScriptError:
-            raise
-        except BaseException:
-            await connection.disconnect(nowait=True)  # what is still to come belongs to nobody
-            raise
-
-    async def close(self) -> None:
-        await self._connection.disconnect()
-
-
 class Store:
     """The gateway's view of Redis. `beats` must have run once before `now_ms` means anything."""
 
@@ -110,7 +85,6 @@ class Store:
         )
         self._pool: ConnectionPool = self._redis.connection_pool
         self._sending, self._receiving = Line(self._pool), Line(self._pool)
-        self._send_sha = hashlib.sha1(scripts.SEND.encode(), usedforsecurity=False).hexdigest()
         self._live = self._redis.register_script(scripts.LIVE)
         self._live_revision = self._redis.register_script(scripts.LIVE_REVISION)
         self._put_source = self._redis.register_script(scripts.PUT_SOURCE)
@@ -126,8 +100,8 @@ class Store:
 
     async def close(self) -> None:
         with translated():
-            await self._sending.close()
-            await self._receiving.close()
+            await self._sending.cut()
+            await self._receiving.cut()
             await self._pool.disconnect()
 
     # --- time and liveness ----------------------------------------------------------------------------------
@@ -183,10 +157,7 @@ class Store:
         names = [sent.stream for sent in batch]
         values = [sent.call for sent in batch]
         with translated():
-            try:
-                await self._sending.ask(REPLY_MAX_S, "EVALSHA", self._send_sha, len(names), *names, *values)
-            except NoScriptError:
-                await self._sending.ask(REPLY_MAX_S, "EVAL", scripts.SEND, len(names), *names, *values)
+            await self._sending.run(SEND, names, values, REPLY_MAX_S)
 
     async def receive(self, gateway: str, wait_s: float = 1.0) -> Sequence[bytes]:
         """The packed answers that have come in; waits up to `wait_s` for the first.
@@ -196,8 +167,8 @@ class Store:
         count = max(1, min(limits.STREAM_READ_MAX, ANSWERS_MAX_BYTES // self._largest))
         with translated():
             reply = await self._receiving.ask(
-                wait_s + REPLY_MAX_S,
                 *("BLMPOP", wait_s, 1, keys.answers(gateway), "LEFT", "COUNT", count),
+                patience_s=wait_s + REPLY_MAX_S,
             )
         if not reply:
             return ()

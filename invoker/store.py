@@ -1,24 +1,21 @@
 """All that the invoker says to Redis: the only module here that knows it.
 
-Calls are read and completions written on two connections of our own, without redis-py's pool and its callbacks: a
-request then costs what its bytes cost. Everything else goes the ordinary way. Errors leave as Unavailable (try again)
-or PlatformError (never): jiffy.contract.outage says which. Who resends what: completions.py and execute.py.
+Calls are read and completions written on two lines of their own; everything else goes through a pool. Errors leave as
+Unavailable (try again) or PlatformError (never): jiffy.contract.outage says which. Who resends what: completions.py and
+execute.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, NoReturn
 
-import hiredis
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from jiffy import primary
 from jiffy.contract import address, burial, keys, limits, outage, spending
@@ -26,6 +23,7 @@ from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Heartbeat, Layer, Provision, Revision
 from jiffy.contract.wire import pack, unpack
+from jiffy.line import Line, Script
 
 from .attempt import Attempt
 from .completions import Completion
@@ -37,29 +35,9 @@ RETRY_S = 0.5
 Entry = tuple[bytes, bytes]  # id in the stream, packed Call
 
 _SCRIPTS = resources.files(__package__) / "scripts"
-_SCRIPT = burial.able((_SCRIPTS / "complete.lua").read_bytes())
-_SHA = hashlib.sha1(_SCRIPT).hexdigest()  # noqa: S324 - how EVALSHA names scripts
+_COMPLETE = Script(burial.able((_SCRIPTS / "complete.lua").read_bytes()))
 _HAND_OVER = (_SCRIPTS / "hand_over.lua").read_bytes()  # rarely run: sent whole
 _PROVISION = (_SCRIPTS / "provision.lua").read_bytes()
-
-
-class Line:
-    """One connection of our own. It connects when it is first needed, and again after a failure."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._connection: Any = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-
-    async def ask(self, *command: Any) -> Any:
-        connection = self._connection
-        try:
-            await connection.send_packed_command(hiredis.pack_command(command), check_health=False)
-            return await connection.read_response(disable_decoding=True)
-        except (RedisError, OSError) as exc:
-            _translate(exc)
-
-    async def cut(self) -> None:
-        """End the connection; whoever waits for an answer on it gets Unavailable."""
-        await self._connection.disconnect(nowait=True)
 
 
 class Store:
@@ -73,9 +51,7 @@ class Store:
         self._lines = primary.client(
             url, socket_timeout=None, client_name=self._name, **patient
         )  # a heartbeat that fails cuts them
-        self._reader = Line(self._lines)
-        self._writer = Line(self._lines)
-        self._listener = Line(self._lines)
+        self._reader, self._writer, self._listener = (Line(self._lines.connection_pool) for _ in range(3))
         self._clock = clock
         self.invoker = invoker
         self._stream = keys.calls(invoker)
@@ -97,7 +73,7 @@ class Store:
     # --- calls ------------------------------------------------------------------------------------------------
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """Up to `count` new entries; none after `block_ms`, or when `interrupt` was called."""
-        answer = await self._reader.ask(*self._read, count, "BLOCK", block_ms, "STREAMS", self._stream, ">")
+        answer = await _asked(self._reader, *self._read, count, "BLOCK", block_ms, "STREAMS", self._stream, ">")
         return [(entry, fields[1]) for entry, fields in answer[0][1]] if answer else []
 
     async def pending(self) -> list[Entry]:
@@ -106,7 +82,7 @@ class Store:
         found: list[Entry] = []
         last: bytes | str = "0"
         while True:
-            answer = await self._reader.ask(*self._read, limits.STREAM_READ_MAX, "STREAMS", self._stream, last)
+            answer = await _asked(self._reader, *self._read, limits.STREAM_READ_MAX, "STREAMS", self._stream, last)
             entries = answer[0][1] if answer else []
             if not entries:
                 return found
@@ -147,16 +123,17 @@ class Store:
                 names += (*c.spends.keys, *c.spends.places)
                 values += (len(c.spends.keys), *c.spends[1:4], len(c.spends.places))
         try:
-            await self._writer.ask("EVALSHA", _SHA, len(names), *names, *values)
-        except _ScriptMissing:
-            await self._writer.ask("EVAL", _SCRIPT, len(names), *names, *values)
-        wait_ms = int(outage.REPLICAS_WAIT_S * 1000)
-        while self._replicas and await self._writer.ask("WAIT", self._replicas, wait_ms) < self._replicas:
-            pass  # it is written, so it is not sent again unless this connection ends
+            await self._writer.run(_COMPLETE, names, values)
+            wait_ms = int(outage.REPLICAS_WAIT_S * 1000)
+            while self._replicas and await self._writer.ask("WAIT", self._replicas, wait_ms) < self._replicas:
+                pass  # it is written, so it is not sent again unless this connection ends
+        except (RedisError, OSError) as exc:
+            _translate(exc)
 
     async def receipts(self, wait_s: float) -> list[bytes]:
         """What gateways say of answers that are streamed from here, packed; waits so long for the first."""
-        answer = await self._listener.ask("BLMPOP", wait_s, 1, self._receipts, "LEFT", "COUNT", limits.STREAM_READ_MAX)
+        command = "BLMPOP", wait_s, 1, self._receipts, "LEFT", "COUNT", limits.STREAM_READ_MAX
+        answer = await _asked(self._listener, *command)
         return list(answer[1]) if answer else []
 
     # --- what this invoker says about itself --------------------------------------------------------------------
@@ -298,17 +275,18 @@ class Store:
             _translate(exc)
 
 
+async def _asked(line: Line, *command: Any) -> Any:
+    try:
+        return await line.ask(*command)
+    except (RedisError, OSError) as exc:
+        _translate(exc)
+
+
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-class _ScriptMissing(Exception):
-    """The server lost its scripts, as it does when it restarts. Never leaves this module."""
 
 
 def _translate(exc: Exception) -> NoReturn:
     if isinstance(exc, JiffyError):
         raise exc
-    if isinstance(exc, NoScriptError):
-        raise _ScriptMissing("the script is not loaded") from exc
     raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc

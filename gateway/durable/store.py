@@ -5,16 +5,14 @@ It speaks through the connections of gateway/store.py, whose `client` it is give
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
-from redis.exceptions import NoScriptError
-
-from gateway.store import REPLY_MAX_S, Line, translated
+from gateway.store import REPLY_MAX_S, translated
 from jiffy.contract import burial, keys, limits, outage, wire
 from jiffy.contract.messages import Call, DeadLetter, Delivery, InvocationRecord
+from jiffy.line import Line, Script
 
 
 class Claim(NamedTuple):
@@ -77,8 +75,7 @@ class DurableStore:
         self._redis = client
         self._replicas = replicas
         self._accepting = Line(client.connection_pool)
-        self._accept = text("accept")
-        self._accept_sha = hashlib.sha1(self._accept, usedforsecurity=False).hexdigest()
+        self._accept = Script(text("accept"))
         self._due = script(client, "due")
         self._move = script(client, "move")
         self._replay = client.register_script(burial.able(text("replay")))
@@ -98,21 +95,16 @@ class DurableStore:
             values += (len(call.payload), claim.fingerprint if claim else "", max(limits.ONCE_KEEP_S, one.keep_s))
             values.append("1" if one.counted else "")
         with translated():
-            try:
-                results = await self._ask("EVALSHA", self._accept_sha, len(names), *names, *values)
-            except NoScriptError:
-                results = await self._ask("EVAL", self._accept, len(names), *names, *values)
+            results = await self._accepting.run(self._accept, names, values, REPLY_MAX_S)
             if self._replicas:
                 wait_ms = int(outage.REPLICAS_WAIT_S * 1000)
-                outage.held(await self._ask("WAIT", self._replicas, wait_ms), self._replicas)
+                found = await self._accepting.ask("WAIT", self._replicas, wait_ms, patience_s=REPLY_MAX_S)
+                outage.held(found, self._replicas)
         return [Holder(*result.decode().split(" ")) if type(result) is bytes else result for result in results]
-
-    async def _ask(self, *command: Any) -> Any:
-        return await self._accepting.ask(REPLY_MAX_S, *command)
 
     async def close(self) -> None:
         with translated():
-            await self._accepting.close()
+            await self._accepting.cut()
 
     # --- calls that wait for their time ---------------------------------------------------------------------
 

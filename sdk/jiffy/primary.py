@@ -163,10 +163,14 @@ def _leading(pool: Any, where: Address) -> type[AbstractConnection]:
             try:
                 return await super().read_response(*args, **options)
             except ELSEWHERE:
-                nodes.doubt()
-                await self.disconnect(nowait=True)
-                await pool.disconnect(inuse_connections=True)
+                await self.leave()
                 raise
+
+        async def leave(self) -> None:
+            """It was told that this is not the primary of our keys."""
+            nodes.doubt()
+            await self.disconnect(nowait=True)
+            await pool.disconnect(inuse_connections=True)
 
     return Leading
 
