@@ -122,7 +122,7 @@ class Attempt:
         record = InvocationRecord(
             *(call.invocation, revision.tenant, revision.function, revision.number),
             *(state, call.accepted_ms, call.attempt, answer),
-            *(due_ms, reason),
+            *(due_ms, reason, call.line),
         )
         return pack(record)
 
@@ -199,10 +199,14 @@ class Attempt:
         told = self._tell(terms, answer, verdict.reason, now_ms)
         if state is State.DONE:
             fate = Fate(call.invocation, tenant, state, now_ms, b"", b"", self.size, terms.keep_s, *told)
-            return self.record(state, answer), fate
+            return self.record(state, answer), fate._replace(line=self._line())
         letter = pack(self._letter(answer, verdict.reason, now_ms))
         fate = Fate(call.invocation, tenant, state, now_ms, pack(call), letter, self.size, limits.DEAD_KEEP_S, *told)
-        return self.record(state, answer, 0, verdict.reason), fate
+        return self.record(state, answer, 0, verdict.reason), fate._replace(line=self._line())
+
+    def _line(self) -> str:
+        revision, line = self.known.revision, self.call.line
+        return keys.line(revision.tenant, revision.function, line) if line else ""
 
     def _tell(self, terms: Terms, answer: Answer, reason: str, now_ms: int) -> tuple[str, bytes]:
         """Id and packed Delivery to this end's destination; ("", b"") when there is none."""

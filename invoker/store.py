@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from redis.exceptions import RedisError, ResponseError
 
 from jiffy import primary
-from jiffy.contract import address, burial, keys, limits, outage, spending
+from jiffy.contract import address, burial, keys, limits, lines, outage, spending
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import JiffyError, PlatformError
 from jiffy.contract.messages import Heartbeat, Layer, Provision, Revision
@@ -35,7 +35,7 @@ RETRY_S = 0.5
 Entry = tuple[bytes, bytes]  # id in the stream, packed Call
 
 _SCRIPTS = resources.files(__package__) / "scripts"
-_COMPLETE = Script(burial.able((_SCRIPTS / "complete.lua").read_bytes()))
+_COMPLETE = Script(lines.able(burial.able((_SCRIPTS / "complete.lua").read_bytes())))
 _HAND_OVER = (_SCRIPTS / "hand_over.lua").read_bytes()  # rarely run: sent whole
 _PROVISION = (_SCRIPTS / "provision.lua").read_bytes()
 
@@ -118,7 +118,8 @@ class Store:
                 tenant = c.fate.tenant
                 names += (keys.backlog(tenant), keys.tally(tenant))
                 names += (keys.dead(tenant), keys.dead_letters(tenant), keys.dead_calls(tenant))
-                values += (c.fate.state, len(c.logs), *c.logs, c.fate.invocation, *c.fate[3:])
+                names.append(c.fate.line or self._stream)
+                values += (c.fate.state, len(c.logs), *c.logs, c.fate.invocation, *c.fate[3:10])
             if c.spends is not None:
                 names += (*c.spends.keys, *c.spends.places)
                 values += (len(c.spends.keys), *c.spends[1:4], len(c.spends.places))

@@ -22,7 +22,7 @@ from gateway.durable.wishes import NONE, Wishes
 from gateway.loops import Loop
 from gateway.outbox import Outbox
 from gateway.placement import Placement
-from jiffy.contract import limits
+from jiffy.contract import limits, lines
 from jiffy.contract.errors import JiffyError, KeyReused, Throttled, Unavailable
 from jiffy.contract.messages import Call, InvocationRecord, State
 
@@ -174,12 +174,15 @@ def envelope(
     call = Call(
         invocation, 1, "async", "", now_ms, deadline_ms, trigger, function.packed, payload, terms, placement.tariff
     )
+    if wishes.order_key:
+        call = call._replace(line=lines.digest(wishes.order_key))
     if plan is not None and not due_ms:
         call = call._replace(hold=guard.async_hold(plan, now_ms))
     record = InvocationRecord(
         *(invocation, function.tenant, function.name, revision.number),
         *(State.QUEUED, now_ms, 0, None),
         due_ms,
+        line=call.line,
     )
     return Accepted(invoker, function.tenant, call, record, keep_s(terms.expires_ms, now_ms), due_ms)
 

@@ -128,6 +128,7 @@ class DeadLetters:
             *(letter.invocation, letter.tenant, letter.function, function.revision.number),
             *(State.QUEUED, letter.accepted_ms, letter.attempts, None),
             now_ms,
+            line=call.line,
         )
         return Replay(again, record, keep_s(terms.expires_ms, now_ms), now_ms)
 

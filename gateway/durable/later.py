@@ -101,6 +101,7 @@ class Later:
         record = InvocationRecord(
             *(invocation, revision.tenant, revision.function, revision.number),
             *(State.QUEUED, call.accepted_ms, call.attempt - 1, None),
+            line=call.line,
         )
         return _Ready(Due(invoker, revision.tenant, record), call, self._guard.plan(revision))
 

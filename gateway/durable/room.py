@@ -59,7 +59,7 @@ class DurableRoom:
         dead_letters = DeadLetters(self._store, self._told_of, self._catalog, self._queue.now_ms)
         cancellation = Cancellation(self._queue, self._store, self._guard)
         return (
-            *Invocations(self._queue, ledger, cancellation, self._told_of).endpoints(),
+            *Invocations(self._queue, ledger, cancellation, self._told_of, self._store).endpoints(),
             *Dlq(dead_letters, self._told_of).endpoints(),
             *Audits(AuditStore(self._queue.client), ledger).endpoints(),
         )

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from gateway.store import REPLY_MAX_S, translated
-from jiffy.contract import burial, keys, limits, outage, wire
+from jiffy.contract import burial, keys, limits, lines, outage, wire
 from jiffy.contract.messages import Call, DeadLetter, Delivery, InvocationRecord
 from jiffy.line import Line, Script
 
@@ -75,12 +75,12 @@ class DurableStore:
         self._redis = client
         self._replicas = replicas
         self._accepting = Line(client.connection_pool)
-        self._accept = Script(text("accept"))
+        self._accept = Script(lines.able(text("accept")))
         self._due = script(client, "due")
         self._move = script(client, "move")
-        self._replay = client.register_script(burial.able(text("replay")))
+        self._replay = client.register_script(lines.able(burial.able(text("replay"))))
         self._purge = client.register_script(burial.able(text("purge")))
-        self._cancel = script(client, "cancel")
+        self._cancel = client.register_script(lines.able(text("cancel")))
 
     async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[int | Holder]:
         """What became of each: 1 accepted, 0 its tenant's backlog is full, or who holds its idempotency key."""
@@ -90,7 +90,7 @@ class DurableStore:
             call, claim = one.call, one.claim
             names += (keys.calls(one.invoker), keys.invocation(call.invocation))
             names += (keys.backlog(one.tenant) if call.mode == "async" else keys.LATER, keys.tally(one.tenant))
-            names.append(claim.key if claim else keys.LATER)
+            names += (claim.key if claim else keys.LATER, line(one.record))
             values += (call.invocation, wire.pack(call), wire.pack(one.record), one.keep_s, one.due_ms)
             values += (len(call.payload), claim.fingerprint if claim else "", max(limits.ONCE_KEEP_S, one.keep_s))
             values.append("1" if one.counted else "")
@@ -166,7 +166,7 @@ class DurableStore:
         values: list[bytes | str | int] = []
         for one in batch:
             invocation = one.call.invocation
-            names.append(keys.invocation(invocation))
+            names += (keys.invocation(invocation), line(one.record))
             values += (invocation, wire.pack(one.call), wire.pack(one.record), one.keep_s, one.due_ms)
             values.append(len(one.call.payload))
         with translated():
@@ -201,6 +201,12 @@ class DurableStore:
             place = await self._redis.hget(keys.backlog(tenant), invocation)
         return place.decode() if place else None
 
+    async def head(self, record: InvocationRecord) -> str:
+        """The invocation that runs before all others of its line, itself maybe; "": none."""
+        with translated():
+            found = await self._redis.lindex(line(record), 0) if record.line else None
+        return found.decode() if found else ""
+
     async def queued_call(self, where: str, invocation: str) -> bytes | None:
         """The packed Call at this place."""
         with translated():
@@ -215,10 +221,15 @@ class DurableStore:
         """1: cancelled. 0: an invoker has it. -1: it is not at this place any more."""
         stream, _, entry = where.rpartition(" ")
         names = [keys.LATER, keys.LATER_CALLS, keys.backlog(tenant), keys.tally(tenant)]
-        names += [keys.invocation(record.invocation), stream or keys.LATER]
+        names += [keys.invocation(record.invocation), stream or keys.LATER, line(record)]
         values = [record.invocation, where, entry, keys.GROUP, size, wire.pack(record), limits.RESULT_KEEP_S]
         with translated():
             return int(await self._cancel(keys=names, args=values))
+
+
+def line(record: InvocationRecord) -> str:
+    """The key of the line that it stands in; that of `later` if in none."""
+    return keys.line(record.tenant, record.function, record.line) if record.line else keys.LATER
 
 
 def script(client: Any, name: str) -> Any:

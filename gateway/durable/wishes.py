@@ -4,6 +4,7 @@ query           header           what
 delay           Jiffy-Delay      seconds before the first attempt
 retries         Jiffy-Retries    in place of the function's `retries`
 max_age         Jiffy-Max-Age    in place of its `max_age_s`; counted from the end of the delay
+order_key       Jiffy-Order-Key  calls with the same one run one at a time, as they were accepted
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ from jiffy.contract import limits
 from jiffy.contract.errors import InvalidRequest
 from jiffy.contract.messages import Terms
 
-_HEADERS = {"jiffy-delay": "delay", "jiffy-retries": "retries", "jiffy-max-age": "max_age"}
+_HEADERS = {
+    "jiffy-delay": "delay",
+    "jiffy-retries": "retries",
+    "jiffy-max-age": "max_age",
+    "jiffy-order-key": "order_key",
+}
 NAMES = tuple(_HEADERS.values())
+KEY_MAX_CHARS = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class Wishes:
     retries: int | None = None
     max_age_s: float | None = None
     depth: int = 0  # how many destinations led to the call
+    order_key: str = ""
 
     def terms(self, declared: Mapping[str, Any], now_ms: int) -> Terms:
         """The terms of a call that is accepted now, by a function with this `spec`; older specs lack keys."""
@@ -59,7 +67,14 @@ def read(query: Mapping[str, str], headers: Iterable[tuple[str, str]]) -> Wishes
         delay_s=_seconds("delay", given.get("delay", "0"), 0.0, limits.DELAY_MAX_S),
         retries=None if retries is None else _whole("retries", retries, limits.RETRIES_MAX),
         max_age_s=None if age is None else _seconds("max_age", age, limits.MAX_AGE_MIN_S, limits.MAX_AGE_MAX_S),
+        order_key=_key("order_key", given["order_key"]) if "order_key" in given else "",
     )
+
+
+def _key(name: str, text: str) -> str:
+    if not 0 < len(text) <= KEY_MAX_CHARS or not text.isprintable():
+        raise InvalidRequest(f"{name} = {text[:40]!r}; allowed: 1 to {KEY_MAX_CHARS} printable characters")
+    return text
 
 
 def _seconds(name: str, text: str, low: float, high: float) -> float:

@@ -46,6 +46,7 @@ ENDPOINTS = (
             "delay": "async: seconds before the first attempt; or the header Jiffy-Delay",
             "retries": "async: in place of the function's own; or the header Jiffy-Retries",
             "max_age": "async: seconds, in place of the function's max_age_s; or the header Jiffy-Max-Age",
+            "order_key": "async: calls with the same one run one at a time, in order; or the header Jiffy-Order-Key",
         },
         body="application/json",
         errors=("400", "402", "404", "413", "422", "429", "502", "503", "504"),

@@ -40,12 +40,21 @@ class Deliveries(Protocol):
     async def waiting(self, invocation: str, attempt: int) -> tuple[Delivery, int] | None: ...
 
 
+class Lines(Protocol):
+    """What is needed of lines of calls with one order key. Raises Unavailable."""
+
+    async def head(self, record: InvocationRecord) -> str: ...
+
+
 class Invocations:
-    def __init__(self, store: Store, ledger: Ledger, cancellation: Cancellation, deliveries: Deliveries) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, cancellation: Cancellation, deliveries: Deliveries, lines: Lines
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._cancellation = cancellation
         self._deliveries = deliveries
+        self._lines = lines
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         path = "/v1/invocations/{invocation}"
@@ -62,11 +71,16 @@ class Invocations:
         invocation = _invocation(request)
         record = await self._store.invocation(invocation)
         if record is not None and record.tenant == caller.tenant(request):
-            return JSONResponse(_document(record) | await self._untold(record))
+            return JSONResponse(_document(record) | await self._behind(record) | await self._untold(record))
         attempts = await self._ledger.invocation(invocation, caller.tenant(request))
         if not attempts:
             raise NotFound(f"there is no invocation {invocation}; results are kept for a day, or as result_keep_s says")
         return JSONResponse(_from_ledger(attempts))
+
+    async def _behind(self, record: InvocationRecord) -> dict[str, Any]:
+        """The call with the same order key that must end first."""
+        head = await self._lines.head(record) if record.state == State.QUEUED else ""
+        return {"behind": head} if head not in ("", record.invocation) else {}
 
     async def _untold(self, record: InvocationRecord) -> dict[str, Any]:
         """The destination that is still to hear of the call's end."""

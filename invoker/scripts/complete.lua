@@ -17,12 +17,13 @@
 --   answers:{gateway}        list of Answer, Piece    KEYS[1] when nobody waits
 --   logs:{tenant}:{function} stream {l: LogEntry}
 --   invocation:{id}          string InvocationRecord, KEYS[1] for a synchronous call that has none
--- and five more for the end of an asynchronous one:
+-- and six more for the end of an asynchronous one:
 --   backlog:{tenant}         hash invocation → where it is
 --   tally:{tenant}           hash of counters
 --   dead:{tenant}            sorted set invocation → moment
 --   dead:letters:{tenant}    hash invocation → DeadLetter
 --   dead:calls:{tenant}      hash invocation → Call
+--   line:{…}                 list of invocations, KEYS[1] without an order key
 -- and those that an attempt under budgets and quotas spends of, and where it has its places:
 --   spending:{…}             hash of counters
 --   quota:places:{…}         hash of how many run or wait
@@ -59,7 +60,7 @@
 --   returned what was held for it until now, negative, and the field where it and its places were held
 --   places   how many it had
 --
--- Returns the number of items that were written. `bury` is contract/burial.py's.
+-- Returns the number of items that were written. `bury` is contract/burial.py's, `leave` contract/lines.py's.
 
 local calls, usage_key, later, later_calls = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 local group, answers_keep, log_length = ARGV[1], ARGV[2], ARGV[3]
@@ -70,6 +71,20 @@ local touched, printed = {}, {}
 
 local function still_ours(id)
     return #redis.call('XPENDING', calls, group, id, id, 1) == 1
+end
+
+-- The call behind in its line comes to this invoker, where its function is warm, unless it waits for something else.
+local function let_go(line, invocation, backlog)
+    local following, due = leave(line, invocation, later)
+    if not following then return end
+    local call = redis.call('HGET', later_calls, following)
+    if due > 0 or not call then
+        redis.call('ZADD', later, math.max(due, 1), following)
+        return
+    end
+    redis.call('ZREM', later, following)
+    redis.call('HDEL', later_calls, following)
+    redis.call('HSET', backlog, following, calls .. ' ' .. redis.call('XADD', calls, '*', 'c', call))
 end
 
 local function follow(k, a, state)
@@ -88,6 +103,7 @@ local function follow(k, a, state)
     if state == 'dead' then
         bury(tally, KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], invocation, moment, call, ARGV[a + 3], dead_max, dead_max_bytes, dead_keep)
     end
+    if KEYS[k + 5] ~= calls then let_go(KEYS[k + 5], invocation, backlog) end
     if ARGV[a + 6] ~= '' then
         redis.call('ZADD', KEYS[6], moment, ARGV[a + 6])
         redis.call('HSET', KEYS[7], ARGV[a + 6], ARGV[a + 7])
@@ -165,7 +181,7 @@ while a <= #ARGV do
         end
     end
     k, a = k + 3, more
-    if state ~= '' then k, a = k + 5, a + 8 end
+    if state ~= '' then k, a = k + 6, a + 8 end
     if kind == '2' then
         local places = k + ARGV[a]
         local after = places + ARGV[a + 4]

@@ -186,11 +186,16 @@ class Client:
         delay_s: float | None = None,
         retries: int | None = None,
         max_age_s: float | None = None,
+        order_key: str | None = None,
         idempotency_key: str | None = None,
     ) -> str:
-        """Queues a call, to begin after `delay_s`; returns its id. None: as the function's jiffy.toml says."""
+        """Queues a call, to begin after `delay_s`; returns its id. None: as the function's jiffy.toml says.
+
+        Calls of one function with the same `order_key` run one at a time, in the order in which they were accepted.
+        """
         path = f"/v1/functions/{spec.check_name(name)}/invocations"
-        params = {"mode": "async", "delay": delay_s, "retries": retries, "max_age": max_age_s}
+        terms = {"delay": delay_s, "retries": retries, "max_age": max_age_s, "order_key": order_key}
+        params = {"mode": "async"} | terms
         return str(self._send("POST", path, params=params, **_event(event, raw, idempotency_key)).json()["invocation"])
 
     def cancel(self, invocation_id: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from gateway.ledger.count import Count
 from invoker.attempt import Attempt, Known
 from invoker.completions import Completion
 from invoker.store import Store
-from jiffy.contract import keys, wire
+from jiffy.contract import keys, lines, wire
 from jiffy.contract.clock import Clock
 from jiffy.contract.messages import Call, InvocationRecord, Outcome, State, Terms, Usage
 from tests.invoker.fakes import revision
@@ -94,6 +94,7 @@ class Machine(RuleBasedStateMachine):
         self.run(begin())
         self.states: dict[str, State] = {}
         self.attempts: dict[str, int] = {}  # that have ended
+        self.line: list[str] = []  # of the calls with an order key, those that have not ended
         self.sent = self.steps = 0
 
     def teardown(self) -> None:
@@ -122,6 +123,21 @@ class Machine(RuleBasedStateMachine):
             self.states[invocation], self.attempts[invocation] = State.QUEUED, 0
         assert self.run(self.gateway.accept(batch, 1000, 10**6)) == [1, 1, 1]
 
+    @rule(invoker=st.sampled_from(INVOKERS), delayed=st.booleans())
+    def accept_in_order(self, invoker: str, delayed: bool) -> None:
+        """Two calls with the same order key; the second one may be delayed."""
+        batch: list[Accepted] = []
+        for due_ms in (0, int(delayed)):
+            self.sent += 1
+            invocation = f"call-{self.sent}"
+            terms = Terms(1, 2**52, backoff_ms=0)
+            call = Call(invocation, 1, "async", "", 1, 2**52, "invoke", PACKED, b"{}", terms, line="k")
+            record = InvocationRecord(invocation, "default", "hello", 1, State.QUEUED, 1, 0, None, line="k")
+            batch.append(Accepted(invoker, "default", call, record, 3600, due_ms))
+            self.states[invocation], self.attempts[invocation] = State.QUEUED, 0
+            self.line.append(invocation)
+        assert self.run(self.gateway.accept(batch, 1000, 10**6)) == [1, 1]
+
     @rule(target=peeked, invoker=st.sampled_from(INVOKERS))
     def look_for_what_is_due(self, invoker: str) -> Any:
         return multiple(*self.look_for_due(invoker))
@@ -149,10 +165,12 @@ class Machine(RuleBasedStateMachine):
         if where is None:
             assert State(self.states[invocation]).ended
             return
-        record = InvocationRecord(invocation, "default", "hello", 1, State.CANCELLED, 1, 0, None)
+        line = "k" if invocation in self.line else ""
+        record = InvocationRecord(invocation, "default", "hello", 1, State.CANCELLED, 1, 0, None, line=line)
         if self.run(self.gateway.cancel("default", where, record, 2)) == 1:
             assert self.states[invocation] is State.QUEUED
             self.states[invocation] = State.CANCELLED
+            self.left_the_line(invocation)
 
     @precondition(lambda self: State.DEAD in self.states.values())
     @rule(data=st.data(), twice=st.booleans(), purge=st.booleans())
@@ -170,9 +188,11 @@ class Machine(RuleBasedStateMachine):
             if purge:
                 assert self.run(self.gateway.purge("default", [invocation])) == (n == 0)
             else:
-                one = Replay(again, record, 3600, 1)
+                one = Replay(again, record._replace(line=again.line), 3600, 1)
                 assert self.run(self.gateway.replay("default", [one])) == (n == 0)
                 self.states[invocation] = State.QUEUED
+                if again.line and n == 0:
+                    self.line.append(invocation)
 
     @rule(target=left, silent=st.sampled_from(INVOKERS))
     def look_what_it_left(self, silent: str) -> Any:
@@ -218,7 +238,10 @@ class Machine(RuleBasedStateMachine):
             assert self.states[invocation] is State.QUEUED, "what has ended does not end again"
             assert one.call.attempt == self.attempts[invocation] + 1, "attempts end one by one"
             assert completion.fate is not None
+            assert invocation not in self.line or invocation == self.line[0], "what is behind another does not run"
             self.attempts[invocation], self.states[invocation] = one.call.attempt, State(completion.fate.state)
+            if self.states[invocation].ended:
+                self.left_the_line(invocation)
 
     @precondition(lambda self: State.QUEUED in self.states.values())
     @rule(invoker=st.sampled_from(INVOKERS), outcome=st.sampled_from((Outcome.ERROR, Outcome.OK)))
@@ -235,11 +258,25 @@ class Machine(RuleBasedStateMachine):
         if one.said:
             self.run(self.invokers[one.invoker].complete(one.said))
 
+    def left_the_line(self, invocation: str) -> None:
+        if invocation in self.line:
+            self.line.remove(invocation)
+
     def _hold(self, invoker: str, found: tuple[bytes, bytes]) -> Held:
         entry, packed = found
         return Held(invoker, entry, wire.unpack(Call, packed))
 
     # --- always -------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_head_of_the_line_can_run_and_none_behind_it(self) -> None:
+        where = [self.run(self.gateway.where("default", one)) for one in self.line]
+        moments = [self.run(self.redis.zscore(keys.LATER, one)) for one in self.line]
+        assert self.run(self.redis.lrange(keys.line("default", "hello", "k"), 0, -1)) == [n.encode() for n in self.line]
+        for place, moment in list(zip(where, moments, strict=True))[1:]:
+            assert place == "later" and moment >= lines.FAR
+        if self.line:
+            assert where[0] != "later" or moments[0] < lines.FAR
 
     @invariant()
     def the_books_balance(self) -> None:

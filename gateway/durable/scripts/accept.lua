@@ -3,12 +3,13 @@
 --
 -- KEYS[1]  later             sorted set invocation → moment
 -- KEYS[2]  later:calls       hash invocation → Call
--- then five per call:
+-- then six per call:
 --   calls:{invoker}          stream {c: Call}
 --   invocation:{id}          string InvocationRecord
 --   backlog:{tenant}         hash invocation → where it is; KEYS[1] for a synchronous call
 --   tally:{tenant}           hash of counters
 --   once:{…}                 string: who holds this idempotency key; KEYS[1] without one
+--   line:{…}                 list of invocations with the same order key; KEYS[1] without one
 -- ARGV[1]  how many calls a tenant's backlog may have, [2] the bytes of their payloads
 -- ARGV[3]  what stands before an invocation's id in the name of its record
 -- then per call: invocation, Call, InvocationRecord, keep (seconds, of the record), due ("0": now), bytes (of its
@@ -16,7 +17,7 @@
 -- already: it is what a delivery becomes
 --
 -- Returns per call: 1 accepted, 0 the backlog is full, or "fingerprint invocation" of who holds its idempotency key.
--- A holder whose record is gone holds nothing: its call never began, or its window is over.
+-- `stand` is contract/lines.py's. A holder whose record is gone holds nothing: its call never began, or its window is over.
 
 local calls_max, bytes_max = tonumber(ARGV[1]), tonumber(ARGV[2])
 local none, k, results = KEYS[1], 3, {}
@@ -53,11 +54,12 @@ for a = 4, #ARGV, 9 do
         result = 1
         if once ~= none then redis.call('SET', once, ARGV[a + 6] .. ' ' .. invocation, 'EX', ARGV[a + 7]) end
         redis.call('SET', record, ARGV[a + 2], 'EX', ARGV[a + 3])
-        local where = 'later'
-        if due == '0' then
+        local where, moment, line = 'later', tonumber(due), KEYS[k + 5]
+        if line ~= none then moment = stand(line, invocation, moment) end
+        if moment == 0 then
             where = stream .. ' ' .. redis.call('XADD', stream, '*', 'c', call)
         else
-            redis.call('ZADD', KEYS[1], due, invocation)
+            redis.call('ZADD', KEYS[1], moment, invocation)
             redis.call('HSET', KEYS[2], invocation, call)
         end
         if kept then
@@ -66,7 +68,7 @@ for a = 4, #ARGV, 9 do
         end
     end
     results[#results + 1] = result
-    k = k + 5
+    k = k + 6
 end
 for tally, kept in pairs(books) do
     if kept.accepted > 0 then

@@ -50,6 +50,8 @@ def _tell(record: dict[str, Any]) -> None:
         how.append(f"({record['reason']})")
     if record.get("due_ms"):
         how.append(f"until {when(record['due_ms'])}")
+    if record.get("behind"):
+        how.append(f"behind {record['behind']}")
     click.echo(f"{' '.join(how)} after {record['attempts']} attempts", err=True)
     if (untold := record.get("delivery")) and untold["error"]:
         text = f"{untold['target']} has not been told, after {untold['tried']} tries: {untold['error']}"

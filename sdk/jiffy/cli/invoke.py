@@ -28,6 +28,7 @@ LOOK_FIRST_S, LOOK_MAX_S = 0.02, 1.0  # how often --wait asks
 @click.option("--delay", "delay_s", type=float, metavar="S", help="With --async: begin after so many seconds.")
 @click.option("--retries", type=int, metavar="N", help="With --async: in place of the function's own.")
 @click.option("--max-age", "max_age_s", type=float, metavar="S", help="With --async: in place of its max_age_s.")
+@click.option("--order-key", metavar="KEY", help="With --async: calls with the same one run one at a time, in order.")
 @click.option("--event", "kind", type=click.Choice(sorted(samples.KINDS)), help="Put DATA into a sample of this event.")
 @json_option
 def invoke(
@@ -39,6 +40,7 @@ def invoke(
     delay_s: float | None,
     retries: int | None,
     max_age_s: float | None,
+    order_key: str | None,
     kind: str | None,
     as_json: bool,
 ) -> None:
@@ -58,8 +60,8 @@ def invoke(
     """
     if wait and not background:
         raise click.UsageError("--wait belongs to --async; without --async every call waits")
-    if not background and (delay_s, retries, max_age_s) != (None, None, None):
-        raise click.UsageError("--delay, --retries and --max-age belong to --async")
+    if not background and (delay_s, retries, max_age_s, order_key) != (None, None, None, None):
+        raise click.UsageError("--delay, --retries, --max-age and --order-key belong to --async")
     event = read_event(data)
     if kind:
         event = samples.sample(kind, name, json.loads(event), int(time.time() * 1000))
@@ -71,7 +73,13 @@ def invoke(
             _tell(client.invoke(name, raw=event, idempotency_key=key), as_json)
             return
         invocation = client.invoke_async(
-            name, raw=event, delay_s=delay_s, retries=retries, max_age_s=max_age_s, idempotency_key=key
+            name,
+            raw=event,
+            delay_s=delay_s,
+            retries=retries,
+            max_age_s=max_age_s,
+            order_key=order_key,
+            idempotency_key=key,
         )
         if wait:
             _tell(_ended(name, await_end(client, invocation)), as_json)

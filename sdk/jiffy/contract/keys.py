@@ -55,6 +55,11 @@ def backlog(tenant: str) -> str:
     return f"{P}backlog:{tenant}"
 
 
+def line(tenant: str, name: str, digest: str) -> str:
+    """list of invocations with one order key, which run one after another: lines.py."""
+    return f"{P}line:{tenant}:{name}:{digest}"
+
+
 def once(tenant: str, name: str, digest: str) -> str:
     """string "fingerprint invocation": who has this idempotency key (its digest); expires with its window."""
     return f"{P}once:{tenant}:{name}:{digest}"

@@ -133,6 +133,7 @@ class Call(NamedTuple):
     recorded: bool = False  # synchronous: its answer is kept as a record too, for callers with the same idempotency key
     lost: str = ""  # the invoker that had it and was lost: the attempt has failed, it is not to be run
     hold: tuple[int, int, int, int, tuple[str, ...], tuple[str, ...]] | tuple[()] = ()  # spending.Hold, if it has one
+    line: str = ""  # lines.digest of its order key: it runs after those accepted before it with the same one
     stream: bool = False  # its caller takes Pieces before the Answer
 
 
@@ -246,6 +247,7 @@ class InvocationRecord(NamedTuple):
     answer: Answer | None  # the last one, once it has ended
     due_ms: int = 0  # queued: not before this moment
     reason: str = ""  # dead: DeadLetter.reason
+    line: str = ""  # Call.line
 
 
 class DeadLetter(NamedTuple):
