@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from builder.layers import LayerStore
 from jiffy.contract import keys, layout
-from jiffy.contract.messages import Answer, Call, Heartbeat, Layer, Outcome, Revision
+from jiffy.contract.messages import Answer, Call, Heartbeat, Layer, Outcome, Provision, Revision
 from jiffy.contract.wire import pack, unpack
 from tests import servers
 
@@ -158,6 +158,19 @@ async def test_a_signal_lets_a_running_call_end(house: Process) -> None:
     code, said = await house.end()
     assert code == 0, said
     assert (await house.answer()).outcome == Outcome.OK
+
+
+async def test_what_it_kept_ready_is_written_down_when_it_ends(house: Process) -> None:
+    await house.send(revision(house, min_instances=1))
+    await house.answer()
+    first = await house.heartbeat(lambda beat: any(row.idle + row.frozen for row in beat.functions))
+    await house.heartbeat(lambda beat: beat.at_ms > first.at_ms + 600)
+    code, said = await house.end()
+    assert code == 0, said
+    entries: Any = await house.redis.xrange(keys.USAGE)
+    kept = [unpack(Provision, fields[b"p"]) for _, fields in entries if b"p" in fields]
+    assert kept and sum(one.provisioned_ms for one in kept) >= 250
+    assert {(one.tenant, one.function, one.revision, one.invoker) for one in kept} == {("acme", "hello", 7, house.id)}
 
 
 async def test_redis_that_is_gone_does_not_stop_the_clean_up(platform: tuple[Path, Layer]) -> None:

@@ -34,7 +34,7 @@ def list_books(as_json: bool) -> None:
     if as_json:
         show_json(document)
         return
-    heads = ("book", "from", "GB-second", "call", "step", "free a month", "name")
+    heads = ("book", "from", "GB-second", "call", "GB-second kept ready", "step", "free a month", "name")
     rows = [_line(book, book["version"] == document["in_force"]) for book in document["books"]]
     click.echo(columns(heads, rows))
     click.echo(f"\nAmounts are in {document['currency']}; * is in force.")
@@ -99,6 +99,7 @@ def _line(book: dict[str, Any], in_force: bool) -> tuple[object, ...]:
         book["effective_from"][:10],
         book["per_gb_second"],
         book["per_call"],
+        book.get("per_provisioned_gb_second", "0"),
         f"{book['step_ms']} ms",
         ", ".join(free),
         book.get("name", ""),
