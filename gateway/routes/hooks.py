@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 
 from starlette.requests import Request
@@ -69,6 +70,10 @@ class Hooks:
         (state,) = await self._store.states([trigger.id])
         if state.paused:
             raise NotFound("there is no such webhook")
+        with self._refusing(trigger):
+            webhooks.hopeless(
+                *(trigger.options["scheme"], request.headers, self._now_ms() // 1000, trigger.options["header"])
+            )
         held = 0
 
         def hold(size: int) -> None:
@@ -91,11 +96,8 @@ class Hooks:
         options, now_ms = trigger.options, self._now_ms()
         secret = function.revision.env.get(options["secret_env"], "")
         delivery = webhooks.Delivery(request.headers, body, now_ms // 1000)
-        try:
+        with self._refusing(trigger):
             identity = webhooks.verify(options["scheme"], secret, delivery, options["header"])
-        except ValueError as exc:
-            self._metrics.count(trigger.id, "failed")
-            raise Unauthorized(f"this delivery is refused: {exc}") from exc
         if (challenge := _challenge(options["scheme"], body)) is not None:
             return PlainTextResponse(challenge)
         invocation = str(uuid7())
@@ -112,6 +114,15 @@ class Hooks:
             await self._store.called(trigger.id, "fired", invocation, "a delivery", now_ms)
         headers = {"location": f"/v1/invocations/{took}"}
         return JSONResponse({"invocation": took, "repeated": took != invocation}, 202, headers=headers)
+
+    @contextmanager
+    def _refusing(self, trigger: Trigger) -> Iterator[None]:
+        """What is wrong with a delivery is counted, and told."""
+        try:
+            yield
+        except ValueError as exc:
+            self._metrics.count(trigger.id, "refused")
+            raise Unauthorized(f"this delivery is refused: {exc}") from exc
 
 
 def _challenge(scheme: str, body: bytes) -> str | None:

@@ -169,4 +169,6 @@ def _settings(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _time(ms: int) -> str | None:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds") if ms else None
+    if not ms:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -33,7 +33,7 @@ class TriggerMetrics:
         self._waiting[qualified(key.tenant, key.function), key.name] = messages
 
     def lines(self) -> Iterator[str]:
-        yield "# HELP jiffy_trigger_events_total What triggers did: fired, skipped, failed, dead."
+        yield "# HELP jiffy_trigger_events_total What triggers did: fired, skipped, failed, dead, refused."
         yield "# TYPE jiffy_trigger_events_total counter"
         for (function, name, kind), n in sorted(self._events.items()):
             yield f'jiffy_trigger_events_total{{function="{function}",trigger="{name}",event="{kind}"}} {n}'

@@ -87,6 +87,7 @@ class Queues:
         self._served: dict[TriggerId, _Served] = {}
         self._gone: set[TriggerId] = set()
         self._wake = asyncio.Event()
+        self._expiry: asyncio.TimerHandle | None = None  # when the leases run out unless they are renewed
 
     def changed(self, tenant: str, function: str) -> None:
         """A function has another live revision, or none. For Catalog.on_change."""
@@ -117,6 +118,8 @@ class Queues:
                 except TimeoutError:
                     continue
         finally:
+            if self._expiry is not None:
+                self._expiry.cancel()
             await self._leave()
 
     async def look(self) -> None:
@@ -124,7 +127,9 @@ class Queues:
         for key in [key for key, served in self._served.items() if served.task.done()]:
             del self._served[key]
         wanted = list(self._wanted.values())
+        asked = asyncio.get_running_loop().time()
         told = await self._store.lease([t.id for t in wanted], self._gateway, self._now_ms(), int(LEASE_S * 1000))
+        self._hold(asked)
         ours = {trigger.id: trigger for trigger, became in zip(wanted, told, strict=True) if became == LEASED}
         for key, served in self._served.items():
             if not served.stopping and (key not in ours or fingerprint(ours[key]) != fingerprint(served.trigger)):
@@ -138,6 +143,17 @@ class Queues:
             await self._topics.leave(key.tenant, group_of(key.function, key.name))
             await self._store.release(key, self._gateway)
             await self._store.forget(key)
+
+    def _hold(self, asked: float) -> None:
+        """Our leases last from when they were asked for; what can't be renewed is another gateway's from then on."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_at(asked + LEASE_S, self._expired)
+
+    def _expired(self) -> None:
+        for served in self._served.values():
+            if not served.stopping:
+                self._stop(served)
 
     def _stop(self, served: _Served) -> None:
         served.stopping = True

@@ -46,7 +46,7 @@ class TriggerRoom:
         self._store, self._topic_store = TriggerStore(where.redis_url), TopicStore(store.client)
         self._topics = Topics(self._topic_store, store.now_ms)
         calls = Calls(placement, guard)
-        self._scheduler = Scheduler(catalog, self._store, calls, self.metrics, store.now_ms)
+        self._scheduler = Scheduler(catalog, self._store, calls, self.metrics, store.now_ms, acceptance.bounds)
         self.doors = Doors(where.redis_url, where.files)
         self.queues = Queues(
             *(catalog, self._store, invoke.call, self._topics, self.metrics, self.doors, where.gateway, store.now_ms)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.catalog import Catalog, Function
+from gateway.durable.acceptance import Bounds
 from gateway.triggers.calls import Calls
 from gateway.triggers.firing import tick_event
 from gateway.triggers.metrics import TriggerMetrics
@@ -49,15 +50,22 @@ class Scheduler:
     """All schedules of all functions, as this gateway sees them."""
 
     def __init__(
-        self, catalog: Catalog, store: TriggerStore, calls: Calls, metrics: TriggerMetrics, now_ms: Callable[[], int]
+        self,
+        catalog: Catalog,
+        store: TriggerStore,
+        calls: Calls,
+        metrics: TriggerMetrics,
+        now_ms: Callable[[], int],
+        bounds: Bounds = Bounds(),  # noqa: B008
     ) -> None:
         self._catalog = catalog
         self._store = store
         self._calls = calls
         self._metrics = metrics
         self._now_ms = now_ms
+        self._bounds = bounds
         self._planned: dict[TriggerId, _Planned] = {}
-        self._of: dict[tuple[str, str], set[TriggerId]] = {}  # a function's planned ones
+        self._of: dict[tuple[str, str], set[TriggerId]] = {}  # a function's whose state is ours to forget
         self._heap: list[tuple[int, TriggerId, int]] = []  # due, whose, which tick
         self._changed: dict[tuple[str, str], bool] = {}  # whose triggers to look at; does the catalog know them yet?
         self._wake = asyncio.Event()
@@ -105,9 +113,10 @@ class Scheduler:
         found = {t.id: t for t in declared(function)}
         of = self._of.setdefault(key, set())
         for gone in of - set(found):
-            del self._planned[gone]
+            self._planned.pop(gone, None)
             of.discard(gone)
             await self._store.forget(gone)
+        of |= {trigger.id for trigger in found.values() if trigger.type == "webhook"}  # its state goes when it does
         for trigger in found.values():
             if trigger.type != "schedule" or function is None:
                 continue
@@ -155,7 +164,7 @@ class Scheduler:
     async def _fire(self, batch: list[_Planned], now_ms: int) -> None:
         made = [(planned, tick) for planned in batch if (tick := self._try_tick(planned, now_ms)) is not None]
         try:
-            claims = await self._store.fire([tick for _, tick in made], now_ms) if made else []
+            claims = await self._store.fire([tick for _, tick in made], now_ms, *self._bounds) if made else []
         except JiffyError:
             for planned, _ in made:
                 self._plan(planned, now_ms, LATER_MS)
@@ -168,10 +177,16 @@ class Scheduler:
         key = planned.trigger.id
         if claim.became in ("fired", "skipped"):
             self._metrics.count(key, claim.became)
+            planned.waits = False
             if claim.became == "fired" and planned.tick_ms is not None:
                 self._metrics.late(key, now_ms - planned.tick_ms)
         if claim.became == "changed":  # settings that we have not heard of yet, or none any more
             self._changed[key[:2]] = False
+        elif claim.became == "full":  # asked for again until it is a missed one
+            if not planned.waits:
+                log.warning("the schedule %s waits: its tenant's backlog is full", key)
+            planned.waits = True
+            self._plan(planned, now_ms, LATER_MS)
         elif claim.became == "busy":
             planned.behind = True
             self._plan(planned, now_ms, BUSY_AGAIN_MS)
@@ -189,7 +204,6 @@ class Scheduler:
             planned.waits = True
             self._plan(planned, now_ms, LATER_MS)
             return None
-        planned.waits = False
         return tick
 
     def _tick(self, planned: _Planned, now_ms: int) -> Tick:

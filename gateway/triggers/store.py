@@ -34,7 +34,8 @@ FIRE = """
 --      per tick: trigger (hash), its log (stream), calls:{invoker} (stream; KEYS[1]: the call waits in later),
 --      invocation:{id} (string),
 --      backlog:{tenant} (hash), tally:{tenant} (hash): as in durable/scripts/accept.lua
--- ARGV[1]: now; [2]: seconds that a record is kept; [3]: length of a log; [4]: what stands before an invocation's id
+-- ARGV[1]: now; [2]: seconds that a record is kept; [3]: length of a log; [4]: what stands before an invocation's id;
+--      [5], [6]: how many calls a tenant's backlog may have, and bytes of their payloads
 --      per tick: tick, fingerprint, overlap, invocation id, Call, InvocationRecord, bytes of the payload
 local ended = {done = true, dead = true, cancelled = true}
 local out = {}
@@ -42,11 +43,15 @@ local out = {}
 local function runs(record)
   return record and not ended[select(6, cmsgpack.unpack_limit(record:sub(2), 5))]
 end
+local function full(backlog, tally, bytes)
+  if redis.call('HLEN', backlog) >= tonumber(ARGV[5]) then return true end
+  return (redis.call('HGET', tally, 'bytes') or 0) + bytes > tonumber(ARGV[6])
+end
 local function log(stream, kind, invocation, text)
   redis.call('XADD', stream, 'MAXLEN', '~', ARGV[3], '*', 'k', kind, 'i', invocation, 't', text)
 end
 for n = 0, (#KEYS - 2) / 6 - 1 do
-  local k, a = 2 + n * 6, 4 + n * 7
+  local k, a = 2 + n * 6, 6 + n * 7
   local trigger, stream = KEYS[k + 1], KEYS[k + 2]
   local tick, spec, overlap, id = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   local state = redis.call('HMGET', trigger, 'spec', 'tick', 'paused', 'invocation')
@@ -67,6 +72,7 @@ for n = 0, (#KEYS - 2) / 6 - 1 do
       redis.call('HSET', trigger, 'tick', tick)
       redis.call('HINCRBY', trigger, 'skipped', 1)
       log(stream, 'skipped', id, 'the call of the tick before, ' .. state[4] .. ', still runs')
+    elseif full(KEYS[k + 5], KEYS[k + 6], ARGV[a + 7]) then became = 'full'
     else
       became = 'fired'
       redis.call('SET', KEYS[k + 4], ARGV[a + 6], 'EX', ARGV[2])
@@ -131,7 +137,8 @@ class Tick(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What became of a tick: fired, skipped, paused, busy, taken (by another gateway), changed; the last tick now."""
+    """What became of a tick: fired, skipped, paused, busy, full (the tenant's backlog), taken (by another gateway),
+    changed; and the last tick now."""
 
     became: str
     tick_ms: int
@@ -171,11 +178,11 @@ class TriggerStore:
             since, tick = await self._adopt(keys=[keys.trigger(*trigger.id)], args=[now_ms, fingerprint(trigger)])
         return int(since), int(tick)
 
-    async def fire(self, ticks: Sequence[Tick], now_ms: int) -> list[Claim]:
+    async def fire(self, ticks: Sequence[Tick], now_ms: int, calls_max: int, bytes_max: int) -> list[Claim]:
         """Claim these ticks and send the calls of those that are ours, in one atomic step."""
         names: list[str] = [keys.LATER, keys.LATER_CALLS]
         keep_s = max((tick.made.keep_s for tick in ticks), default=0)
-        args: list[Any] = [now_ms, keep_s, limits.TRIGGER_LOG_MAX, keys.invocation("")]
+        args: list[Any] = [now_ms, keep_s, limits.TRIGGER_LOG_MAX, keys.invocation(""), calls_max, bytes_max]
         for tick in ticks:
             key = tick.trigger.id
             made, call = tick.made, tick.made.call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -25,22 +25,36 @@ class TopicState(NamedTuple):
     subscriptions: tuple[str, ...]
 
 
+def put(pipe: Any, tenant: str, name: str, entries: Sequence[Mapping[str, Any]], keep_s: int, now_ms: int) -> None:
+    """Entries for a topic, which forgets what is older than `keep_s`: when one comes, and when none comes any more."""
+    stream = keys.topic(tenant, name)
+    pipe.hsetnx(keys.topics(tenant), name, "{}")
+    pipe.xtrim(stream, minid=f"{now_ms - keep_s * 1000}-0", approximate=False)
+    for entry in entries:
+        pipe.xadd(stream, dict(entry), maxlen=limits.TOPIC_EVENTS_MAX, approximate=True)
+    pipe.expire(stream, keep_s)
+
+
+async def bury(redis: Any, pipe: Any, tenant: str, name: str, event: str, reason: str) -> None:
+    """Put on `pipe` an event that was given up, for a topic of dead letters."""
+    text = await redis.hget(keys.topics(tenant), name)
+    keep_s = json.loads(text or b"{}").get("keep_s", limits.TOPIC_KEEP_DEFAULT_S)
+    seconds, _ = await redis.time()
+    put(pipe, tenant, name, [{"e": event, "reason": reason}], keep_s, int(seconds) * 1000)
+
+
 class TopicStore:
     """`client` is gateway.store.Store's."""
 
     def __init__(self, client: Redis) -> None:
         self._redis: Any = client
 
-    async def publish(self, tenant: str, name: str, events: Sequence[bytes], keep_from_ms: int) -> list[str]:
+    async def publish(self, tenant: str, name: str, events: Sequence[bytes], keep_s: int, now_ms: int) -> list[str]:
         """Put events on a topic, for all of its subscribers, in one atomic step; their ids."""
-        stream = keys.topic(tenant, name)
         pipe = self._redis.pipeline(transaction=True)
-        pipe.hsetnx(keys.topics(tenant), name, "{}")
-        pipe.xtrim(stream, minid=f"{keep_from_ms}-0", approximate=False)
-        for event in events:
-            pipe.xadd(stream, {"e": event}, maxlen=limits.TOPIC_EVENTS_MAX, approximate=True)
+        put(pipe, tenant, name, [{"e": event} for event in events], keep_s, now_ms)
         with translated():
-            return [entry.decode() for entry in (await pipe.execute())[2:]]
+            return [entry.decode() for entry in (await pipe.execute())[2:-1]]
 
     async def settings(self, tenant: str) -> dict[str, dict[str, Any]]:
         """All topics with their settings."""
@@ -48,9 +62,15 @@ class TopicStore:
             found = await self._redis.hgetall(keys.topics(tenant))
         return {name.decode(): json.loads(text) for name, text in sorted(found.items())}
 
-    async def set(self, tenant: str, name: str, settings: dict[str, Any]) -> None:
+    async def set(self, tenant: str, name: str, settings: dict[str, Any], now_ms: int) -> None:
+        """`settings` has keep_s; what is older is forgotten."""
+        stream, keep_s = keys.topic(tenant, name), settings["keep_s"]
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(keys.topics(tenant), name, json.dumps(settings))
+        pipe.xtrim(stream, minid=f"{now_ms - keep_s * 1000}-0", approximate=False)
+        pipe.expire(stream, keep_s)
         with translated():
-            await self._redis.hset(keys.topics(tenant), name, json.dumps(settings))
+            await pipe.execute()
 
     async def remove(self, tenant: str, name: str) -> bool:
         pipe = self._redis.pipeline(transaction=True)

@@ -61,7 +61,7 @@ class Topics:
                 work += settings.cost * (1 + sum(packed[-1].count(sign) for sign in (b",", b"[", b"{")))
                 _validate(settings, event, work, name, number)
         keep_s = settings.keep_s if settings is not None else limits.TOPIC_KEEP_DEFAULT_S
-        ids = await self._store.publish(tenant, name, packed, self._now_ms() - keep_s * 1000)
+        ids = await self._store.publish(tenant, name, packed, keep_s, self._now_ms())
         return Published(name, tuple(ids))
 
     async def publish_result(
@@ -96,7 +96,7 @@ class Topics:
             except ValueError as exc:
                 raise InvalidRequest(f"the schema is not taken: {exc}") from exc
             validator(schema)
-        await self._store.set(tenant, name, {"keep_s": keep_s, "schema": schema})
+        await self._store.set(tenant, name, {"keep_s": keep_s, "schema": schema}, self._now_ms())
         self._read_at.pop(tenant, None)
 
     async def _known(self, tenant: str) -> dict[str, _Settings]:

@@ -75,3 +75,13 @@ def test_a_genuine_delivery_has_one_id_and_a_changed_one_none(scheme: str) -> No
 def test_an_old_delivery_is_refused_though_it_is_genuine(scheme: str, stamp: int) -> None:
     with pytest.raises(ValueError, match="from now"):
         webhooks.verify(scheme, "s3cret", Delivery(signed(scheme, stamp=stamp), BODY, NOW))
+
+
+@pytest.mark.parametrize("scheme", webhooks.SCHEMES)
+def test_what_no_body_could_make_genuine_is_known_by_its_headers(scheme: str) -> None:
+    webhooks.hopeless(scheme, signed(scheme), NOW)
+    with pytest.raises(ValueError, match="missing"):
+        webhooks.hopeless(scheme, {}, NOW)
+    if scheme not in ("github", "hmac"):
+        with pytest.raises(ValueError, match="from now"):
+            webhooks.hopeless(scheme, signed(scheme), NOW + webhooks.FRESH_S + 1)

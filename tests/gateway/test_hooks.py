@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jiffy.contract import triggers
+from redis.asyncio import Redis
+
+from jiffy.contract import keys, triggers
 from tests.contract.test_webhooks import signed
 from tests.gateway.conftest import Invokers, Served, serving
 from tests.gateway.fake_invoker import builder_beat, publish
@@ -79,3 +81,29 @@ async def test_the_signature_is_the_key_and_opens_nothing_else(redis_url: str, d
             assert answer.status_code in (401, 404, 405), answer.text
             assert "functions" not in answer.json()
         assert (await served.http.get("/v1/triggers")).status_code == 401
+
+
+async def test_nobody_waits_for_the_body_of_what_is_not_signed_and_it_is_counted(
+    served: Served, redis_url: str
+) -> None:
+    await deploy(served, redis_url)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5000000\r\n\r\n{{".encode())
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).split()[1] == b"401"
+    writer.close()
+    counted = 'jiffy_trigger_events_total{function="hear",trigger="gh",event="refused"} 1'
+    assert counted in (await served.http.get("/metrics")).text
+
+
+async def test_a_webhooks_counters_go_with_its_function(served: Served, invoker: Invokers, redis_url: str) -> None:
+    async with invoker():
+        await deploy(served, redis_url)
+        await served.http.post(PATH, content=b"{}", headers=signed("github", b"{}"))
+        assert (await served.http.get("/v1/triggers/hear/gh")).json()["fired"] == 1
+        assert (await served.http.delete("/v1/functions/hear")).status_code == 204
+        async with Redis.from_url(redis_url, protocol=2) as redis, asyncio.timeout(10):
+            while await redis.exists(keys.trigger("default", "hear", "gh")):
+                await asyncio.sleep(0.01)
+        await deploy(served, redis_url)
+        assert (await served.http.get("/v1/triggers/hear/gh")).json()["fired"] == 0

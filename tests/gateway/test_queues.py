@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.triggers.sources.doors import Doors
 from jiffy.contract import triggers
 from tests import servers
+from tests.conftest import need
 from tests.gateway.conftest import Invokers, Served, serving
 from tests.gateway.fake_invoker import FakeInvoker, publish
 from tests.gateway.test_triggers import deploy, until
-from tests.triggers.brokers import Queue, redis_queue
+from tests.triggers.brokers import MOSQUITTO, Queue, mqtt_broker, redis_queue
 
 PATH = "/v1/triggers/report/q"
 
@@ -114,3 +116,19 @@ def test_a_client_library_that_is_missing_is_named() -> None:
     assert Doors().missing(triggers.check([source])) == ""
     without = Doors().missing(triggers.check([source]), installed=lambda name: False)
     assert without == "trigger 'queue' needs nats on the gateways: pip install 'jiffy[nats]'"
+
+
+async def test_a_lease_that_can_not_be_renewed_ends_its_consumer(served: Served, redis_url: str) -> None:
+    need("" if MOSQUITTO else "there is no mosquitto (apt: mosquitto)")
+    with mqtt_broker() as port:
+        queues = served.gateway.triggers.queues
+        await deploy(served, redis_url, {"type": "queue", "name": "q", "source": f"mqtt://127.0.0.1:{port}/in"})
+        async with asyncio.timeout(20):
+            while not queues.serving():
+                await asyncio.sleep(0.01)
+            async with Redis.from_url(redis_url, protocol=2) as redis:
+                await redis.client_pause(8000)  # the platform's Redis is silent for longer than a lease lasts
+            while queues.serving():
+                await asyncio.sleep(0.01)
+            while not queues.serving():
+                await asyncio.sleep(0.01)

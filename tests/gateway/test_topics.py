@@ -171,3 +171,20 @@ async def test_events_since_no_time_at_all(served: Served, since: str) -> None:
     await send(served, "orders")
     answer = await served.http.get("/v1/topics/orders/events", params={"since": since})
     assert answer.status_code == 400 and "since" in answer.json()["error"]["message"]
+
+
+async def test_a_topic_that_has_become_quiet_forgets_and_its_subscribers_hear_what_is_new(
+    served: Served, invoker: Invokers, redis_url: str
+) -> None:
+    async with invoker() as fake:
+        await deploy(served, redis_url, "audit", {"topic": "orders"})
+        assert (await served.http.put("/v1/topics/orders", json={"keep_s": 1})).status_code == 200
+        await send(served, "orders", id="old")
+        await received(fake, 1)
+        async with asyncio.timeout(20):
+            while (await served.http.get("/v1/topics/orders")).json()["events"]:
+                await asyncio.sleep(0.05)
+        await send(served, "orders", id="new")
+        assert [event["id"] for _, event in await received(fake, 2)] == ["new", "old"]
+        shown = (await served.http.get("/v1/triggers/audit/topic")).json()
+        assert (shown["failed"], shown["error"]) == (0, "")

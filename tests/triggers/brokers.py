@@ -98,7 +98,9 @@ async def topic_queue(server: servers.RedisServer) -> AsyncIterator[Queue]:
         port, name = await tcp(server), "orders.in"
 
         async def put(*bodies: str) -> None:
-            await TopicStore(redis).publish("default", name, [body.encode() for body in bodies], 0)
+            await TopicStore(redis).publish(
+                "default", name, [body.encode() for body in bodies], 3600, int(time.time() * 1000)
+            )
 
         async def dead() -> list[str]:
             return [fields[b"e"].decode() for _, fields in await redis.xrange(keys.topic("default", "dead.f.q"))]

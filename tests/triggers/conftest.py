@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from gateway.budgets.guard import Guard
 from gateway.budgets.store import BudgetStore
 from gateway.catalog import Catalog
+from gateway.durable.acceptance import Bounds
 from gateway.ledger.bookfile import shipped
 from gateway.placement import Host, Placement
 from gateway.store import Store
@@ -51,7 +52,7 @@ class Lab:
     clock: Clock
     stack: contextlib.AsyncExitStack
 
-    async def gateway(self) -> tuple[Scheduler, Catalog]:
+    async def gateway(self, bounds: Bounds = Bounds()) -> tuple[Scheduler, Catalog]:  # noqa: B008
         store, kept, placement = Store(self.url), TriggerStore(self.url), Placement()
         self.stack.push_async_callback(store.close)
         self.stack.push_async_callback(kept.close)
@@ -59,7 +60,7 @@ class Lab:
         catalog = Catalog(store)
         guard = Guard(BudgetStore(store.client), lambda: shipped().at(0), self.clock)
         await guard.look()
-        scheduler = Scheduler(catalog, kept, Calls(placement, guard), TriggerMetrics(), self.clock)
+        scheduler = Scheduler(catalog, kept, Calls(placement, guard), TriggerMetrics(), self.clock, bounds)
         catalog.on_change.append(scheduler.changed)
         await catalog.resync()
         return scheduler, catalog

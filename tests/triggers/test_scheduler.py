@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.budgets.budget import Budget
+from gateway.durable.acceptance import Bounds
 from gateway.triggers.store import TriggerStore
 from gateway.triggers.trigger import TriggerId
 from jiffy.contract import keys, wire
@@ -216,3 +217,18 @@ async def test_a_tick_under_a_hard_budget_waits_where_calls_wait_for_their_time(
     call = wire.unpack(Call, await lab.redis.hget(keys.LATER_CALLS, invocation))
     assert (call.invocation, call.hold) == (invocation.decode(), ())
     assert await lab.redis.hget(keys.backlog("default"), invocation) == b"later"
+
+
+async def test_a_full_backlog_takes_no_more_ticks_until_there_is_room(lab: Lab) -> None:
+    await lab.deploy(SECONDS)
+    scheduler, _ = await lab.gateway(Bounds(2, 1_000_000))
+    await scheduler.step(lab.clock.now_ms)
+    for _ in range(5):
+        lab.clock.forward(seconds=1)
+        await scheduler.step(lab.clock.now_ms)
+    first = await lab.calls()
+    assert times(first) == ["2027-01-01T00:00:01Z", "2027-01-01T00:00:02Z"]
+    await lab.redis.hdel(keys.backlog("default"), *(call.invocation for call in first))
+    lab.clock.forward(seconds=1)
+    await scheduler.step(lab.clock.now_ms)
+    assert len(await lab.calls()) == 2

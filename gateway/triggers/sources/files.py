@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from redis.exceptions import RedisError
 from uuid_utils import uuid7
 
-from gateway.triggers import cloudevent
+from gateway.triggers import cloudevent, topic_store
 from gateway.triggers.sources.base import Message, SourceError
 from jiffy import primary
 from jiffy.contract import keys
@@ -211,9 +211,9 @@ class FilesSource:
         }
         event = cloudevent.make(attributes, document)
         pipe = self._redis.pipeline(transaction=True)
-        pipe.hsetnx(keys.topics(self._tenant), target, "{}")
-        pipe.xadd(keys.topic(self._tenant, target), {"e": json.dumps(event, ensure_ascii=False), "reason": reason})
+        text = json.dumps(event, ensure_ascii=False)
         with _translated():
+            await topic_store.bury(self._redis, pipe, self._tenant, target, text, reason)
             await pipe.execute()
         await self.done([message])
 

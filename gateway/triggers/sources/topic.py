@@ -13,6 +13,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
+from gateway.triggers import topic_store
 from gateway.triggers.sources.base import Message, SourceError
 from jiffy import primary
 from jiffy.contract import keys, topics
@@ -97,9 +98,14 @@ class TopicSource:
                 count=max(1, most // len(self._streams)),  # of each topic
                 block=max(1, int(wait_s * 1000)),
             )
-        except ResponseError:  # a topic was removed; the next consumer joins it anew when it comes again
+        except ResponseError as exc:  # a topic was removed, or has forgotten all that it had: it is joined anew
+            if "NOGROUP" not in str(exc) and "UNBLOCKED" not in str(exc):
+                raise
             self._streams.clear()
-            raise
+            self._looked = 0.0
+            if "*" not in self._pattern:
+                await self._join(self._pattern)
+            return []
         return [
             self._message(stream, entry, fields, 1) for stream, entries in answer or () for entry, fields in entries
         ]
@@ -143,10 +149,9 @@ class TopicSource:
     async def bury(self, message: Message, target: str, reason: str) -> None:
         stream, entry = message.receipt
         pipe = self._redis.pipeline(transaction=True)
-        pipe.hsetnx(keys.topics(self._tenant), target, "{}")
-        pipe.xadd(keys.topic(self._tenant, target), {"e": message.body, "reason": reason})
-        pipe.xack(stream, self._group, entry)
         with _translated():
+            await topic_store.bury(self._redis, pipe, self._tenant, target, message.body, reason)
+            pipe.xack(stream, self._group, entry)
             await pipe.execute()
 
     async def lag(self) -> int:

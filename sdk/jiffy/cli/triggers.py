@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -56,7 +56,7 @@ def list_triggers(as_json: bool) -> None:
 def _row(one: dict[str, Any]) -> tuple[object, ...]:
     return (
         *(f"{one['function']}/{one['name']}", one["type"], source(one), one["state"], one["fired"], one["failed"]),
-        *(one.get("waiting", ""), _local(one["last"]), _local(one.get("next"))),
+        *(one.get("waiting", ""), _utc(one["last"]), _utc(one.get("next"))),
     )
 
 
@@ -87,7 +87,7 @@ def _show(one: dict[str, Any], as_json: bool) -> None:
         show_json(one)
         return
     facts = [(key, one[key]) for key in one if key not in ("function", "name", "options", "last", "next")]
-    facts += [("last", _local(one["last"])), ("next", _local(one.get("next")))]
+    facts += [("last", _utc(one["last"])), ("next", _utc(one.get("next")))]
     facts += [(key, value) for key, value in one["options"].items() if value not in ("", {}, [], None)]
     click.echo(columns(("TRIGGER", f"{one['function']}/{one['name']}"), facts))
 
@@ -162,7 +162,7 @@ def _resolve(client: Client, trigger: tuple[str, str]) -> tuple[str, str]:
     sys.exit(1)
 
 
-def _local(text: str | None) -> str:
+def _utc(text: str | None) -> str:
     if not text:
         return ""
-    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

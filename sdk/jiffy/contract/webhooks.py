@@ -32,6 +32,16 @@ def verify(scheme: str, secret: str, delivery: Delivery, header: str = "x-signat
     return _SCHEMES[scheme](secret, delivery)
 
 
+def hopeless(scheme: str, headers: Mapping[str, str], now_s: int, header: str = "x-signature") -> None:
+    """Raises ValueError where no body could make this delivery genuine and fresh: nobody need wait for it."""
+    delivery = Delivery(headers, b"", now_s)
+    wanted, stamp = _SAID.get(scheme, ((header,), None))
+    for name in wanted:
+        _header(delivery, name)
+    if stamp is not None:
+        _fresh(stamp(delivery), now_s)
+
+
 def _github(secret: str, delivery: Delivery) -> str:
     return _plain(secret, delivery, "x-hub-signature-256")
 
@@ -44,9 +54,16 @@ def _plain(secret: str, delivery: Delivery, header: str) -> str:
     return digest.hex()
 
 
+def _stripe_pairs(delivery: Delivery) -> list[tuple[str, str, str]]:
+    return [part.strip().partition("=") for part in _header(delivery, "stripe-signature").split(",")]
+
+
+def _stripe_time(delivery: Delivery) -> str:
+    return next((value for name, _, value in _stripe_pairs(delivery) if name == "t"), "")
+
+
 def _stripe(secret: str, delivery: Delivery) -> str:
-    pairs = [part.strip().partition("=") for part in _header(delivery, "stripe-signature").split(",")]
-    stamp = next((value for name, _, value in pairs if name == "t"), "")
+    pairs, stamp = _stripe_pairs(delivery), _stripe_time(delivery)
     _fresh(stamp, delivery.now_s)
     digest = _mac(secret.encode(), stamp.encode() + b"." + delivery.body)
     _same("stripe-signature", [value for name, _, value in pairs if name == "v1"], digest.hex())
@@ -81,6 +98,13 @@ _SCHEMES: dict[str, Callable[[str, Delivery], str]] = {
     "standard": _standard,
 }
 SCHEMES = (*_SCHEMES, "hmac")
+# scheme → the headers that it needs, and where its signed time is
+_SAID: dict[str, tuple[tuple[str, ...], Callable[[Delivery], str] | None]] = {
+    "github": (("x-hub-signature-256",), None),
+    "stripe": (("stripe-signature",), _stripe_time),
+    "slack": (("x-slack-signature",), lambda delivery: _header(delivery, "x-slack-request-timestamp")),
+    "standard": (("webhook-id", "webhook-signature"), lambda delivery: _header(delivery, "webhook-timestamp")),
+}
 
 
 def _header(delivery: Delivery, name: str) -> str:
