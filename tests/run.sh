@@ -68,4 +68,4 @@ fi
 "$python" -m ruff format --check --quiet .
 "$python" -m ruff check --quiet .
 "$python" -m mypy
-"$python" -m pytest
+"$python" -m pytest -n 2 --dist loadfile # a file is one worker's: what it starts serves all of its tests

@@ -15,6 +15,8 @@ import pytest
 
 from invoker.drivers import DriverConfig, choose
 from invoker.drivers.base import Wish
+from invoker.drivers.bridge import Bridge
+from invoker.drivers.docker import LABEL
 from invoker.sandbox import Sandbox
 from jiffy.contract.errors import Unavailable
 from jiffy.contract.messages import Layer
@@ -68,13 +70,13 @@ async def lab(platform: tuple[Path, Layer], elsewhere: Elsewhere) -> AsyncIterat
     yield lab
     await lab.close()
     await lab.driver.close()
-    assert not rules()
+    assert not rules(config.invoker)
 
 
-def rules() -> list[str]:
-    """Those of bridges of ours."""
+def rules(invoker: str) -> list[str]:
+    """Those of an invoker's bridge."""
     found = subprocess.run(["iptables", "-w", "5", "-S"], capture_output=True, text=True, check=True).stdout
-    return [line for line in found.splitlines() if "-i jiffy-" in line]
+    return [line for line in found.splitlines() if Bridge((LABEL, invoker), ()).name in line]
 
 
 async def test_a_function_reaches_the_world_and_nothing_of_the_platform(lab: Lab, elsewhere: Elsewhere) -> None:
