@@ -1,9 +1,9 @@
 """What may go from a data folder and from the queue: old revisions, and the layers and images that nobody needs.
 
 The rule, which docs/images.md states: of each function the live revision stays, and the newest few, and every one that
-a queued call or a running sandbox uses. A layer or an image stays while a revision, a stem or a queued call needs it,
-and limits.UNUSED_KEEP_S longer, or after a build touched it. So a pass is safe beside builds and calls that nobody has
-told us of yet. What is where is read by store.py; files are sweeping.py's.
+an alias names, or a queued call or a running sandbox uses. A layer or an image stays while a revision, a stem or a
+queued call needs it, and limits.UNUSED_KEEP_S longer, or after a build touched it. So a pass is safe beside builds and
+calls that nobody has told us of yet. What is where is read by store.py; files are sweeping.py's.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ async def prune(
         used, known = running | queued.keys(), set()
         for name in names:
             live, revisions = await store.revisions(tenant, name)
-            old = outdated(live, revisions, {number for t, f, number in used if (t, f) == (tenant, name)}, keep)
+            called = {number for t, f, number in used if (t, f) == (tenant, name)}
+            old = outdated(live, revisions, called | await store.named(tenant, name), keep)
             if old and not dry:
                 old = await store.trim(tenant, name, old)
             gone += [_ref(revisions[number]) for number in old]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import RedisError, ResponseError
 
 from jiffy import primary
-from jiffy.contract import keys, limits, outage, wire
+from jiffy.contract import aliases, keys, limits, outage, wire
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import BuildFailed, PlatformError, Unavailable
 from jiffy.contract.messages import (
@@ -71,9 +71,10 @@ return 'ok'
 
 # KEYS 1 function hash;  ARGV numbers of revisions. Returns those that were there and not live, which are no longer.
 _TRIM = """
-local live, gone = redis.call('HGET', KEYS[1], 'live'), {}
+local live, gone, named = redis.call('HGET', KEYS[1], 'live'), {}, {}
+for number in string.gmatch(redis.call('HGET', KEYS[1], 'aliases') or '', '(%d+):') do named[number] = true end
 for _, number in ipairs(ARGV) do
-  if number ~= live and redis.call('HDEL', KEYS[1], 'rev:' .. number, 'sbom:' .. number) > 0 then
+  if number ~= live and not named[number] and redis.call('HDEL', KEYS[1], 'rev:' .. number, 'sbom:' .. number) > 0 then
     gone[#gone + 1] = tonumber(number)
   end
 end
@@ -318,6 +319,12 @@ class Store:
         found = [wire.unpack(Revision, data) for field, data in fields.items() if field.startswith(b"rev:")]
         return int(fields.get(b"live", 0)), {revision.number: revision for revision in found}
 
+    async def named(self, tenant: str, name: str) -> set[int]:
+        """Revisions that have an alias."""
+        with _translated():
+            text = await self._redis.hget(keys.function(tenant, name), "aliases") or b""
+        return {number for alias in aliases.read(text.decode()).values() for number in alias.revisions}
+
     async def queued(self, tenant: str) -> dict[tuple[str, str, int], Queued]:
         """(tenant, function, revision) of every asynchronous call of a tenant that has not ended → one of them.
 
@@ -348,7 +355,7 @@ class Store:
         return wire.unpack(Revision, wire.unpack(Call, packed).revision).layers if packed else ()
 
     async def trim(self, tenant: str, name: str, numbers: Iterable[int]) -> tuple[int, ...]:
-        """Forget revisions, unless one is live by now; those that are gone."""
+        """Forget revisions, unless one is live or has an alias by now; those that are gone."""
         with _translated():
             return tuple(await self._trim(keys=[keys.function(tenant, name)], args=list(numbers)))
 

@@ -28,6 +28,7 @@ import uvloop
 
 from gateway import ledger as books
 from gateway.admission import Admission
+from gateway.aliases import Aliases
 from gateway.app import App, control
 from gateway.budgets.room import BudgetRoom
 from gateway.catalog import Catalog
@@ -45,6 +46,7 @@ from gateway.protocol import GatewayHttp
 from gateway.pulse import Pulse
 from gateway.rates import Rates
 from gateway.routes import direct, invoke
+from gateway.routes.aliases import AliasRoutes
 from gateway.routes.builds import Builds
 from gateway.routes.costs import Costs
 from gateway.routes.functions import Functions
@@ -196,6 +198,7 @@ class Gateway:
             *direct.ENDPOINTS,
             *Functions(store, catalog, self.pulse, self.triggers.doors).endpoints(),
             *Live(store, catalog).endpoints(),
+            *AliasRoutes(Aliases(store.client), catalog).endpoints(),
             *Logs(store, catalog, self.following).endpoints(),
             *Sources(store, self.admission).endpoints(),
             *Builds(store, self.following).endpoints(),

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 from gateway import asgi, cors
 from gateway.admission import PATH_MAX_BYTES, Head, acting, known, known_name, read_head
 from gateway.asgi import ClientGone, Receive, Respond, Response, Scope, Send
-from gateway.catalog import Catalog
+from gateway.catalog import Catalog, Function
 from gateway.edge import Edges
 from gateway.hosts import Hosts
 from gateway.keyring import Caller, Keyring, nobody
@@ -31,6 +31,7 @@ from gateway.routes.caller import of
 from gateway.routes.direct import Direct
 from gateway.routes.invoke import Invoke, Target
 from jiffy.contract.access import DEFAULT_TENANT, Role
+from jiffy.contract.edges import Edge
 from jiffy.contract.errors import InvalidRequest, JiffyError, MethodNotAllowed, NotFound, SpecError
 from jiffy.contract.routes import Match
 from jiffy.contract.spec import check_name
@@ -136,7 +137,8 @@ class App:
         elif path.startswith(FUNCTION):
             caller.need(Role.INVOKE)
             name, rest = _function_path(scope, path)  # not known here yet, perhaps
-            function = await self._catalog.find(tenant, known_name(name))
+            known_name(name.partition(":")[0])
+            function = await self._catalog.find_any(tenant, name)
             await self._call(scope, receive, send, Target(function, rest, edge=function.own))
         else:
             self._no_route(scope, path, tenant)
@@ -154,8 +156,12 @@ class App:
         """The function whose URL or route this is, if it is known here: who has no key can't make us ask Redis."""
         if path.startswith(FUNCTION):
             name, rest = _function_path(scope, path)
-            function = self._catalog.get(tenant, name)
-            return Target(function, rest, edge=function.own) if function else None
+            name, colon, alias = name.partition(":")
+            function = self._catalog.named(tenant, name, alias) if colon else self._catalog.get(tenant, name)
+            if function is None:
+                return None
+            edge = function.own
+            return Target(function if colon else self._by(edge, function), rest, edge=edge)
         if path.startswith(CONTROL) or path in FIXED:
             return None
         found = self._find(scope, method, path, tenant)
@@ -163,7 +169,17 @@ class App:
         if function is None or not isinstance(found, Match):
             return None
         key = found.route.key
-        return Target(function, scope["path"], key, found.parameters, function.edges.get(key))
+        edge = function.edges.get(key)
+        return Target(self._by(edge, function), scope["path"], key, found.parameters, edge)
+
+    def _by(self, edge: Edge | None, function: Function) -> Function:
+        """The revision that the route's trigger names by an alias, or the live one. Raises NotFound."""
+        if edge is None or not edge.alias:
+            return function
+        named = self._catalog.named(function.tenant, function.name, edge.alias)
+        if named is None:
+            raise NotFound("this route calls an alias that is not there; `jiffy alias set` makes it")
+        return named
 
     def _find(self, scope: Scope, method: str, path: str, tenant: str) -> Match | tuple[str, ...]:
         table = self._catalog.routes_of(tenant)
@@ -186,7 +202,8 @@ class App:
         if scope["method"] != "POST":
             raise MethodNotAllowed("call a function with POST", allow=("POST",))
         caller.need(Role.INVOKE)
-        await self._direct.http(scope, receive, send, head, caller.tenant, known_name(name))
+        known_name(name.partition(":")[0])
+        await self._direct.http(scope, receive, send, head, caller.tenant, name)
 
     def _no_route(self, scope: Scope, path: str, tenant: str) -> NoReturn:
         allowed = self._find(scope, scope["method"], path, tenant)

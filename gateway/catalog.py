@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
+import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from jiffy.contract import edges, routes, wire
+from jiffy.contract import aliases, edges, routes, wire
 from jiffy.contract.access import qualified
+from jiffy.contract.aliases import Alias
 from jiffy.contract.edges import Edge
 from jiffy.contract.errors import JiffyError, NotFound, PlatformError
 from jiffy.contract.messages import Revision
@@ -47,9 +49,9 @@ class Function:
 class Functions(Protocol):
     """Where functions come from; `store.Store` is one. All raise Unavailable."""
 
-    async def live(self) -> dict[tuple[str, str], int]: ...
+    async def live(self) -> dict[tuple[str, str], tuple[int, bytes]]: ...
 
-    async def live_revision(self, tenant: str, name: str) -> bytes | None: ...
+    async def live_revision(self, tenant: str, name: str) -> tuple[bytes, ...] | None: ...
 
     async def revision(self, tenant: str, name: str, number: int) -> bytes | None: ...
 
@@ -64,7 +66,9 @@ class Catalog:
         self._source = source
         self._routes: dict[str, routes.RouteTable] = {}  # by tenant
         self._live: dict[tuple[str, str], Function] = {}
-        self._stored: dict[tuple[str, str], bytes] = {}  # of _live: as Redis has it
+        self._stored: dict[tuple[str, str], tuple[bytes, ...]] = {}  # of _live: as Redis has it
+        self._aliases: dict[tuple[str, str], dict[str, Alias]] = {}  # of those that have any
+        self._named: dict[tuple[str, str], dict[int, Function]] = {}  # the revisions that they name
         self._blocked: set[tuple[str, str]] = set()  # declare a route that another function holds
         self._pinned: dict[tuple[str, str, int], Function] = {}
 
@@ -73,6 +77,29 @@ class Catalog:
 
     def get(self, tenant: str, name: str) -> Function | None:
         return self._live.get((tenant, name))
+
+    def named(self, tenant: str, name: str, alias: str) -> Function | None:
+        """The revision of one call to an alias, by its weights."""
+        key = (tenant, name)
+        known = self._aliases.get(key, {}).get(alias)
+        if known is None:
+            return None
+        return self._named[key].get(known.choose(random.random())) or self._live.get(key)  # noqa: S311 - guards nothing
+
+    async def find_any(self, tenant: str, text: str) -> Function:
+        """``NAME``, ``NAME:ALIAS`` or ``NAME:REVISION``. Raises NotFound."""
+        name, colon, which = text.partition(":")
+        if not colon:
+            return await self.find(tenant, name)
+        if which.isascii() and which.isdigit() and 0 < len(which) < 10 and int(which):
+            return await self.pinned(tenant, name, int(which))
+        await self.find(tenant, name)
+        found = self.named(tenant, name, which)
+        if found is None and await self.refresh(tenant, name):
+            found = self.named(tenant, name, which)
+        if found is None:
+            raise NotFound(f"function {name!r} has no alias {which[:80]!r}; `jiffy alias list {name}` lists them")
+        return found
 
     def routes_of(self, tenant: str) -> routes.RouteTable:
         """Each tenant has a table of its own: nobody can take a path from another, or learn that it is taken."""
@@ -127,32 +154,35 @@ class Catalog:
         live = await self._source.live()
         for key in [key for key in self._live if key not in live]:
             self._forget(key)
-        for key, number in live.items():
+        for key, (number, named) in live.items():
             known = self._live.get(key)
-            if known is None or known.revision.number != number:
+            if known is None or known.revision.number != number or self._stored[key][1] != named:
                 await self.refresh(*key)
 
     async def refresh(self, tenant: str, name: str) -> Function | None:
         """Load one function anew; None when it is gone. One that can't be read stays as it was."""
-        packed = await self._source.live_revision(tenant, name)
+        stored = await self._source.live_revision(tenant, name)
         key = (tenant, name)
-        if packed is None:
+        if stored is None:
             self._forget(key)
             return None
         known = self._live.get(key)
-        if known is not None and self._stored[key] == packed:
+        if known is not None and self._stored[key] == stored:
             return known
+        packed, text, *others = stored
         try:
             function = _function(tenant, name, packed)
+            named = {one.revision.number: one for one in (_function(tenant, name, other) for other in others)}
         except PlatformError:
             return known
-        self._live[key], self._stored[key] = function, packed
+        self._live[key], self._stored[key] = function, stored
+        self._aliases[key], self._named[key] = aliases.read(text.decode()), named
         self._route(key)
         return function
 
     def _forget(self, key: tuple[str, str]) -> None:
         if self._live.pop(key, None) is not None:
-            del self._stored[key]
+            del self._stored[key], self._aliases[key], self._named[key]
             for pinned in [p for p in self._pinned if p[:2] == key]:
                 del self._pinned[pinned]
             self.routes_of(key[0]).remove(*key)

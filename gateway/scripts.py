@@ -13,17 +13,19 @@ return #KEYS
 """
 
 LIVE = """
--- What every function's live revision is: tenant, name, number, tenant, name, number …
+-- What every function's live revision and its aliases are: tenant, name, number, aliases, tenant, name, …
 -- KEYS[1]: tenants (set)    ARGV[1], ARGV[2]: what stands before a tenant in functions:{tenant} (set)
 --                                             and in function:{tenant}:{name} (hash)
 local found = {}
 for _, tenant in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   for _, name in ipairs(redis.call('SMEMBERS', ARGV[1] .. tenant)) do
-    local live = redis.call('HGET', ARGV[2] .. tenant .. ':' .. name, 'live')
+    local function_key = ARGV[2] .. tenant .. ':' .. name
+    local live = redis.call('HGET', function_key, 'live')
     if live then
       found[#found + 1] = tenant
       found[#found + 1] = name
       found[#found + 1] = live
+      found[#found + 1] = redis.call('HGET', function_key, 'aliases') or ''
     end
   end
 end
@@ -31,10 +33,18 @@ return found
 """
 
 LIVE_REVISION = """
--- The packed live Revision of one function, or nil.
+-- Of one function: its packed live Revision, its aliases, and the packed Revisions that they name; or nil.
 -- KEYS[1]: function:{tenant}:{name} (hash)
 local live = redis.call('HGET', KEYS[1], 'live')
-return live and redis.call('HGET', KEYS[1], 'rev:' .. live)
+local packed = live and redis.call('HGET', KEYS[1], 'rev:' .. live)
+if not packed then return nil end
+local aliases = redis.call('HGET', KEYS[1], 'aliases') or ''
+local found = {packed, aliases}
+for number in string.gmatch(aliases, '(%d+):') do
+  local named = redis.call('HGET', KEYS[1], 'rev:' .. number)
+  if named then found[#found + 1] = named end
+end
+return found
 """
 
 PUT_SOURCE = """
@@ -90,6 +100,22 @@ redis.call('HSET', KEYS[1], 'live', ARGV[2])
 redis.call('PUBLISH', ARGV[5], ARGV[4] .. ':' .. ARGV[3])
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6], '*', 'f', ARGV[4] .. ':' .. ARGV[3])
 return 1
+"""
+
+SET_ALIASES = """
+-- Changes a function's aliases.
+-- KEYS[1]: function:{tenant}:{name} (hash)  [2]: changes (stream)
+-- ARGV[1]: aliases as they were read  [2]: as they shall be  [3]: name  [4]: tenant
+--     [5]: about how many changes the stream keeps  [6] …: revisions that must be there
+-- returns 0; -1: others changed them meanwhile; -2: there is no such function; or the revision that is not there
+if not redis.call('HGET', KEYS[1], 'live') then return -2 end
+if (redis.call('HGET', KEYS[1], 'aliases') or '') ~= ARGV[1] then return -1 end
+for i = 6, #ARGV do
+  if redis.call('HEXISTS', KEYS[1], 'rev:' .. ARGV[i]) == 0 then return tonumber(ARGV[i]) end
+end
+redis.call('HSET', KEYS[1], 'aliases', ARGV[2])
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'f', ARGV[4] .. ':' .. ARGV[3])
+return 0
 """
 
 TAKE = """

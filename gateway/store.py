@@ -191,20 +191,20 @@ class Store:
 
     # --- functions ------------------------------------------------------------------------------------------
 
-    async def live(self) -> dict[tuple[str, str], int]:
-        """(tenant, function) → number of its live revision, of all functions."""
+    async def live(self) -> dict[tuple[str, str], tuple[int, bytes]]:
+        """(tenant, function) → number of its live revision, its aliases; of all functions."""
         with translated():
             flat = await self._live(keys=[keys.TENANTS], args=[keys.functions(""), keys.function("", "")[:-1]])
         return {
-            (tenant.decode(), name.decode()): int(number)
-            for tenant, name, number in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+            (tenant.decode(), name.decode()): (int(number), aliases)
+            for tenant, name, number, aliases in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
         }
 
-    async def live_revision(self, tenant: str, name: str) -> bytes | None:
-        """The packed revision in service."""
+    async def live_revision(self, tenant: str, name: str) -> tuple[bytes, ...] | None:
+        """The packed revision in service, the aliases, the packed revisions that they name."""
         with translated():
-            data: bytes | None = await self._live_revision(keys=[keys.function(tenant, name)])
-        return data
+            data = await self._live_revision(keys=[keys.function(tenant, name)])
+        return tuple(data) if data else None
 
     async def revision(self, tenant: str, name: str, number: int) -> bytes | None:
         with translated():

@@ -90,7 +90,9 @@ class Direct:
         """A request whose body is still to come. Raises NotFound, InvalidRequest."""
         admission, catalog = self._admission, self._catalog
         asked = _asked(scope["query_string"], head)
-        function = await (catalog.pinned(tenant, name, asked.number) if asked.number else catalog.find(tenant, name))
+        function = await (
+            catalog.pinned(tenant, name, asked.number) if asked.number else catalog.find_any(tenant, name)
+        )
         body = await read_body(receive, head, limits.PAYLOAD_MAX_BYTES, admission)
         admission.enter(len(body))
         try:

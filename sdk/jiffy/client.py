@@ -153,7 +153,7 @@ class Client:
 
         Calls with the same `idempotency_key` within a day are one: later ones get the first one's answer.
         """
-        path = f"/v1/functions/{spec.check_name(name)}/invocations"
+        path = _invocations(name)
         answer = self._send("POST", path, **_event(event, raw, idempotency_key))
         return Invocation.told(name, answer.headers, _document(answer))
 
@@ -164,7 +164,7 @@ class Client:
         with client.invoke_stream("chat", {"text": "hi"}) as answer:
             for piece in answer: ...
         """
-        path = f"/v1/functions/{spec.check_name(name)}/invocations"
+        path = _invocations(name)
         try:
             with self._http.stream("POST", path, params={"mode": "stream"}, **_event(event, raw, None)) as answer:
                 if answer.headers.get("content-type") == "application/x-ndjson":
@@ -193,7 +193,7 @@ class Client:
 
         Calls of one function with the same `order_key` run one at a time, in the order in which they were accepted.
         """
-        path = f"/v1/functions/{spec.check_name(name)}/invocations"
+        path = _invocations(name)
         terms = {"delay": delay_s, "retries": retries, "max_age": max_age_s, "order_key": order_key}
         params = {"mode": "async"} | terms
         return str(self._send("POST", path, params=params, **_event(event, raw, idempotency_key)).json()["invocation"])
@@ -333,6 +333,14 @@ def declared(folder: Path, only: tuple[str, ...] = ()) -> tuple[spec.FunctionSpe
         if name not in names:
             raise SpecError(f"{path} declares no function {name!r}; it declares {', '.join(names)}")
     return tuple(one for one in specs if not only or one.name in only)
+
+
+def _invocations(name: str) -> str:
+    """Of a function, NAME:ALIAS or NAME:REVISION."""
+    function, colon, which = name.partition(":")
+    if colon and not which.isdecimal():
+        spec.check_name(which, "alias")
+    return f"/v1/functions/{spec.check_name(function)}{colon}{which}/invocations"
 
 
 def _trigger_path(function: str, name: str) -> str:

@@ -103,6 +103,18 @@ async def test_the_live_revision_and_the_newest_stay(house: House) -> None:
     assert (await house.prune(LATER_S, keep=3)).swept.bytes == 0
 
 
+async def test_what_an_alias_names_stays(house: House) -> None:
+    for number in range(1, 6):
+        await house.publish(number)
+    key = keys.function("default", "hello")
+    await house.redis.hset(key, "aliases", "canary=3:10,0:90;prod=2:100")
+    assert (await house.prune(keep=1)).revisions == ("default/hello:1", "default/hello:4")
+    assert await house.store.trim("default", "hello", (2, 3)) == (), "nor is one that got its alias meanwhile"
+    await house.redis.hset(key, "aliases", "")
+    await house.prune(keep=1)
+    assert await house.revisions() == [5]
+
+
 async def test_what_a_call_or_a_sandbox_uses_stays(house: House) -> None:
     base = house.layer("base", "old")
     stem, unused = house.layer("base", "stem"), house.layer("base", "unused")

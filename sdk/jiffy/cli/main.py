@@ -42,6 +42,7 @@ COMMANDS = {
     "list": Entry("functions", "List your functions."),
     "show": Entry("functions", "Show one function: revisions, layers, routes."),
     "rollback": Entry("rollback", "Put an earlier revision back in service."),
+    "alias": Entry("alias", "Name revisions, and share calls among them."),
     "logs": Entry("logs", "Show what a function printed."),
     "budget": Entry("budget", "Say what calls may cost, and see what is spent."),
     "quota": Entry("quota", "Say how many calls may come."),

@@ -18,6 +18,7 @@ from . import httpevent, limits, routes
 
 REDIRECTS = (301, 302, 303, 307, 308)
 _ORIGIN = re.compile(r"https?://(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[1-9][0-9]{0,4})?")
+_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")  # spec.check_name's
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _PLACED = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})\+?\}")
 _CORS_MAX = 50  # origins, headers
@@ -62,6 +63,7 @@ class Edge:
     fixed: Fixed | None
     compress: bool
     etag: bool
+    alias: str = ""  # calls what it names; "": the live revision
 
 
 def read(table: Mapping[str, Any]) -> Edge:
@@ -83,6 +85,7 @@ def read(table: Mapping[str, Any]) -> Edge:
         fixed=fixed,
         compress=table["compress"],
         etag=table["etag"],
+        alias=table.get("alias", ""),
     )
 
 
@@ -133,6 +136,8 @@ def whole(table: dict[str, Any]) -> None:
         raise ValueError("response and redirect need a path")
     if table["response"] and table["redirect"]:
         raise ValueError("response and redirect exclude each other")
+    if table["alias"] and (table["response"] or table["redirect"]):
+        raise ValueError("alias is for routes that call the function")
     if table["burst"] and not table["rate_per_s"]:
         raise ValueError("burst needs rate_per_s")
     keys(table)
@@ -163,6 +168,14 @@ def check_methods(value: Any) -> list[str]:
     if "ANY" in found and len(found) > 1:
         raise ValueError('["ANY"] alone, or methods by name')
     return found
+
+
+def check_alias(value: Any) -> str:
+    if value == "":
+        return ""
+    if not isinstance(value, str) or len(value) > limits.NAME_MAX_CHARS or not _NAME.fullmatch(value):
+        raise ValueError('an alias of the function, such as "prod"')
+    return value
 
 
 def check_cors(value: Any) -> dict[str, Any]:

@@ -148,6 +148,8 @@ def function(tenant: str, name: str) -> str:
     """hash: "live" → revision number; "latest" → highest number given; "rev:N" → Revision; "sbom:N" → its bill of
     materials, deflated (zlib).
 
+    "aliases" → see aliases.py.
+
     "removed" → what "latest" was when a function of this name was removed.
     """
     return f"{P}function:{tenant}:{name}"

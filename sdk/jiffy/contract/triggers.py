@@ -238,6 +238,7 @@ HTTP = Kind(
         "redirect": Option(edges.check_redirect, {}, "Sends the client elsewhere; the function is not called."),
         "compress": Option(checks.boolean, False, "gzip for clients that take it, from 1 KB of text on."),
         "etag": Option(checks.boolean, False, "Answers 304 to who has the same body already."),
+        "alias": Option(edges.check_alias, "", "Calls the revisions that this alias names; none: the live one."),
     },
     edges.whole,
 )
