@@ -20,6 +20,7 @@ from pathlib import Path
 from builder.build import Builder
 from builder.identity import alone, builder_id
 from builder.processes import Processes
+from builder.runtimes.nodejs import node
 from builder.runtimes.python import interpreter
 from builder.store import Store
 from builder.worker import Worker
@@ -83,7 +84,8 @@ async def _run(config: Config, name: str) -> None:
     os.umask(0o022)  # sandboxes' users read the layers
     interpreters = await asyncio.to_thread(interpreter.find_all)
     processes = Processes()
-    builder = Builder(config.data, interpreters, os.environ, processes, config.shelf)
+    nodes = await asyncio.to_thread(node.find_all, os.environ)
+    builder = Builder(config.data, interpreters, os.environ, processes, config.shelf, nodes)
     await Worker(Store(config.redis, name), builder, processes, interpreters).run(stop)
 
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder import deps, image, inventory, libraries, lock, registry, sbom, source
 from builder.layers import LayerStore, StoredLayer
 from builder.lock import Lock
+from builder.part import WARNING, Part, Source, Step, Tell, size, timed
 from builder.processes import Processes
+from builder.resolved import Resolved
+from builder.runtimes.nodejs.node import NO_NODES, Node
+from builder.runtimes.nodejs.recipe import Recipe
 from builder.runtimes.provided import bootstrap
 from builder.runtimes.python import base, check, interpreter, reach, rehearsal
 from builder.runtimes.python.interpreter import Interpreter
@@ -28,21 +30,7 @@ from jiffy.contract import layout, limits
 from jiffy.contract.errors import BuildFailed
 from jiffy.contract.messages import BuildRequest, Layer, Revision
 from jiffy.contract.registry import Shelf
-from jiffy.contract.spec import FunctionSpec, parse_function
-
-
-@dataclass(slots=True)
-class Step:
-    """One step while it runs; what it says at its end."""
-
-    name: str  # BuildEvent.step
-    text: str = ""
-    cached: bool = False
-    bytes: int = 0
-    elapsed_ms: int = 0
-
-
-WARNING = "warning"  # the step of what its author should know, though the build goes on
+from jiffy.contract.spec import FunctionSpec, language, parse_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,31 +43,7 @@ class _Asked:
     locked: tuple[str, ...]  # what the requirements have to come to
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """What one build begins with."""
-
-    spec: FunctionSpec
-    digest: str  # of the archive
-    archive: bytes
-    folder: Path  # to work in
-    code: Path  # where it is unpacked to
-    locked: Lock | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What is a runtime's own affair in an image."""
-
-    runtime: str
-    layers: list[StoredLayer]  # base, deps
-    code_bytes: int
-    command: tuple[str, ...]  # what `docker run` starts
-    locked: Lock | None
-    base: str = image.WITH_AGENT  # what the base layer holds
-
-
-Tell = Callable[[Step], None]
+Make = Callable[[Source, Tell], Part]
 
 
 class Builder:
@@ -92,6 +56,7 @@ class Builder:
         environ: Mapping[str, str],
         processes: Processes,
         shelf: Shelf | None = None,
+        nodes: Mapping[str, Node] = NO_NODES,
     ) -> None:
         """`shelf`: where hosts that don't share the data folder find layers. Raises InvalidRequest."""
         self._data = data
@@ -99,15 +64,28 @@ class Builder:
         self._basic = shelf.basic(environ, registry.docker_config(environ)) if shelf else ""
         self._store = LayerStore(data)
         self._interpreters = interpreters
+        self._nodes = nodes
         self._environ = environ
         self._processes = processes
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._resolved = Resolved(self._store)
+        self._makers: dict[str, Make] = {
+            "python": self._python,
+            "nodejs": Recipe(self._store, self._resolved, nodes, environ, processes).make,
+            "provided": self._provided,
+        }
         self._store.sweep()
 
     @property
     def layers(self) -> LayerStore:
         """The layers of the data folder."""
         return self._store
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """What functions may be written in here."""
+        pythons = sorted(self._interpreters, key=lambda runtime: self._interpreters[runtime].version)
+        return (*pythons, *self._nodes, "provided")
 
     @property
     def layer_store(self) -> str:
@@ -121,7 +99,7 @@ class Builder:
         """
         if self._shelf is None:
             return self._store.id
-        with _step(tell, "push") as step:
+        with timed(tell, "push") as step:
             stored = [one for layer in layers if (one := self._store.get(layer.digest))]
             manifests = {one.layer.digest: image.write_layer(self._store, one) for one in stored}
             sent = registry.keep(self._data, self._shelf, manifests, self._basic)
@@ -138,61 +116,61 @@ class Builder:
         spec = parse_function(request.function, request.spec)
         with self._store.staging() as folder:
             code = folder / "code"
-            making = self._provided if spec.runtime == "provided" else self._python
-            part = making(_Source(spec, request.source, archive, folder, code, locked), tell)
+            making = self._makers[language(spec.runtime)]
+            part = making(Source(spec, request.source, archive, folder, code, locked), tell)
             _check_size(part.code_bytes, part.layers[1:])
-            with _step(tell, "code") as step:
+            with timed(tell, "code") as step:
                 layers = (*part.layers, self._store.put("code", code, layout.TASK_DIR))
                 step.bytes = layers[-1].layer.size_bytes
-                step.text = f"code layer, {_size(step.bytes)}"
-        with _step(tell, "image") as step:
+                step.text = f"code layer, {size(step.bytes)}"
+        with timed(tell, "image") as step:
             made = image.write(self._store, _image(spec, part), layers)
             step.bytes = sum(stored.blob_bytes for stored in layers)
-            step.text = f"image of {len(layers)} layers, {_size(step.bytes)} compressed"
+            step.text = f"image of {len(layers)} layers, {size(step.bytes)} compressed"
         store = self.ship((stored.layer for stored in layers), tell)
         return _revision(request, spec, part.runtime, layers, made)._replace(store=store)
 
-    def _python(self, of: _Source, tell: Tell) -> _Part:
+    def _python(self, of: Source, tell: Tell) -> Part:
         spec, locked = of.spec, of.locked
         python = interpreter.choose(spec.runtime, self._interpreters)
-        with _step(tell, "unpack") as step:
+        with timed(tell, "unpack") as step:
             step.bytes = source.unpack(of.archive, of.digest, of.code)
             wanted = deps.requirements(of.code)
             if locked is not None:
                 locked.check(wanted)
             imports = check.check(of.code, spec.handler, python, self._processes)
-            step.text = f"{spec.handler} found in {_size(step.bytes)} of source"
+            step.text = f"{spec.handler} found in {size(step.bytes)} of source"
         layers = [self.base(python, tell)]
         lines = self._add_dependencies(of, wanted, python, layers, tell)
         self._warn(spec, imports, of.code, layers[1:], tell)
         if spec.slim:
             layers[0] = self._slim(of, python, layers, tell)
         command = f"/usr/local/bin/{python.runtime}", "-I", "-S", "-B", f"{layout.RUNTIME_DIR}/serve.py"
-        return _Part(python.runtime, layers, step.bytes, command, lines)
+        return Part(python.runtime, layers, step.bytes, command, lines)
 
-    def _provided(self, of: _Source, tell: Tell) -> _Part:
+    def _provided(self, of: Source, tell: Tell) -> Part:
         """A program, and nothing of ours. A script brings the Python that its first line names."""
         if of.spec.slim:
             raise BuildFailed('slim = true is for Python; an image of runtime = "provided" holds nothing to leave out')
-        with _step(tell, "unpack") as step:
+        with timed(tell, "unpack") as step:
             step.bytes = source.unpack(of.archive, of.digest, of.code)
             script = bootstrap.check(of.code)
-            step.text = f"bootstrap found in {_size(step.bytes)} of source"
+            step.text = f"bootstrap found in {size(step.bytes)} of source"
         lines: Lock | None = None
         if script:
             python = interpreter.choose(script, self._interpreters)
             layers = [self.base(python, tell, files={})]
             lines = self._add_dependencies(of, deps.requirements(of.code), python, layers, tell)
         else:
-            with _step(tell, "base") as based:
+            with timed(tell, "base") as based:
                 stored, based.cached = bootstrap.base(self._store, of.code, network=of.spec.network)
                 based.bytes = stored.layer.size_bytes
-                based.text = f"base layer of the libraries that it needs, {_size(based.bytes)}"
+                based.text = f"base layer of the libraries that it needs, {size(based.bytes)}"
             layers = [stored]
-        return _Part(of.spec.runtime, layers, step.bytes, (f"{layout.TASK_DIR}/bootstrap",), lines, image.WITHOUT_AGENT)
+        return Part(of.spec.runtime, layers, step.bytes, (f"{layout.TASK_DIR}/bootstrap",), lines, image.WITHOUT_AGENT)
 
     def _add_dependencies(
-        self, of: _Source, wanted: tuple[str, ...], python: Interpreter, layers: list[StoredLayer], tell: Tell
+        self, of: Source, wanted: tuple[str, ...], python: Interpreter, layers: list[StoredLayer], tell: Tell
     ) -> Lock | None:
         """Append the dependency layer where there is need for one; what its requirements came to."""
         locked = of.locked
@@ -210,10 +188,10 @@ class Builder:
 
     def base(self, python: Interpreter, tell: Tell, files: Mapping[str, bytes] | None = None) -> StoredLayer:
         """The base layer of `python`, made now if it is not there. `files`: what lies in it instead of our agent."""
-        with _step(tell, "base") as step, self._locks[python.runtime]:
+        with timed(tell, "base") as step, self._locks[python.runtime]:
             stored, step.cached = base.ensure_for(self._store, python, self._processes, files)
             step.bytes = stored.layer.size_bytes
-            step.text = f"{python.runtime} base layer, {_size(step.bytes)}"
+            step.text = f"{python.runtime} base layer, {size(step.bytes)}"
         return stored
 
     def _warn(
@@ -226,11 +204,11 @@ class Builder:
         for name in check.missing(imports, trees):
             tell(Step(WARNING, f"{module} imports {name}, which is {nowhere}"))
 
-    def _slim(self, of: _Source, python: Interpreter, layers: list[StoredLayer], tell: Tell) -> StoredLayer:
+    def _slim(self, of: Source, python: Interpreter, layers: list[StoredLayer], tell: Tell) -> StoredLayer:
         """A base layer with what this function can reach alone. Functions that reach the same share one."""
         trees = {one.layer.kind: layout.layer_tree(self._data, one.layer.digest) for one in layers}
         seen = self._rehearse(of, python, trees, tell) if of.spec.test_event else ()
-        with _step(tell, "base") as step:
+        with timed(tell, "base") as step:
             files = base.runtime_files()
             deps_trees = [trees["deps"]] if "deps" in trees else []
             keep = of.spec.keep
@@ -238,11 +216,11 @@ class Builder:
             with self._locks[f"{python.runtime} {sorted(only)}"]:
                 stored, step.cached = base.ensure_for(self._store, python, self._processes, files, only)
             step.bytes = stored.layer.size_bytes
-            step.text = f"{python.runtime} slim base layer, {len(only)} modules, {_size(step.bytes)}"
+            step.text = f"{python.runtime} slim base layer, {len(only)} modules, {size(step.bytes)}"
         return stored
 
-    def _rehearse(self, of: _Source, python: Interpreter, trees: Mapping[str, Path], tell: Tell) -> tuple[str, ...]:
-        with _step(tell, "test") as step:
+    def _rehearse(self, of: Source, python: Interpreter, trees: Mapping[str, Path], tell: Tell) -> tuple[str, ...]:
+        with timed(tell, "test") as step:
             learnt = rehearsal.rehearse(of.spec, python.runtime, {**trees, "code": of.code}, self._processes, of.folder)
             step.text = f"{of.spec.handler} run with {learnt.events} events, {len(learnt.names)} modules loaded"
         if learnt.trouble:
@@ -255,34 +233,26 @@ class Builder:
     ) -> tuple[StoredLayer, tuple[str, ...]]:
         """The layer of these requirements, and what they came to. Functions that ask for the same share both."""
         key = deps.key(asked.locked or asked.wanted, python, asked.needs, asked.whole)
-        note = self._data / layout.CACHE / "deps" / key
-        with _step(tell, "deps") as step, self._locks[key]:
-            known = json.loads(note.read_text()) if note.is_file() else None
-            stored = self._store.get(known["digest"]) if known else None
-            lines = tuple(known["lock"]) if known else ()
-            step.cached = stored is not None
-            if stored is None:
-                tree = folder / "deps"
-                lines = deps.install(
-                    asked.wanted,
-                    tree,
-                    python=python,
-                    cache=self._data / layout.CACHE / "uv",
-                    base=layout.layer_tree(self._data, under.layer.digest),
-                    say=lambda line: tell(Step("deps", line)),
-                    environ=self._environ,
-                    processes=self._processes,
-                    own=libraries.native(folder / "code") if asked.needs else (),
-                    whole=asked.whole,
-                    locked=asked.locked,
-                )
-                stored = self._store.put("deps", tree, layout.DEPS_DIR)
-                note.parent.mkdir(parents=True, exist_ok=True)
-                draft = folder / "note"
-                draft.write_text(json.dumps({"digest": stored.layer.digest, "lock": lines}))
-                draft.replace(note)
+
+        def make(tree: Path) -> tuple[str, ...]:
+            return deps.install(
+                asked.wanted,
+                tree,
+                python=python,
+                cache=self._data / layout.CACHE / "uv",
+                base=layout.layer_tree(self._data, under.layer.digest),
+                say=lambda line: tell(Step("deps", line)),
+                environ=self._environ,
+                processes=self._processes,
+                own=libraries.native(folder / "code") if asked.needs else (),
+                whole=asked.whole,
+                locked=asked.locked,
+            )
+
+        with timed(tell, "deps") as step:
+            stored, lines, step.cached = self._resolved.layer(key, folder, layout.DEPS_DIR, make)
             step.bytes = stored.layer.size_bytes
-            step.text = f"dependency layer, {_size(step.bytes)}"
+            step.text = f"dependency layer, {size(step.bytes)}"
         return stored, lines
 
     def sbom(self, revision: Revision) -> str:
@@ -297,29 +267,14 @@ class Builder:
         return lock.parse(text) if text else Lock(lock.digest(()), ())
 
 
-@contextmanager
-def _step(tell: Tell, name: str) -> Iterator[Step]:
-    step = Step(name)
-    began = time.monotonic()
-    yield step
-    step.elapsed_ms = round((time.monotonic() - began) * 1000)
-    tell(step)
-
-
 def _check_size(code_bytes: int, layers: list[StoredLayer]) -> None:
     total = code_bytes + sum(stored.layer.size_bytes for stored in layers)
     if total > limits.SOURCE_UNPACKED_MAX_BYTES:
-        most = _size(limits.SOURCE_UNPACKED_MAX_BYTES)
-        raise BuildFailed(f"code and dependencies have {_size(total)} unpacked; at most {most} are allowed")
+        most = size(limits.SOURCE_UNPACKED_MAX_BYTES)
+        raise BuildFailed(f"code and dependencies have {size(total)} unpacked; at most {most} are allowed")
 
 
-def _size(count: int) -> str:
-    if count < 1024:
-        return f"{count} bytes"
-    return f"{count / limits.MIB:.1f} MiB" if count >= limits.MIB else f"{count / 1024:.1f} KiB"
-
-
-def _image(spec: FunctionSpec, part: _Part) -> image.Image:
+def _image(spec: FunctionSpec, part: Part) -> image.Image:
     settings = {
         "JIFFY_FUNCTION": spec.name,
         "JIFFY_HANDLER": spec.handler,

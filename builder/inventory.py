@@ -7,6 +7,7 @@ sbom.py says the packages in CycloneDX's words.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -21,12 +22,14 @@ from jiffy.contract import layout
 from jiffy.contract.errors import NotFound
 
 LARGEST = 20
-_PLACES = {"deps": layout.DEPS_DIR, "code": layout.TASK_DIR}
+MODULES = "node_modules"
 # Parts of the base layer, by the first that fits.
 _PARTS = (
     (re.compile(r"/usr/local/lib\w*/python3\.\d+/lib-dynload/([^.]+)"), r"extension module \1"),
     (re.compile(r"/usr/local/lib\w*/python3\.\d+/.*"), "standard library"),
+    (re.compile(r"/usr/local/bin/node"), "Node.js with its library"),
     (re.compile(r"/usr/local/bin/.*"), "interpreter"),
+    (re.compile(r"/usr/share/nodejs/.*"), "Node.js with its library"),
     (re.compile(r"/usr/share/zoneinfo/.*"), "time zones"),
     (re.compile(r"/etc/.*(?:cert|ssl|pki).*"), "certificates"),
     (re.compile(rf"{layout.RUNTIME_DIR}/.*"), "Jiffy's agent"),
@@ -59,6 +62,7 @@ class Package:
     version: str
     license: str
     bytes: int
+    registry: str = "pypi"  # as package URLs have it: or "npm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,37 +84,41 @@ def take(data: Path, digest: str) -> Inventory:
     """The inventory of the image `digest`. Raises NotFound when a part of it is not in the data folder."""
     store = LayerStore(data)
     config = image.document(data, image.document(data, digest)["config"]["digest"])
-    parts, files, packages = [], list[File](), list[Package]()
+    parts, files, installed = [], list[File](), list[Package]()
+    runtime = str(config["config"]["Labels"].get("jiffy.runtime", ""))
+    places = {"deps": layout.deps_dir(runtime), "code": layout.TASK_DIR}
     for diff_id in config["rootfs"]["diff_ids"]:
         stored = store.get(diff_id)
         if stored is None:
             raise NotFound(f"{data} no longer has the layer {diff_id} of this image")
         kind, tree = stored.layer.kind, layout.layer_tree(data, diff_id)
         found = list(_files(tree))
-        owners = _owners(tree) if kind == "deps" else {}
+        owners = (_npm_owners(found) if (tree / MODULES).is_dir() else _owners(tree)) if kind == "deps" else {}
         why = _Why(kind, tree, owners, found)
-        files += [File(f"{_PLACES.get(kind, '')}/{name}", size, kind, why.of(name)) for name, size in found]
-        packages += _packages(tree, dict(found), owners) if kind == "deps" else []
+        files += [File(f"{places.get(kind, '')}/{name}", size, kind, why.of(name)) for name, size in found]
+        installed += packages(tree) if kind == "deps" else ()
         size = sum(size for _, size in found)
         parts.append(Part(kind, diff_id, size, stored.blob_bytes, len(found)))
     total = sum(part.size_bytes for part in parts)
     own = sum(part.size_bytes for part in parts if part.kind == "code")
     return Inventory(
         image=digest,
-        runtime=str(config["config"]["Labels"].get("jiffy.runtime", "")),
+        runtime=runtime,
         size_bytes=total,
         compressed_bytes=sum(part.compressed_bytes for part in parts),
         user_share=own / total if total else 0.0,
         layers=tuple(parts),
         largest=tuple(sorted(files, key=lambda file: (-file.bytes, file.path))[:LARGEST]),
-        packages=tuple(packages),
+        packages=tuple(installed),
     )
 
 
 @lru_cache(maxsize=64)  # a layer never changes: a change of code alone does not read it again
 def packages(tree: Path) -> tuple[Package, ...]:
     """What is installed in a dependency layer."""
-    return tuple(_packages(tree, dict(_files(tree)), _owners(tree)))
+    sizes = dict(_files(tree))
+    of_npm = _npm_packages(tree, sizes) if (tree / MODULES).is_dir() else []
+    return (*of_npm, *_packages(tree, sizes, _owners(tree)))
 
 
 def _files(tree: Path) -> Iterator[tuple[str, int]]:
@@ -171,4 +179,36 @@ def _packages(tree: Path, sizes: dict[str, int], owners: dict[str, str]) -> list
         license_text = str(head.get("License-Expression") or head.get("License") or "").strip().partition("\n")[0]
         size = totals.get(metadata.parent.name.partition("-")[0], 0)
         found.append(Package(str(head["Name"]), str(head["Version"]), license_text[:100], size))
+    return found
+
+
+# --- npm's ------------------------------------------------------------------------------------------------------
+
+
+def _npm_owners(files: Iterable[tuple[str, int]]) -> dict[str, str]:
+    """File → the package in whose folder it lies."""
+    return {name: owner for name, _ in files if (owner := _npm_package(name)[1])}
+
+
+def _npm_package(path: str) -> tuple[str, str]:
+    """The folder of the innermost package that holds a file, and its name: "a", "@scope/a"."""
+    above, _, rest = f"/{path}".rpartition(f"/{MODULES}/")
+    parts = rest.split("/")
+    name = "/".join(parts[: 2 if rest.startswith("@") else 1])
+    return (f"{above}/{MODULES}/{name}".lstrip("/"), name) if len(parts) > name.count("/") + 1 else ("", "")
+
+
+def _npm_packages(tree: Path, sizes: dict[str, int]) -> list[Package]:
+    totals: dict[str, int] = {}
+    for name, size in sizes.items():
+        folder, _ = _npm_package(name)
+        totals[folder] = totals.get(folder, 0) + size
+    found = []
+    for folder in sorted(filter(None, totals)):
+        try:
+            manifest = json.loads((tree / folder / "package.json").read_text(encoding="utf-8", errors="replace"))
+            name, version = str(manifest["name"]), str(manifest["version"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # a folder among packages that is none
+        found.append(Package(name, version, str(manifest.get("license") or "")[:100], totals[folder], "npm"))
     return found

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from builder import image, inventory, lock, registry, sbom
-from builder.build import Builder, Step
+from builder.build import Builder
+from builder.part import Step
 from builder.processes import Processes
+from builder.runtimes.nodejs import node
 from builder.runtimes.python import interpreter
 from jiffy.contract.errors import InvalidRequest, JiffyError
 from jiffy.contract.messages import BuildRequest, Revision
@@ -49,7 +51,7 @@ def make(argv: list[str]) -> int:
 
 
 def _make(asked: Mapping[str, Any], data: Path) -> Revision:
-    builder = Builder(data, interpreter.find_all(), os.environ, Processes())
+    builder = Builder(data, interpreter.find_all(), os.environ, Processes(), nodes=node.find_all(os.environ))
     request = BuildRequest("offline", "local", asked["function"], dict(asked["spec"]), asked["source"], 0)
     return builder.make(request, Path(asked["archive"]).read_bytes(), _tell)
 

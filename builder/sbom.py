@@ -30,7 +30,7 @@ def document(name: str, image: str, runtime: str, packages: Iterable[Package]) -
     version = runtime[language.end() :]
     bom.components.add(Component(name=language[0], version=version, type=ComponentType.PLATFORM, bom_ref=runtime))
     for package in packages:
-        purl = PackageURL("pypi", None, normal(package.name), package.version)
+        purl = _purl(package)
         one = Component(name=package.name, version=package.version, purl=purl, bom_ref=purl.to_string())
         bom.components.add(one)
     bom.register_dependency(root, bom.components)
@@ -39,3 +39,10 @@ def document(name: str, image: str, runtime: str, packages: Iterable[Package]) -
     digits = image.removeprefix("sha256:")
     made["serialNumber"] = f"urn:uuid:{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
     return json.dumps(made, indent=2, sort_keys=True)
+
+
+def _purl(package: Package) -> PackageURL:
+    if package.registry == "npm":
+        scope, _, name = package.name.rpartition("/")
+        return PackageURL("npm", scope or None, name, package.version)
+    return PackageURL("pypi", None, normal(package.name), package.version)

@@ -17,8 +17,9 @@ from functools import partial
 from typing import Any
 
 from builder import image, retention
-from builder.build import Builder, Step
+from builder.build import Builder
 from builder.lock import Lock
+from builder.part import Step
 from builder.processes import Processes
 from builder.runtimes.python import interpreter
 from builder.runtimes.python.interpreter import Interpreter
@@ -124,7 +125,7 @@ class Worker:
             builder=self._store.builder,
             host=socket.gethostname(),
             at_ms=0,
-            runtimes=(*sorted(self._interpreters, key=lambda r: self._interpreters[r].version), "provided"),
+            runtimes=self._builder.runtimes,
             building=len(self._running),
         )
         await self._store.beat(beat, tuple(self._running))

@@ -67,12 +67,12 @@ class Client:
     def taken(self) -> None:
         self._taken_ns = time.monotonic_ns()
 
-    def answered(self, ok: bool, payload: bytes) -> None:
+    def answered(self, ok: bool, payload: bytes, *, last: bool) -> None:
         future, self._future = self._future, None
         if self._timer is not None:
             self._timer.cancel()
         if future is not None and not future.done():
-            future.set_result(Reply(ok, payload, (time.monotonic_ns() - self._taken_ns) // 1000))
+            future.set_result(Reply(ok, payload, (time.monotonic_ns() - self._taken_ns) // 1000, last))
 
     def held(self, claimed_us: int, _measured_us: int, _size: int) -> int:
         """Its duration is ours: nobody claimed anything."""

@@ -269,7 +269,7 @@ class Executor:
             self._streams.end(attempt.stream)
         if type(result) is not Reply:
             slot.pool.lost(slot)
-        elif ending.spent:
+        elif ending.spent or result.last:
             slot.pool.discard(slot)
         else:
             slot.pool.release(slot, now_us, ending.duration_us)  # the next call goes out before this one is written

@@ -37,6 +37,7 @@ class Reply(NamedTuple):
     ok: bool
     payload: bytes  # the result, or the error JSON
     duration_us: int  # as the agent measured it
+    last: bool = False  # and its process ends
 
 
 class Exit(NamedTuple):

@@ -23,6 +23,7 @@ from pathlib import Path
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import SandboxFailed
 from jiffy.contract.messages import Layer, Revision
+from jiffy.contract.spec import language
 
 from . import netns
 from .cgroups import Group
@@ -37,15 +38,18 @@ from .runtime_api import HOST, PORT, RuntimeApi
 
 log = logging.getLogger(__name__)
 
-COMMANDS = {"provided": (f"{layout.TASK_DIR}/bootstrap",)}  # by the beginning of a runtime's name
-EARLY: frozenset[str] = frozenset()  # agents of ours
+COMMANDS = {  # language: what is started
+    "nodejs": ("/usr/local/bin/node", f"{layout.RUNTIME_DIR}/agent.mjs"),
+    "provided": (f"{layout.TASK_DIR}/bootstrap",),
+}
+EARLY = frozenset({"nodejs"})  # agents of ours
 NOT_STARTED = 127  # what a shell says, and the gate of a container, when a program can't be executed
 _SIGNALLED = 128
 
 
 def runs(runtime: str) -> bool:
     """Is it a program that a function of this runtime is?"""
-    return runtime in COMMANDS
+    return language(runtime) in COMMANDS
 
 
 class Program(Microcontainer):
@@ -59,6 +63,8 @@ class Program(Microcontainer):
         super().__init__(sandbox_id, data, runtime, network=network)
         self._driver = driver
         self._base = base
+        self._command = COMMANDS[language(runtime)]
+        self._early = language(runtime) in EARLY
         self._jail: Jail | None = None
         self._api = RuntimeApi(self)
         self._client: Client | None = None
@@ -79,7 +85,7 @@ class Program(Microcontainer):
     ) -> Program:
         """A stem: an agent that waits for its function, or only the promise of a sandbox. Raises SandboxFailed."""
         self = cls(driver, new_id(), data, runtime, layer, network=wish.network)
-        if runtime in EARLY:
+        if self._early:
             try:
                 await self._begin({}, {})
                 async with asyncio.timeout(START_MAX_S):
@@ -95,10 +101,10 @@ class Program(Microcontainer):
 
     async def _begin(self, env: Mapping[str, str], trees: Mapping[str, Path], memory_mb: int = 0) -> None:
         """Start the process, with the API at its side. Raises SandboxFailed."""
-        program = base.Program({**env, "AWS_LAMBDA_RUNTIME_API": f"{HOST}:{PORT}"}, trees)
-        command = COMMANDS[self.runtime]
+        places = {"task": layout.TASK_DIR, "deps": layout.deps_dir(self.runtime)}
+        program = base.Program({**env, "AWS_LAMBDA_RUNTIME_API": f"{HOST}:{PORT}"}, trees, places)
         wish = base.Wish(network=self.network, program=program)
-        jail = await self._driver.start(self.id, self._base, command, wish)
+        jail = await self._driver.start(self.id, self._base, self._command, wish)
         self._jail = jail
         try:
             self._pidfd = os.pidfd_open(jail.pid)
@@ -143,9 +149,9 @@ class Program(Microcontainer):
         if self._client is not None:
             self._client.taken()
 
-    def answered(self, ok: bool, payload: bytes) -> None:
+    def answered(self, ok: bool, payload: bytes, *, last: bool) -> None:
         if self._client is not None:
-            self._client.answered(ok, payload)
+            self._client.answered(ok, payload, last=last)
         if self._jail is not None and self.state is State.READY and self._jail.too_many_files():
             log.warning("sandbox %s holds more than %d files", self.id, limits.SCRATCH_INODES_MAX)
             self._close_soon()
@@ -162,7 +168,7 @@ class Program(Microcontainer):
             if layer.kind in FOLDERS
         }
         self._awaited = self._loop.create_future()
-        if self.runtime in EARLY:
+        if self._early:
             await self._tell(revision, env, trees)
         else:
             await self._begin(env, trees, revision.memory_mb)
@@ -246,7 +252,7 @@ class Program(Microcontainer):
             text = f"starting the function used more than its memory_mb = {most}; raise memory_mb in jiffy.toml"
             return error_json("Runtime.OutOfMemory", text)
         if end == Exit("exit", NOT_STARTED, 0):
-            return error_json("Runtime.InvalidEntrypoint", f"{COMMANDS[self.runtime][0]} could not be executed")
+            return error_json("Runtime.InvalidEntrypoint", f"{self._command[0]} could not be executed")
         how = f"signal {end.code}" if end.reason == "signal" else f"exit status {end.code}"
         return error_json("Runtime.ExitError", f"Runtime exited before it asked for its first event: {how}")
 

@@ -32,6 +32,7 @@ RESULT_MAX_BYTES = limits.PAYLOAD_MAX_BYTES
 ERROR_MAX_BYTES = 256 * 1024  # of an error's JSON: far above any stack trace
 _ERROR_TYPE = b"lambda-runtime-function-error-type"
 _ERROR_BODY = b"lambda-runtime-function-error-body"
+_LAST = b"jiffy-last"  # an agent of ours: no event after this one, since the process ends
 
 
 class Event(NamedTuple):
@@ -52,8 +53,8 @@ class Owner(Protocol):
     def taken(self) -> None:
         """It has one now."""
 
-    def answered(self, ok: bool, payload: bytes) -> None:
-        """It answered the one that it has: with a result, or error JSON."""
+    def answered(self, ok: bool, payload: bytes, *, last: bool) -> None:
+        """It answered the one that it has: with a result, or error JSON. `last`: and is about to end."""
 
     def failed(self, error: bytes) -> None:
         """It says that it can't start."""
@@ -168,13 +169,13 @@ class RuntimeApi:
         if request.too_long and kind == "response":
             text = f"Exceeded maximum allowed payload size ({RESULT_MAX_BYTES} bytes)."
             connection.refuse(413, "RequestEntityTooLarge", text)
-            self.owner.answered(False, error_json("Function.ResponseSizeTooLarge", text))
+            self.owner.answered(False, error_json("Function.ResponseSizeTooLarge", text), last=False)
         elif failed:
             connection.accept()
-            self.owner.answered(False, error_document(request))
+            self.owner.answered(False, error_document(request), last=_LAST in request.headers)
         else:
             connection.accept()
-            self.owner.answered(True, request.body)
+            self.owner.answered(True, request.body, last=False)
         return None
 
 

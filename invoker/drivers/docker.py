@@ -17,7 +17,7 @@ import signal
 import socket
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,7 +32,7 @@ from jiffy.contract.errors import PlatformError, SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 
 from . import gate
-from .base import SOCKET_NAME, START_MAX_S, DriverConfig, Folder, Jail, Uids, Wish
+from .base import PLACES, SOCKET_NAME, START_MAX_S, DriverConfig, Folder, Jail, Uids, Wish
 from .bridge import Bridge
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ class DockerJail:
         """Create and start the container, and wait until its agent listens. Raises SandboxFailed."""
         bridge = await self._driver.bridge() if wish.network else ""
         program = wish.program
-        options = self._driver.walls(self._uid, self._folder.path, bridge)
+        places = PLACES if program is None else program.places
+        options = self._driver.walls(self._uid, self._folder.path, bridge, places)
         if program is not None:
             gate.prepare(self._folder.sock)
             for name, tree in program.trees.items():
@@ -286,8 +287,8 @@ class Docker:
             self._bridge = asyncio.ensure_future(self.ask(self._net.make, self.client))
         return await asyncio.shield(self._bridge)
 
-    def walls(self, uid: int, folder: Path, bridge: str) -> dict[str, Any]:
-        """The options of a container; `bridge` "" is no network."""
+    def walls(self, uid: int, folder: Path, bridge: str, places: Mapping[str, str]) -> dict[str, Any]:
+        """The options of a container; `bridge` "" is no network, `places` is as in base.Program."""
         options: dict[str, Any] = {
             "auto_remove": True,
             "cap_drop": ["ALL"],
@@ -297,8 +298,10 @@ class Docker:
             "labels": {LABEL: self.config.invoker},
             "log_config": LogConfig(type=LogConfig.types.NONE),
             "mounts": [
-                Mount(layout.TASK_DIR, str(folder / "task"), "bind", read_only=True, propagation=self._propagation()),
-                Mount(layout.DEPS_DIR, str(folder / "deps"), "bind", read_only=True, propagation=self._propagation()),
+                *(
+                    Mount(place, str(folder / name), "bind", read_only=True, propagation=self._propagation())
+                    for name, place in places.items()
+                ),
                 Mount(layout.SOCKET_DIR, str(folder / "sock"), "bind"),
             ],
             "network_mode": bridge or "none",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import docker
@@ -22,6 +19,7 @@ from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract.errors import NotFound
 from jiffy.contract.messages import BuildRequest
 from tests.builder.archives import digest, pack, wheel
+from tests.builder.served import ask, running
 
 CODE = """
 import os, greeter
@@ -100,52 +98,6 @@ def test_exporting_what_is_not_there_is_one_line(data_dir: Path, tmp_path: Path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "no image of function 'nobody'" in done.stderr
     assert not (tmp_path / "x.tar").exists()
-
-
-@contextmanager
-def running(engine: docker.DockerClient, archive: Path) -> Iterator[int]:
-    """The port of a container of the exported image, locked down as far as Docker can."""
-    with archive.open("rb") as file:
-        (loaded,) = engine.images.load(file)
-    container = engine.containers.run(
-        loaded.id,
-        detach=True,
-        read_only=True,
-        cap_drop=["ALL"],
-        security_opt=["no-new-privileges"],
-        ports={"8080/tcp": ("127.0.0.1", None)},
-    )
-    try:
-        container.reload()
-        port = int(container.ports["8080/tcp"][0]["HostPort"])
-        until_served(container, port)
-        yield port
-    finally:
-        container.remove(force=True)
-        engine.images.remove(loaded.id, force=True)
-
-
-def until_served(container: docker.models.containers.Container, port: int) -> None:
-    give_up = time.monotonic() + 30
-    while True:
-        try:
-            ask(port, "GET", "/")
-            return
-        except (OSError, http.client.HTTPException):
-            container.reload()
-            if container.status == "exited" or time.monotonic() > give_up:
-                raise AssertionError(container.logs().decode()) from None
-            time.sleep(0.05)
-
-
-def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request(method, path, body)
-        answer = connection.getresponse()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-    finally:
-        connection.close()
 
 
 @pytest.mark.docker

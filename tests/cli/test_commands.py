@@ -125,6 +125,13 @@ def test_init_writes_a_function_that_is_valid_and_works(
     assert handler({"rawPath": "/"}, None) == {"message": "Hello, world!"}
 
 
+def test_init_writes_one_in_another_language(tmp_path: Path) -> None:
+    done = jiffy("init", "my-app", "--runtime", "nodejs", cwd=tmp_path)
+    assert done.stdout == "wrote jiffy.toml, my_app.mjs, .jiffyignore; now: jiffy deploy my-app\n"
+    (one,) = spec.parse_toml((tmp_path / "my-app/jiffy.toml").read_text())
+    assert (one.name, one.handler, one.runtime) == ("my-app", "my_app:handler", "nodejs")
+
+
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "jiffy.toml").write_text("mine")
     done = jiffy("init", cwd=tmp_path)

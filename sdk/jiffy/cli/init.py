@@ -17,7 +17,7 @@ TOML = """\
 # Each [functions.NAME] table declares one function.
 [functions.{name}]
 handler = {handler:<{width}}  # module:attribute
-memory_mb = {memory:<{short}}  # what one instance may use
+{runtime}memory_mb = {memory:<{short}}  # what one instance may use
 timeout_s = {timeout:<{short}}  # how long one call may run
 routes = {route:<{long}}  # besides /function/{name}, which always works
 
@@ -31,6 +31,15 @@ def handler(event, context):
     print(f"greeting {{name}}")
     return {{"message": f"Hello, {{name}}!"}}
 '''
+NODE_HANDLER = """\
+/** Greets whoever calls: over HTTP, or with `jiffy invoke {name} '{{"name": "Ada"}}'`. */
+export const handler = async (event) => {{
+  const {{ name = "world" }} = event.pathParameters ?? event;
+  console.log("greeting", name);
+  return {{ message: `Hello, ${{name}}!` }};
+}};
+"""
+RUNTIMES = {"python3": (HANDLER, "py"), "nodejs": (NODE_HANDLER, "mjs")}
 IGNORE = """\
 # What the function does not need when it runs; the rules of .gitignore hold too.
 tests/
@@ -41,7 +50,10 @@ SHOWN = ("handler", "memory_mb", "timeout_s", "routes")
 
 @click.command(short_help="Write a first function to start from.")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
-def init(folder: Path) -> None:
+@click.option(
+    "--runtime", type=click.Choice([*RUNTIMES]), default="python3", show_default=True, help="What to write it in."
+)
+def init(folder: Path, runtime: str) -> None:
     """Write a first function into DIR (the current folder, if you name none), named after it. Nothing is overwritten.
 
     \b
@@ -51,9 +63,10 @@ def init(folder: Path) -> None:
     """
     name = _function(folder.resolve().name)
     module = _module(name)
+    handler, suffix = RUNTIMES[runtime]
     files = {
-        "jiffy.toml": _toml(name, module),
-        f"{module}.py": HANDLER.format(name=name),
+        "jiffy.toml": _toml(name, module, runtime),
+        f"{module}.{suffix}": handler.format(name=name),
         ".jiffyignore": IGNORE,
     }
     for file in files:
@@ -81,13 +94,17 @@ def _module(name: str) -> str:
     return "app" if module in sys.stdlib_module_names or keyword.iskeyword(module) else module
 
 
-def _toml(name: str, module: str) -> str:
+def _toml(name: str, module: str, runtime: str) -> str:
     handler, route = f'"{module}:handler"', f'["GET /{name}/{{name}}"]'
     width = max(len("handler = " + handler), len("routes = " + route))
-    others = [f"# {key} = {one.default}  # {one.meaning}" for key, one in spec.KEYS.items() if key not in SHOWN]
+    named = f'runtime = "{runtime}"'
+    stated = "" if runtime == "python3" else f"{named:<{width}}  # as the builder has it\n"
+    shown = (*SHOWN, *(["runtime"] if stated else []))
+    others = [f"# {key} = {one.default}  # {one.meaning}" for key, one in spec.KEYS.items() if key not in shown]
     return TOML.format(
         name=name,
         handler=handler,
+        runtime=stated,
         route=route,
         memory=limits.MEMORY_DEFAULT_MB,
         timeout=f"{limits.TIMEOUT_DEFAULT_S:g}",

@@ -179,5 +179,7 @@ def _document(call: Invocation) -> dict[str, Any]:
 def failure(result: Any) -> str:
     """A function's error for people: its stack trace, its type, its message."""
     error = result if isinstance(result, dict) else {"errorMessage": str(result)}
-    stack = "".join(error.get("stackTrace") or [])
+    python, node = error.get("stackTrace"), error.get("trace")  # the latter begins with type and message
+    lines = python if isinstance(python, list) else [f"{line}\n" for line in node[1:]] if isinstance(node, list) else []
+    stack = "".join(map(str, lines))
     return f"{stack.rstrip()}\n{error.get('errorType', 'Error')}: {error.get('errorMessage', '')}".strip()

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 from . import limits
 from .routes import parse as parse_route
 
-_HANDLER = re.compile(r"([A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*)[:.]([A-Za-z_]\w*)")
+_HANDLER = re.compile(r"([A-Za-z_][\w-]*(?:[./][A-Za-z_][\w-]*)*)[:.]([A-Za-z_]\w*)")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_]{0,63}){0,9}")
-_PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-_RUNTIME = re.compile(r"python3(?:\.\d{1,2})?|provided")
+_PACKAGE = re.compile(r"(?:@[A-Za-z0-9._-]{1,64}/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_RUNTIME = re.compile(r"python3(?:\.\d{1,2})?|nodejs(?:\d{2})?|provided")
 BOOTSTRAP = "bootstrap"  # the handler of a function that is a program
 _FUNCTION_TARGET = re.compile(r"function:[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -113,7 +113,8 @@ def handler(value: Any) -> str:
 def runtime(value: Any) -> str:
     if not isinstance(value, str) or not _RUNTIME.fullmatch(value):
         raise ValueError(
-            '"python3" (the one that Jiffy itself runs on), one version, such as "python3.11", or "provided"'
+            '"python3" (the one that Jiffy itself runs on), "nodejs" (the builder\'s own), '
+            'one version, such as "python3.11" or "nodejs22", or "provided"'
         )
     return value
 

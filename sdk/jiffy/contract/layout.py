@@ -27,7 +27,8 @@ RUN = "run"
 
 # --- inside every microcontainer ----------------------------------------------------------------------------
 TASK_DIR = "/var/task"  # the code layer
-DEPS_DIR = "/opt/python"  # the dependency layer
+DEPS_DIR = "/opt/python"  # the dependency layer; of Node functions: NODE_DEPS_DIR
+NODE_DEPS_DIR = "/opt/nodejs"  # as AWS Lambda's layers have it
 RUNTIME_DIR = "/var/runtime"  # agent.py, serve.py, httpevent.py
 SOCKET_DIR = "/run/jiffy"  # where a Docker sandbox's agent binds agent.sock
 SCRATCH_DIR = "/tmp"  # noqa: S108 - the function's only writable place
@@ -60,3 +61,8 @@ def layer(data: Path, digest: str) -> Path:
 def layer_tree(data: Path, digest: str) -> Path:
     """The root of one layer's files: base is a whole root file system, deps and code are just their folder."""
     return layer(data, digest) / "tree"
+
+
+def deps_dir(runtime: str) -> str:
+    """Where the dependency layer lies in a sandbox of this runtime."""
+    return NODE_DEPS_DIR if runtime.startswith("nodejs") else DEPS_DIR

@@ -228,6 +228,11 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
     return FunctionSpec(name=name, **({"env": {}, "tags": {}} | values))
 
 
+def language(runtime: str) -> str:
+    """A runtime's name without its version: "python", "nodejs", "provided"."""
+    return runtime.rstrip("0123456789.")
+
+
 def tags_text(tags: Mapping[str, str]) -> str:
     """Tags as usage records carry them: "stage=prod,team=x"."""
     return ",".join(f"{key}={tags[key]}" for key in sorted(tags))
