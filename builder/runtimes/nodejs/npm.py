@@ -27,6 +27,7 @@ _REASON_MAX_CHARS = 1000
 _PASSED = re.compile(r"(?:https?|all|no)_proxy|npm_config_\w+|ssl_cert_(?:file|dir)|node_extra_ca_certs", re.IGNORECASE)
 _OPTIONS: tuple[str, ...] = ("--ignore-scripts", "--omit=dev", "--no-bin-links", "--git=/bin/false")
 _OPTIONS += ("--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error", "--no-color", "--no-progress")
+_OPTIONS += ("--fetch-retry-mintimeout=500", "--fetch-retry-maxtimeout=5000")  # else a wrong file takes minutes
 _LEFT_OUT = (  # what can't be used at run time
     re.compile(r".*\.d\.[cm]?ts(?:\.map)?|.*\.tsbuildinfo"),  # types
     re.compile(r".*\.[cm]?js\.map"),  # source maps
