@@ -31,10 +31,9 @@ class Registry:
         """Raises InvalidRequest when credentials would travel in the clear."""
         self.id = shelf.id
         self._shelf = shelf
-        folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
         try:
-            config = Path(folder, "config.json").read_text()
-        except (OSError, ValueError):
+            config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json").read_text()
+        except (OSError, ValueError, RuntimeError):  # none, or no home to look for one in
             config = ""
         self._basic = shelf.basic(os.environ, config)
 

@@ -68,7 +68,7 @@ def test_go(up: Up, tmp_path: Path) -> None:
     answer = up.invoke("go-words", {"text": "To be or not to be"}).json()
     assert answer == {"words": 6, "counts": {"to": 2, "be": 2, "or": 1, "not": 1}}
     assert up.invoke("go-words", {}).json()["errorType"] == "BadEvent"
-    assert up.json("image", "go-words", "--data", str(up.data))["user_share"] == 1, "nothing but itself"
+    assert up.json("image", "go-words", "--data", str(up.data))["user_share"] > 0.999, "nothing but itself"
 
 
 NODE = """

@@ -321,7 +321,9 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def test_the_process_hands_back_what_it_can_t_finish(platform: Platform, tmp_path: Path) -> None:
-    """SIGTERM in the middle of an endless installation: the process ends, and the build waits for the next builder."""
+    """SIGTERM in the middle of an endless installation, which stops no other build meanwhile: the process ends, and the
+    build waits for the next builder.
+    """
     build = await platform.queue("slow", {"app.py": CODE, "requirements.txt": "pillow\n"})
     never = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = never.sockets[0].getsockname()[1]
@@ -333,6 +335,8 @@ async def test_the_process_hands_back_what_it_can_t_finish(platform: Platform, t
     async with asyncio.timeout(60):
         while not await platform.redis.xlen(keys.build("default", build)):
             await asyncio.sleep(0.05)
+        other, _ = await platform.deploy("fine", {"app.py": CODE})
+        assert other.kind == "done"
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
     never.close()

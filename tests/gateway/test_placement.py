@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -111,6 +112,8 @@ def test_a_function_goes_where_its_layers_are() -> None:
         placement.place("default", "f", store="three")
     placement.update([host("a", store="two")])
     assert placement.place("default", "f", store="two") == "a", "a host that came later and has them"
+    placement.update([host("a", store="two"), replace(host("b", store="four"), registry="three")])
+    assert placement.place("default", "f", store="three") == "b", "which can pull them"
 
 
 def test_no_invoker_is_unavailable_with_a_time_to_try_again() -> None:
