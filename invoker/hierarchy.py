@@ -5,9 +5,12 @@ What is done with them: cgroups.py.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+UNLIMITED = 1 << 60  # version 1 writes no limit as the largest number of pages
 CONTROLLERS = ("memory", "cpuacct", "cpu", "pids", "freezer")
 
 
@@ -21,6 +24,7 @@ class Names:
     cpu: str
     oom: str
     anonymous: str  # the line of memory.stat
+    cached: str  # and that of files' pages which the kernel would give back first, children's included
 
 
 V1 = Names(
@@ -30,6 +34,7 @@ V1 = Names(
     cpu="cpuacct.usage",
     oom="memory.oom_control",
     anonymous="rss",
+    cached="total_inactive_file",
 )
 V2 = Names(
     limit=("memory.max",),
@@ -38,6 +43,7 @@ V2 = Names(
     cpu="cpu.stat",
     oom="memory.events",
     anonymous="anon",
+    cached="inactive_file",
 )
 
 
@@ -67,6 +73,41 @@ class Hierarchy:
                 path = path[len(root) :]
             found[name] = point / path.lstrip("/")
         return found
+
+
+class Bound(NamedTuple):
+    """A memory limit that holds us, and all that we start in groups of our own."""
+
+    limit_bytes: int
+    used_bytes: int  # less what the kernel would give back first
+
+    @classmethod
+    def read(cls, folder: Path, names: Names) -> Bound | None:
+        """The one of this group; None where it has none, or can't be read."""
+        try:
+            limit = (folder / names.limit[0]).read_text().strip()
+            if limit == "max" or int(limit) >= UNLIMITED:
+                return None
+            used = int((folder / names.usage).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            return cls(int(limit), used - int(stat.get(names.cached, 0)))
+        except (OSError, ValueError):
+            return None
+
+
+def memory_bounds() -> list[Bound]:
+    """Those of our own group and of all above it that this host shows."""
+    return [bound for folder, names in _around_us() if (bound := Bound.read(folder, names)) is not None]
+
+
+@functools.cache
+def _around_us() -> list[tuple[Path, Names]]:
+    """Our own memory group and all above it."""
+    found = hierarchy()
+    if found is None:
+        return []
+    folder, top = found.folders()["memory"], found.mounts["memory"][0]
+    return [(one, found.names) for one in (folder, *folder.parents) if one == top or top in one.parents]
 
 
 def hierarchy() -> Hierarchy | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import Unavailable
 
+from .hierarchy import memory_bounds
 from .pool import Memory
 
 FILES_PER_INSTANCE = 8  # its two connections, its pid, its cgroup's counters
@@ -29,7 +30,7 @@ def name() -> str:
 
 
 def memory() -> Memory:
-    """What the kernel could give to new processes."""
+    """What the kernel could give to new processes: of the host's, and of what the control groups around us allow."""
     values = {}
     with Path("/proc/meminfo").open("rb") as file:
         for line in file:
@@ -38,7 +39,11 @@ def memory() -> Memory:
                 values[key] = int(rest.split()[0]) // 1024
                 if len(values) == 2:
                     break
-    return Memory(values[b"MemTotal"], values[b"MemAvailable"])
+    total_mb, free_mb = values[b"MemTotal"], values[b"MemAvailable"]
+    for bound in memory_bounds():
+        total_mb = min(total_mb, bound.limit_bytes // limits.MIB)
+        free_mb = min(free_mb, max(0, bound.limit_bytes - bound.used_bytes) // limits.MIB)
+    return Memory(total_mb, free_mb)
 
 
 def instances_max() -> int:

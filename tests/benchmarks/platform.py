@@ -32,6 +32,7 @@ class Platform:
 
     port: int
     folder: Path
+    pid: int
 
     @property
     def url(self) -> str:
@@ -62,6 +63,28 @@ class Platform:
             raise RuntimeError(f"deploy of {name} failed:\n{done.stdout}{done.stderr}")
         return time.perf_counter() - began
 
+    def processes(self) -> list[int]:
+        """Every process of the platform that this host's kernel shows below it; an engine's containers are none."""
+        children: dict[int, list[int]] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    children.setdefault(parent, []).append(int(entry.name))
+        found = [self.pid]
+        for pid in found:
+            found += children.get(pid, [])
+        return found
+
+    def cpu_s(self) -> float:
+        """The processor time of all that run now."""
+        spent_ns = 0
+        for pid in self.processes():
+            for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+                with contextlib.suppress(OSError):
+                    spent_ns += int(file.read_text().split()[0])
+        return spent_ns / 1e9
+
     def stems(self) -> int:
         """Stems that stand ready on all hosts."""
         return sum(sum(host["stems"].values()) for host in self.get("/v1/status")["invokers"])
@@ -89,7 +112,7 @@ def platform(sandbox: str, *options: str) -> Iterator[Platform]:
             assert process.stdout is not None
             if "ready" not in process.stdout.readline():
                 raise RuntimeError(f"jiffy up did not start:\n{(folder / 'up.log').read_text()}")
-            yield Platform(port, folder)
+            yield Platform(port, folder, process.pid)
         finally:
             process.terminate()
             process.wait(timeout=30)

@@ -1,0 +1,1 @@
+"""Issue by issue, what pools promise; see __main__.py."""
