@@ -44,7 +44,7 @@ class Cgroups:
             if self._hierarchy.version == 2:
                 own = dict.fromkeys(CONTROLLERS, _delegated(own["memory"]))
             self._base = {name: folder / self._name for name, folder in own.items()}
-            for folder in set(self._base.values()):
+            for folder in self._bases():
                 remove(folder)
                 folder.mkdir(exist_ok=True)  # after a crash the kernel may still be burying what was in it
                 if self._hierarchy.version == 2:
@@ -78,8 +78,12 @@ class Cgroups:
             return None
 
     def close(self) -> None:
-        for folder in set(self._base.values()):
+        for folder in self._bases():
             remove(folder)
+
+    def _bases(self) -> list[Path]:
+        """Each once, the freezer's first: what is frozen can't die."""
+        return sorted(set(self._base.values()), key=lambda folder: folder != self._base["freezer"])
 
 
 class Group:

@@ -121,7 +121,7 @@ class Instance:
         except (TimeoutError, OSError) as exc:
             self.kill()
             self._finish(-1)
-            raise SandboxFailed(f"an instance could not be forked: {exc or 'no answer'}") from exc
+            raise SandboxFailed(f"an instance could not be forked: {str(exc) or 'no answer'}") from exc
 
     # --- the hot path -----------------------------------------------------------------------------------------
     def call(

@@ -116,6 +116,11 @@ class Box:
         """It will hardly be forked again; what runs in it may go on."""
         return self.failed_forks >= policy.FORKS_FAILED_MAX
 
+    @property
+    def fertile(self) -> bool:
+        """Has it room for one more instance?"""
+        return self.sandbox.forks and not self.barren and self.instances < policy.INSTANCES_PER_SANDBOX
+
 
 @dataclass(slots=True, eq=False)
 class Slot:

@@ -86,9 +86,9 @@ def so_far(elapsed_us: int) -> int:
     return elapsed_us if elapsed_us >= STALL_US else 0
 
 
-def short_of(instances: int, floor: int) -> int:
-    """How many instances to start now so that at least `floor` are there; `instances` counts those on their way."""
-    return max(0, min(floor - instances, FORKS_AT_ONCE))
+def short_of(instances: int, starting: int, floor: int) -> int:
+    """How many instances to start now so that at least `floor` are there; `instances` counts those `starting`, too."""
+    return max(0, min(floor - instances, FORKS_AT_ONCE - starting))
 
 
 def latest_start_us(deadline_ms: int, timeout_ms: int) -> int:

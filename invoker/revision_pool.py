@@ -197,9 +197,9 @@ class RevisionPool:
             self._limit = self._host.admit(self)
             if self._limit:
                 return
-            fertile = [box for box in self.boxes if box.sandbox.forks and not box.barren]
+            fertile = [box for box in self.boxes if box.fertile and box.asleep is None]
             box = min(fertile, key=lambda box: box.instances, default=None)
-            if box is None or box.instances >= policy.INSTANCES_PER_SANDBOX:
+            if box is None:
                 self._open(now_us)
                 return
             self.starting += 1
@@ -211,10 +211,10 @@ class RevisionPool:
         """Start what is missing of `floor` instances, called or not; a sandbox that sleeps is woken for it first."""
         if not self.live or self._cold or self._sleep.waking or self._host.closing or now_us < self._fork_again_us:
             return
-        missing = policy.short_of(self.instances, floor)
+        missing = policy.short_of(self.instances, self.starting, floor)
         if floor > 1:  # others must find room, too, however much is to be kept ready
             missing = min(missing, self._host.room.keepable)
-        asleep = next((box for box in self.boxes if box.asleep is not None), None)
+        asleep = next((box for box in self.boxes if box.fertile and box.asleep is not None), None)
         if missing and asleep is None:
             self._add(missing, now_us)
         elif missing and asleep is not None and not asleep.changing:

@@ -105,7 +105,7 @@ class _Shelf:
     starting: list[str] = field(default_factory=list)  # for which tenants
     failures: int = 0
     rates: dict[str, Rate] = field(default_factory=dict)  # by tenant
-    breeds: bool = True  # does the driver make a difference for stems of one tenant? Told by the last one
+    breeds: bool | None = None  # does the driver start one tenant's stems in a way of their own? As the last one told
     start_s: float = 0.1  # what one takes to start, lately: anybody's
     bred_s: float = 0.02  # and a tenant's own
     retry: asyncio.TimerHandle | None = None
@@ -230,8 +230,9 @@ class Stems:
 
     def _often(self, shelf: _Shelf, tenant: str) -> bool:
         """Does this tenant have stems of its own?"""
+        breeds = not self._keep if shelf.breeds is None else shelf.breeds  # it is a refill that finds out
         rate = shelf.rates.get(tenant)
-        return shelf.breeds and rate is not None and policy.comes_often(rate.now(self._clock()))
+        return breeds and rate is not None and policy.comes_often(rate.now(self._clock()))
 
     def _kept(self, shelf: _Shelf) -> Iterator[tuple[str, int]]:
         """Tenant → how many stems stand ready for it; what stands ready for anybody is the last."""
@@ -240,7 +241,7 @@ class Stems:
         now_us, others = self._clock(), 0.0
         for tenant, rate in shelf.rates.items():
             a_second = rate.now(now_us)
-            if shelf.breeds and policy.comes_often(a_second):
+            if shelf.breeds is not False and policy.comes_often(a_second):
                 yield tenant, policy.stems_kept(1, a_second, shelf.bred_s)
             else:
                 others += a_second

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -165,12 +164,14 @@ class BwrapJail:
         elif self._process is not None:
             self._process.kill()
         if self.group is not None:
-            self.group.remove()  # thaws it, so that the signal arrives
+            self.group.thaw()  # so that the signal arrives
+        if self._pidfd >= 0:
+            launch.readable(self._pidfd)  # when it is gone, and all in its namespace with it
+        if self.group is not None:
+            self.group.remove()
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(START_MAX_S)
-        elif self._pidfd >= 0:
-            select.select([self._pidfd], [], [], START_MAX_S)  # readable when it is gone
         for fd in (self._block_end, self._printed_end, self._pidfd):
             if fd >= 0:
                 os.close(fd)

@@ -34,10 +34,17 @@ def start(
         os.close(said)
 
 
+def readable(fd: int) -> bool:
+    """Wait until there is something to read, or the end; False after START_MAX_S. Not select: that ends at 1,023."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(START_MAX_S * 1000))
+
+
 def child_pid(info: int) -> int:
     """What bubblewrap says on --info-fd. Raises ValueError or OSError."""
     said = b""
-    while select.select([info], [], [], START_MAX_S)[0]:
+    while readable(info):
         piece = os.read(info, 4096)
         said += piece
         if not piece or said.rstrip().endswith(b"}"):

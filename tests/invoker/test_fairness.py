@@ -134,5 +134,5 @@ async def test_stems_go_to_tenants_in_turn() -> None:
     flood = [demand.add("big") for _ in range(3)]
     small = demand.add("small")
     order = [demand.pop() for _ in range(4)]
-    assert order == [flood[0], small, flood[1], flood[2]] and not len(demand)
+    assert order == [flood[0], small, flood[1], flood[2]] and not demand
     assert all(isinstance(future, asyncio.Future) for future in order)

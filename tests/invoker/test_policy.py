@@ -83,9 +83,12 @@ def test_the_usual_duration_stays_within_what_was_seen(durations: list[int]) -> 
     assert max(1, min(durations)) * 0.999 <= usual <= max(1, *durations) * 1.001
 
 
-@pytest.mark.parametrize(("there", "floor", "expected"), [(0, 0, 0), (0, 3, 3), (2, 3, 1), (5, 3, 0), (0, 500, 8)])
-def test_what_is_missing_of_those_kept_ready(there: int, floor: int, expected: int) -> None:
-    assert policy.short_of(there, floor) == expected
+@pytest.mark.parametrize(
+    ("there", "starting", "floor", "expected"),
+    [(0, 0, 0, 0), (0, 0, 3, 3), (2, 0, 3, 1), (5, 0, 3, 0), (0, 0, 500, 8), (100, 6, 500, 2), (100, 8, 500, 0)],
+)
+def test_what_is_missing_of_those_kept_ready(there: int, starting: int, floor: int, expected: int) -> None:
+    assert policy.short_of(there, starting, floor) == expected
 
 
 def test_a_handler_is_not_started_when_it_could_not_end_in_time() -> None:

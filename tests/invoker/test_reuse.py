@@ -37,6 +37,18 @@ async def test_min_instances_are_there_before_the_first_call_and_stay(house: Hou
     assert all(caller.slot and not caller.cold for caller in callers)
 
 
+async def test_min_instances_that_fill_many_sandboxes_come_while_full_ones_sleep(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "INSTANCES_PER_SANDBOX", 2)
+    house.pool.set_live("default", "kept", revision("kept", min_instances=9))
+    for _ in range(5):
+        await house.tick(0.3)  # what has room for no more falls asleep meanwhile
+    [row] = house.pool.statuses()
+    assert row.idle + row.frozen == 9 and len(house.world.used) == 5
+    assert house.pool.figures.decisions["thaw"] == 0, "what has no room is not woken for it"
+
+
 async def test_what_is_beyond_min_instances_goes_as_ever(house: House) -> None:
     house.pool.set_live("default", "kept", KEPT)
     await settle(60)

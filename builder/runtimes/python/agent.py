@@ -310,7 +310,6 @@ def furnish() -> None:
 
 def beget(fd: int) -> None:
     """Be a nursery; what returns is one of its children, a stem to be."""
-    furnish()
     before = set(sys.modules)
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import jiffy_nursery  # type: ignore[import-not-found]
@@ -324,6 +323,7 @@ def beget(fd: int) -> None:
 def main() -> None:
     nursery = os.environ.pop("JIFFY_NURSERY_FD", None)
     if nursery is not None:
+        furnish()
         beget(int(nursery))
     seal_memory()
     limit("RLIMIT_CORE", 0)
@@ -333,7 +333,8 @@ def main() -> None:
     control, _ = listener.accept()
     listener.settimeout(None)
     control.settimeout(None)
-    furnish()
+    if nursery is None:
+        furnish()
     send_frame(control, b'{"t":"stem","logs":true}')
     Zygote(listener, control).serve()
 
