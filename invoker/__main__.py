@@ -132,7 +132,7 @@ async def serve(config: Config) -> int:
 
 async def _serve(config: Config, invoker: str, stop: asyncio.Event) -> int:
     clock = Clock()
-    store = Store(config.redis, invoker, clock)
+    store = Store(config.redis, invoker, clock, host.holder(config.data))
     try:
         await store.open()
         off_limits = await primary.places(config.redis)

@@ -56,6 +56,11 @@ def instances_max() -> int:
     return max(1, min(limits.INSTANCES_MAX, (hard - FILES_OF_OURS) // FILES_PER_INSTANCE))
 
 
+def holder(data: Path) -> str:
+    """Who we are among those that want our name: whoever works in this folder is started again, one after the other."""
+    return f"{name()}:{data.resolve()}"
+
+
 @contextlib.contextmanager
 def alone(data: Path, invoker: str) -> Iterator[None]:
     """Hold the name `invoker` in this data folder. Raises Unavailable when another process does.

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 from jiffy import primary
 from jiffy.contract import address, burial, keys, limits, lines, outage, spending
 from jiffy.contract.clock import Clock
-from jiffy.contract.errors import JiffyError, PlatformError
+from jiffy.contract.errors import Conflict, JiffyError, PlatformError
 from jiffy.contract.messages import Heartbeat, Layer, Provision, Revision
 from jiffy.contract.wire import pack, unpack
 from jiffy.line import Line, Script
@@ -32,18 +32,23 @@ log = logging.getLogger(__name__)
 
 ANSWER_MAX_S = 3.0  # an ordinary request that takes longer: the server hangs, or the network lost it
 RETRY_S = 0.5
+NAME_MS = int(limits.TAKEN_AFTER_S * 1000)  # when its calls are anybody's, its name is
 Entry = tuple[bytes, bytes]  # id in the stream, packed Call
 
 _SCRIPTS = resources.files(__package__) / "scripts"
 _COMPLETE = Script(lines.able(burial.able((_SCRIPTS / "complete.lua").read_bytes())))
 _HAND_OVER = (_SCRIPTS / "hand_over.lua").read_bytes()  # rarely run: sent whole
+_ENTER = (_SCRIPTS / "enter.lua").read_bytes()
 _PROVISION = (_SCRIPTS / "provision.lua").read_bytes()
 
 
 class Store:
-    """See the module. `clock` is set to the server's with every heartbeat."""
+    """See the module. `clock` is set to the server's with every heartbeat.
 
-    def __init__(self, url: str, invoker: str, clock: Clock) -> None:
+    `holder` tells processes that want the same name apart; one that is started again is the same to itself.
+    """
+
+    def __init__(self, url: str, invoker: str, clock: Clock, holder: str = "") -> None:
         self._name = f"jiffy-invoker-{invoker}"
         self._replicas = address.parse(url).replicas
         patient: dict[str, Any] = {"socket_connect_timeout": ANSWER_MAX_S}
@@ -54,14 +59,19 @@ class Store:
         self._reader, self._writer, self._listener = (Line(self._lines.connection_pool) for _ in range(3))
         self._clock = clock
         self.invoker = invoker
+        self._holder = holder or invoker
         self._stream = keys.calls(invoker)
         self._receipts = keys.receipts(invoker)
         self._read = ("XREADGROUP", "GROUP", keys.GROUP, invoker, "COUNT")
 
     async def open(self) -> None:
-        """Connect, set the clock, make the stream's group. Raises Unavailable."""
+        """Connect, set the clock, take the name, make the stream's group. Raises Unavailable, Conflict."""
         await self._ask_the_time()
-        await self._make_group()
+        give_up = time.monotonic() + 1.2 * limits.TAKEN_AFTER_S  # one that is gone keeps its name for a while
+        while not await self._enter():
+            if time.monotonic() > give_up:
+                raise self._taken()
+            await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
         """Never fails, Redis there or not."""
@@ -139,22 +149,27 @@ class Store:
 
     # --- what this invoker says about itself --------------------------------------------------------------------
     async def beat(self, heartbeat: Heartbeat) -> bool:
-        """Publish a heartbeat and set the clock; shall this invoker drain? Raises PlatformError.
+        """Publish a heartbeat and set the clock; shall this invoker drain?
 
+        Raises PlatformError; Conflict when another process has taken our name, as it may after a long silence of ours.
         Where nobody answers, or only a replica (a failover), it has then ended the other connections.
         """
         try:
             await self._ask_the_time()
             pipe = self._redis.pipeline(transaction=False)
-            pipe.eval(outage.BEAT, 1, keys.INVOKERS, self.invoker, pack(heartbeat))
+            names = keys.INVOKERS, keys.holder(self.invoker)
+            pipe.eval(outage.BEAT, 2, *names, self.invoker, pack(heartbeat), self._holder, NAME_MS)
             pipe.sismember(keys.DRAINS, self.invoker)
-            return bool((await pipe.execute())[1])
+            ours, ordered = await pipe.execute()
         except (RedisError, OSError, JiffyError) as exc:
             if isinstance(exc, primary.ELSEWHERE) or not isinstance(exc, ResponseError):
                 for line in (self._reader, self._writer, self._listener):
                     await line.cut()
                 await self._redis.connection_pool.disconnect()  # what leads to a replica leads there for ever
             _translate(exc)
+        if not ours:
+            raise self._taken()
+        return bool(ordered)
 
     async def beats(self) -> list[Heartbeat]:
         """What all invokers said of themselves last. Raises Unavailable."""
@@ -189,9 +204,10 @@ class Store:
             _translate(exc)
 
     async def leave(self) -> None:
-        """Take the heartbeat back. Raises Unavailable."""
+        """Take the heartbeat back, and the name, if it is ours. Raises Unavailable."""
+        names = keys.INVOKERS, keys.holder(self.invoker)
         try:
-            await self._redis.hdel(keys.INVOKERS, self.invoker)
+            await self._redis.eval(outage.LEAVE, 2, *names, self.invoker, self._holder)
         except (RedisError, OSError) as exc:
             _translate(exc)
 
@@ -254,26 +270,30 @@ class Store:
         self._clock.set(int(seconds) * 1_000_000 + int(micros), asked, time.monotonic_ns())
 
     async def _need_group(self) -> None:
-        """Make the group if it is gone. Asking first, because a full server lets nobody make what is there already."""
+        """Make the group if it is gone."""
         try:
             groups = await self._redis.xinfo_groups(self._stream)
         except ResponseError:  # no such stream
             groups = []
         except (RedisError, OSError) as exc:
             _translate(exc)
-        if not any(group["name"] == keys.GROUP.encode() for group in groups):
-            await self._make_group()
+        if not any(group["name"] == keys.GROUP.encode() for group in groups) and not await self._enter():
+            raise self._taken()
 
-    async def _make_group(self) -> None:
-        """The stream is made known first: calls of an invoker that nobody knows are nobody's to take over."""
+    async def _enter(self) -> bool:
+        """Take our name and make the stream's group: see scripts/enter.lua. False: another process has the name."""
+        names = keys.holder(self.invoker), keys.STREAMS, self._stream
+        values = self._holder, NAME_MS, self.invoker, self._clock() // 1000, keys.GROUP
         try:
-            await self._redis.zadd(keys.STREAMS, {self.invoker: self._clock() // 1000})
-            await self._redis.xgroup_create(self._stream, keys.GROUP, id="0", mkstream=True)
-        except ResponseError as exc:
-            if "BUSYGROUP" not in str(exc):
-                _translate(exc)
+            return bool(await self._redis.eval(_ENTER, len(names), *names, *values))  # type: ignore[arg-type]
         except (RedisError, OSError) as exc:
             _translate(exc)
+
+    def _taken(self) -> Conflict:
+        return Conflict(
+            f"an invoker named {self.invoker} lives already, in another data folder or on another host: two would take "
+            "each other's calls; give this one a name of its own (--id)"
+        )
 
 
 async def _asked(line: Line, *command: Any) -> Any:

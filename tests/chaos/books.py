@@ -80,7 +80,8 @@ async def verify(promised: Promised, audit: Mapping[str, Any], redis_url: str, d
         if sure or (sure is False and record is not None and record.state == "cancelled"):
             broken += _cancelled(invocation, record, found)
         else:
-            broken += _asynchronous(invocation, event, record, found)
+            excused = ("platform", "crash") if promised.crashes else ("platform",)
+            broken += _asynchronous(invocation, event, record, found, excused)
     for invocation, event in promised.answered.items():
         found = ledger.get(invocation, [])
         if [row.outcome for row in found] != ["error" if event["fail"] else "ok"]:
@@ -116,7 +117,11 @@ async def _unheard(redis: Any, published: set[int]) -> set[int]:
 
 
 def _asynchronous(
-    invocation: str, event: Mapping[str, Any], record: InvocationRecord | None, found: Sequence[Row]
+    invocation: str,
+    event: Mapping[str, Any],
+    record: InvocationRecord | None,
+    found: Sequence[Row],
+    excused: Sequence[str],
 ) -> list[str]:
     if record is None or record.answer is None:
         return [f"asynchronous {invocation} was accepted and is lost: {record}"]
@@ -128,7 +133,7 @@ def _asynchronous(
     if record.state == "done":
         right = json.loads(record.answer.payload) == {"n": event["n"]}
         return [] if right else [f"asynchronous {invocation} has another one's result: {record}"]
-    if record.state == "dead" and record.answer.outcome == "platform":
+    if record.state == "dead" and record.answer.outcome in excused:
         return []  # the platform failed it as often as it may
     return [f"asynchronous {invocation} ended wrongly: {record}"]
 

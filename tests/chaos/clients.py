@@ -37,6 +37,7 @@ class Promised:
     keyed: dict[str, str] = field(default_factory=dict)  # idempotency key → id
     cancelled: dict[str, bool] = field(default_factory=dict)  # accepted, and taken back for sure, or perhaps: id → sure
     published: set[int] = field(default_factory=set)
+    crashes: bool = False  # an engine is restarted: what runs in its sandboxes then counts as its function's crash
     counts: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
 
@@ -80,15 +81,19 @@ class Clients:
             await asyncio.sleep(AGAIN_S)
             return None
 
-    def _judge(self, event: dict[str, Any], answer: httpx.Response, who: str) -> None:
+    def _judge(self, event: dict[str, Any], answer: httpx.Response, who: str) -> bool:
         """Is it an answer to this event? What is neither that nor a refusal is a broken promise."""
         if answer.status_code == 200:
+            if self.promised.crashes and answer.headers["jiffy-outcome"] == "crash":
+                self.promised.counts[f"{who}: crashed"] += 1
+                return False
             failed = "jiffy-function-error" in answer.headers
             right = answer.json()["errorMessage"] == str(event["n"]) if failed else answer.json() == {"n": event["n"]}
             if not right or failed != event["fail"]:
                 self.promised.broken.append(f"{who} call {event['n']} got another one's answer: {answer.text}")
         elif answer.status_code not in REFUSED:
             self.promised.broken.append(f"{who} call {event['n']}: {answer.status_code} {answer.text}")
+        return answer.status_code == 200
 
     async def _sync(self, http: httpx.AsyncClient, chance: random.Random, event: dict[str, Any]) -> None:
         answer = await self._post(http, chance, event)
@@ -96,8 +101,7 @@ class Clients:
             self.promised.counts["sync: closed"] += 1
             return
         self.promised.counts[f"sync: {answer.status_code}"] += 1
-        self._judge(event, answer, "synchronous")
-        if answer.status_code == 200:
+        if self._judge(event, answer, "synchronous"):
             self.promised.answered[answer.headers["jiffy-invocation-id"]] = event
         elif answer.status_code == 503:
             await asyncio.sleep(AGAIN_S)

@@ -85,7 +85,7 @@ async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
 async def _run(plan: Plan, fleet: Fleet, say: Callable[[str], None]) -> Report:
     await fleet.start()
     supervising = asyncio.create_task(fleet.supervise())
-    promised = Promised()
+    promised = Promised(crashes="engine" in plan.with_)
     clients = Clients(plan.seed, fleet.urls, promised)
     events: dict[str, int] = {}
     try:

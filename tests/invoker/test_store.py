@@ -12,7 +12,7 @@ from invoker.completions import Completion, Completions, Fate
 from invoker.store import Entry, Store
 from jiffy.contract import keys, limits
 from jiffy.contract.clock import Clock
-from jiffy.contract.errors import PlatformError, Unavailable
+from jiffy.contract.errors import Conflict, PlatformError, Unavailable
 from jiffy.contract.messages import Heartbeat, Revision, State
 from jiffy.contract.wire import pack, unpack
 from tests import servers
@@ -204,6 +204,7 @@ async def test_a_full_server_still_hears_what_has_ended_and_who_lives(store: Sto
         await store.complete([note, completion(first)])
         await store.beat(beat())
         assert await store.pending() == [(second, b"b")]
+        await store.open()  # as one does that is started then
     finally:
         await redis.config_set("maxmemory", "0")
     assert await redis.xlen(keys.USAGE) == 1 and await redis.llen(keys.answers("gw")) == 1
@@ -351,3 +352,34 @@ async def test_what_ends_while_a_batch_is_in_flight_goes_out_in_the_next() -> No
     await written.count(4)
     assert server.batches == [[b"1"], [b"2", b"3", b"4"]]
     await end(running)
+
+
+async def test_a_name_is_one_process_alone(redis_url: str, redis: Redis) -> None:
+    """Two would take each other's calls. One that was killed is started again under its name at once."""
+    first, again, other = (Store(redis_url, "inv-1", Clock(), holder) for holder in ("a:/data", "a:/data", "b:/data"))
+    await first.open()
+    await again.open()
+
+    over = asyncio.Event()
+
+    async def beats() -> None:
+        while not over.is_set():
+            await first.beat(beat())
+            await asyncio.sleep(limits.HEARTBEAT_S)
+
+    beating = asyncio.ensure_future(beats())
+    with pytest.raises(Conflict, match="--id"):
+        await other.open()
+    over.set()
+    await beating
+    await redis.delete(keys.holder("inv-1"))  # as it expires when there is no beat for long
+    await other.open()
+    with pytest.raises(Conflict):
+        await first.beat(beat())
+    await other.beat(beat())
+    await first.leave()
+    assert await redis.hexists(keys.INVOKERS, "inv-1"), "what the other said stays"
+    await other.leave()
+    await first.open()
+    for store in (first, again, other):
+        await store.close()

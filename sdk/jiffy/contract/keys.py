@@ -120,6 +120,13 @@ USAGE = f"{P}usage"  # stream {u: Usage} and {p: Provision}: not yet settled int
 LEDGER = f"{P}ledger"  # string: which gateway settles in the background; expires after seconds
 STREAMS = f"{P}streams"  # sorted set invoker id → when it was alive, in ms: whoever may have calls on a stream
 INVOKERS = f"{P}invokers"  # hash invoker id → Heartbeat
+
+
+def holder(invoker: str) -> str:
+    """string: the process that has this invoker's name; expires limits.TAKEN_AFTER_S after its last heartbeat."""
+    return f"{P}holder:{invoker}"
+
+
 BUILDERS = f"{P}builders"  # hash builder id → BuilderBeat
 DRAINS = f"{P}drains"  # set of invoker ids: they shall take no calls
 

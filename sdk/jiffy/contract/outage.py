@@ -34,7 +34,23 @@ TEMPORARY = frozenset(
 EVEN_WHEN_FULL = "#!lua flags=allow-oom\n"
 BEAT = f"""{EVEN_WHEN_FULL}
 -- One heartbeat. KEYS[1]: invokers, or builders (hash)   ARGV: id, Heartbeat or BuilderBeat
-return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+-- of an invoker also KEYS[2]: who has this name (string)  ARGV: who we are, and for how many ms the name stays ours
+-- returns 1, or 0 when another one has the name: nothing is written then
+if KEYS[2] then
+  local holder = redis.call('GET', KEYS[2])
+  if holder and holder ~= ARGV[3] then return 0 end
+  redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+LEAVE = f"""{EVEN_WHEN_FULL}
+-- Take an invoker's heartbeat and its name back, unless another one has the name.
+-- KEYS[1]: invokers (hash)  [2]: who has this name (string)    ARGV: id, who we are
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[2] then return 0 end
+redis.call('DEL', KEYS[2])
+return redis.call('HDEL', KEYS[1], ARGV[1])
 """
 _WITHIN = "caused error: "  # redis-py says ``Command # 1 (…) of pipeline caused error: ('MISCONF …',)``
 
