@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +32,8 @@ from tests.triggers.brokers import (
     sqs_queue,
     topic_queue,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -166,4 +171,25 @@ async def test_a_server_that_is_not_there_is_said_so(queue: Queue) -> None:
     source = gone.adapter()
     with pytest.raises(SourceError):
         await source.open(10)
+    await source.close()
+
+
+# NATS and SQS themselves wait for 30 s before they believe that somebody is gone.
+@pytest.mark.parametrize("queue", ["redis+stream", "redis+list", "topic", "amqp", "mqtt", "kafka"], indirect=True)
+async def test_what_a_killed_process_held_comes_to_the_next_and_nothing_else(queue: Queue) -> None:
+    first = await queue.opened()  # a subscription begins when it is first opened
+    await first.close()
+    await queue.put("a", "b", "c")
+    trigger = queue.trigger()
+    words = ["-m", "tests.triggers.holder", queue.source, json.dumps(dict(trigger.options, type=trigger.type)), "3"]
+    holder = await asyncio.create_subprocess_exec(sys.executable, *words, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    assert holder.stdout is not None
+    async with asyncio.timeout(60):
+        assert await holder.stdout.readline() == b"held\n"
+        holder.kill()
+        await holder.wait()
+    await queue.put("d")
+    source = await queue.opened()
+    assert sorted(bodies(await take(source, 3))) == ["b", "c", "d"]
+    assert await source.take(10, 0.3) == []
     await source.close()

@@ -145,10 +145,13 @@ class MqttTopic:
     async def done(self, messages: Sequence[Message]) -> None:
         assert self._client is not None
         for message in messages:
-            with _translated():
-                if code := self._client.ack(message.receipt.mid, message.receipt.qos):
-                    raise SourceError(f"the connection was closed: {code.name}")
+            if code := self._client.ack(message.receipt.mid, message.receipt.qos):
+                raise SourceError(f"the connection was closed: {code.name}")
             self._out.discard(message.id)
+        with _translated():
+            async with asyncio.timeout(REPLY_MAX_S):
+                while self._client.want_write():  # noqa: ASYNC110 - the thread sends them, and tells nobody when
+                    await asyncio.sleep(0.001)
 
     async def bury(self, message: Message, target: str, reason: str) -> None:
         assert self._client is not None

@@ -93,6 +93,8 @@ class NatsSubject:
             for message in messages:
                 await message.receipt.ack()
                 self._out.pop(message.receipt.metadata.sequence.stream, None)
+            assert self._client is not None
+            await self._client.flush()  # an acknowledgement has no answer: it is done when the server has it
 
     async def bury(self, message: Message, target: str, reason: str) -> None:
         headers = {**(message.receipt.headers or {}), "jiffy-reason": reason.replace("\n", " ")[:500]}
