@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from redis.asyncio import ConnectionPool
@@ -70,6 +70,20 @@ def translated() -> Iterator[None]:
         yield
     except (RedisError, OSError, TimeoutError) as exc:
         raise outage.error(exc, answered=isinstance(exc, ResponseError)) from exc
+
+
+@asynccontextmanager
+async def held(client: Any, replicas: int) -> AsyncIterator[Any]:
+    """A client; what its commands and scripts write is held by so many replicas at the end, else Unavailable is raised.
+
+    Not what its pipelines write: they have connections of their own.
+    """
+    if not replicas:
+        yield client
+        return
+    async with client.client() as one:  # a connection of its own: WAIT is about what came on it before
+        yield one
+        outage.held(await one.wait(replicas, int(outage.REPLICAS_WAIT_S * 1000)), replicas)
 
 
 class Store:

@@ -8,6 +8,7 @@ with topologies.sentinel() as group:
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import tempfile
 import time
@@ -32,12 +33,40 @@ class Group:
     def __init__(self, url: str, servers: list[RedisServer]) -> None:
         self.url = url
         self.servers = servers
+        self._hit = servers[0]  # what was killed or paused last
+
+    # --- as one server, to which things happen: the primary of the moment -----------------------------------------
+
+    fell = False  # it never ends as a whole
+
+    def start(self) -> None:
+        """What was killed comes back, soon as a replica."""
+        if not self._hit.running:
+            self._hit.start()
+
+    def kill(self) -> None:
+        self._hit = self.primary()
+        self._hit.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGSTOP:
+            self._hit = self.primary()
+        self._hit.signal(number)
+
+    def stop(self) -> None:
+        """Who made it ends it."""
+
+    # --- as several -----------------------------------------------------------------------------------------------
 
     def primary(self) -> RedisServer:
-        """The one to which `url` leads now."""
-        with contextlib.closing(primary.blocking(self.url)) as client:
-            port = int(client.config_get("port")["port"])
-        return next(server for server in self.servers if server.port == port)
+        """The one to which `url` leads, as soon as it leads to one."""
+        ports: list[int] = []
+        until(lambda: ports.append(self._port()) or ports)
+        return next(server for server in self.servers if server.port == ports[0])
+
+    def _port(self) -> int:
+        with contextlib.closing(primary.blocking(self.url, socket_timeout=1.0)) as client:
+            return int(client.config_get("port")["port"])
 
     def replicas(self) -> list[RedisServer]:
         """Of the primary."""
@@ -73,18 +102,22 @@ def _folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def _server(folder: Path, name: str, options: dict[str, str]) -> RedisServer:
+def _server(folder: Path, name: str, options: dict[str, str], *, persistent: bool = False) -> RedisServer:
     (folder / name).mkdir()
     return RedisServer(
-        folder / name, address=("127.0.0.1", free_port()), options={"repl-diskless-sync-delay": "0"} | options
+        folder / name,
+        persistent=persistent,
+        fsync="always",
+        address=("127.0.0.1", free_port()),
+        options={"repl-diskless-sync-delay": "0"} | options,
     )
 
 
 @contextlib.contextmanager
-def sentinel(replicas: int = 2) -> Iterator[Group]:
+def sentinel(replicas: int = 2, *, persistent: bool = False) -> Iterator[Group]:
     """A primary with its replicas, and one Sentinel that decides alone."""
     with _folder() as folder, contextlib.ExitStack() as stack:
-        servers = [_server(folder, f"redis-{n}", {}) for n in range(1 + replicas)]
+        servers = [_server(folder, f"redis-{n}", {}, persistent=persistent) for n in range(1 + replicas)]
         for server in servers:
             server.start()
             stack.callback(server.stop)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
-from gateway.store import REPLY_MAX_S, translated
+from gateway.store import REPLY_MAX_S, held, translated
 from jiffy.contract import burial, keys, limits, lines, outage, wire
 from jiffy.contract.messages import Call, DeadLetter, Delivery, InvocationRecord
 from jiffy.line import Line, Script
@@ -69,7 +69,7 @@ class Work(NamedTuple):
 
 
 class DurableStore:
-    """`client` is gateway.store.Store's; so many `replicas` hold what is accepted before anybody is told so."""
+    """`client` is gateway.store.Store's; so many `replicas` hold what callers are told was done."""
 
     def __init__(self, client: Any, replicas: int = 0) -> None:
         self._redis = client
@@ -170,7 +170,8 @@ class DurableStore:
             values += (invocation, wire.pack(one.call), wire.pack(one.record), one.keep_s, one.due_ms)
             values.append(len(one.call.payload))
         with translated():
-            return int(await self._replay(keys=names, args=values)) if batch else 0
+            async with held(self._redis, self._replicas) as one:
+                return int(await self._replay(keys=names, args=values, client=one)) if batch else 0
 
     async def purge(self, tenant: str, invocations: Sequence[str]) -> int:
         """How many of these were there, and are not any more."""
@@ -224,7 +225,8 @@ class DurableStore:
         names += [keys.invocation(record.invocation), stream or keys.LATER, line(record)]
         values = [record.invocation, where, entry, keys.GROUP, size, wire.pack(record), limits.RESULT_KEEP_S]
         with translated():
-            return int(await self._cancel(keys=names, args=values))
+            async with held(self._redis, self._replicas) as one:
+                return int(await self._cancel(keys=names, args=values, client=one))
 
 
 def line(record: InvocationRecord) -> str:

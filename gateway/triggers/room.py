@@ -43,7 +43,7 @@ class TriggerRoom:
     ) -> None:
         self._now_ms, self._catalog, self._acceptance = store.now_ms, catalog, acceptance
         self.metrics = TriggerMetrics()
-        self._store, self._topic_store = TriggerStore(where.redis_url), TopicStore(store.client)
+        self._store, self._topic_store = TriggerStore(where.redis_url), TopicStore(store.client, store.replicas)
         self._topics = Topics(self._topic_store, store.now_ms)
         calls = Calls(placement, guard)
         self._scheduler = Scheduler(catalog, self._store, calls, self.metrics, store.now_ms, acceptance.bounds)

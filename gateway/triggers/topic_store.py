@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from gateway.store import translated
-from jiffy.contract import keys, limits
+from jiffy.contract import keys, limits, outage
 from jiffy.contract.errors import NotFound
 
 LAST = 2**64 - 1  # of the entries that one millisecond can have
@@ -44,17 +44,26 @@ async def bury(redis: Any, pipe: Any, tenant: str, name: str, event: str, reason
 
 
 class TopicStore:
-    """`client` is gateway.store.Store's."""
+    """`client` is gateway.store.Store's; so many `replicas` hold what is published before anybody is told so."""
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, replicas: int = 0) -> None:
         self._redis: Any = client
+        self._replicas = replicas
 
     async def publish(self, tenant: str, name: str, events: Sequence[bytes], keep_s: int, now_ms: int) -> list[str]:
         """Put events on a topic, for all of its subscribers, in one atomic step; their ids."""
-        pipe = self._redis.pipeline(transaction=True)
-        put(pipe, tenant, name, [{"e": event} for event in events], keep_s, now_ms)
+        entries = [{"e": event} for event in events]
+        pipe = self._redis.pipeline(transaction=not self._replicas)
         with translated():
-            return [entry.decode() for entry in (await pipe.execute())[2:-1]]
+            if not self._replicas:
+                put(pipe, tenant, name, entries, keep_s, now_ms)
+                return [entry.decode() for entry in (await pipe.execute())[2:-1]]
+            pipe.execute_command("MULTI")  # by hand: WAIT is about this connection, and waits only outside of it
+            put(pipe, tenant, name, entries, keep_s, now_ms)
+            pipe.execute_command("EXEC")
+            *_, made, replicas = await pipe.wait(self._replicas, int(outage.REPLICAS_WAIT_S * 1000)).execute()
+        outage.held(replicas, self._replicas)
+        return [entry.decode() for entry in made[2:-1]]
 
     async def settings(self, tenant: str) -> dict[str, dict[str, Any]]:
         """All topics with their settings."""

@@ -3,7 +3,8 @@
     schedule   what happens to whom and when, from a seed; pure
     fleet      gateways, invokers and the ledger as processes, each on a host of its own (network.py), which can be cut
                off and lose packets; without root, behind a wire to Redis (wire.py). Redis and the ledger lie on a disk
-               (disk.py) that becomes full, hosts' clocks disagree (skewed.py), an engine (tests/engines.py) restarts
+               (disk.py) that becomes full, hosts' clocks disagree (skewed.py), an engine (tests/engines.py) restarts;
+               or three servers are one Redis under Sentinel (tests/topologies.py) and fail over
     clients    synchronous, asynchronous, delayed, cancelling, idempotent and publishing callers, and what each was
                promised
     books      every promise held against Redis and the ledger

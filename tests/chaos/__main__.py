@@ -26,7 +26,7 @@ def main() -> int:
         *("--with",),
         dest="parts",
         metavar="PART,…",
-        help=f"of {', '.join(troubles())}, or nothing; default: all that can be had here",
+        help=f"of {', '.join(troubles())}, or nothing; default: all that can be had here, but sentinel",
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the processes' logs and data there")
     given = parser.parse_args()
@@ -59,8 +59,10 @@ def _parts(parser: argparse.ArgumentParser, given: str | None) -> set[str]:
     if given is None:
         for trouble in filter(None, found.values()):
             print(f"without: {trouble}", flush=True)
-        return {name for name, trouble in found.items() if not trouble}
+        return {name for name, trouble in found.items() if not trouble} - {"sentinel"}
     wanted = set(given.split(",")) - {"nothing"}
+    if "sentinel" in wanted and wanted & {"hosts", "disk"}:
+        parser.error("sentinel's servers are on this host: without hosts and disk")
     for name in wanted:
         if trouble := found.get(name, f"there is no {name!r}: say some of {', '.join(found)}"):
             parser.error(trouble)

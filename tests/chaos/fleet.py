@@ -26,6 +26,7 @@ from tests.engines import Engine
 from tests.gateway.fake_invoker import publish
 from tests.invoker.lab import Lab
 from tests.servers import RedisServer
+from tests.topologies import Group
 
 FUNCTION, HEARING, TOPIC = "work", "hear", "news"
 KEY = "chaos"  # whoever serves beyond loopback has one
@@ -104,8 +105,8 @@ class Fleet:
     """All processes. `urls` are the gateways'.
 
     With a `network` each process is on a host of its own; else all are on this one, behind wires, or `straight` at
-    Redis. Redis and the ledger lie on the `disk`, or in the folder. The last invoker's sandboxes are the `engine`'s,
-    where there is one.
+    Redis. Redis and the ledger lie on the `disk`, or in the folder; in place of Redis there may be a `group` that is
+    one. The last invoker's sandboxes are the `engine`'s, where there is one.
     """
 
     def __init__(
@@ -120,9 +121,10 @@ class Fleet:
         straight: bool = False,
         invoker_options: Sequence[str] = (),
         max_instances: int = 20,
+        group: Group | None = None,
     ) -> None:
         self._max_instances = max_instances
-        self._straight = straight
+        self._straight = straight or group is not None
         self.folder = folder
         self._network, self._disk, self._engine = network, disk, engine
         store = disk.folder if disk else folder
@@ -131,7 +133,7 @@ class Fleet:
         (store / "redis").mkdir()
         address = (network.address, REDIS_PORT) if network else None
         # with less than "always", a kill of Redis may lose what it has answered
-        self.redis = RedisServer(store / "redis", persistent=True, fsync="always", address=address)
+        self.redis = group or RedisServer(store / "redis", persistent=True, fsync="always", address=address)
         self.urls: list[str] = []
         self.members: dict[str, Member] = {}
         self.restarts = 0  # of processes that nobody killed
@@ -149,6 +151,7 @@ class Fleet:
         if self._straight:
             return Straight(self.redis.url)
         if self._network is None:
+            assert isinstance(self.redis, RedisServer)
             return Wire(self.folder / f"{name}.sock", self.redis.socket)
         return self._network.host(f"redis://{self._network.address}:{REDIS_PORT}")
 

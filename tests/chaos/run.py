@@ -18,6 +18,7 @@ from tests.chaos.fleet import Fleet
 from tests.chaos.network import Network
 from tests.chaos.schedule import schedule
 from tests.engines import engine
+from tests.topologies import sentinel
 
 READY_S = 120.0  # on a busy machine
 
@@ -28,11 +29,13 @@ def troubles() -> dict[str, str]:
     hosts    each process on a host of its own: loss of packets, cuts that take callers off, too
     disk     a small one for Redis and the ledger, that becomes full
     engine   an own Docker engine for one of the invokers, that is restarted
+    sentinel three servers under Sentinel in place of one Redis: their primary dies or hangs; without hosts and disk
     """
     return {
         "hosts": network.trouble(),
         "disk": disks.trouble(),
         "engine": engines.trouble(),
+        "sentinel": "",
     }
 
 
@@ -78,7 +81,10 @@ async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
         hosts = stack.enter_context(Network()) if "hosts" in plan.with_ else None
         small = stack.enter_context(disk(folder / "disk")) if "disk" in plan.with_ else None
         docker = stack.enter_context(engine()) if "engine" in plan.with_ else None
-        fleet = Fleet(folder, plan.gateways, plan.invokers, hosts, small, docker)
+        group = stack.enter_context(sentinel(persistent=True)) if "sentinel" in plan.with_ else None
+        if group is not None:
+            group.url += "?replicas=1"  # with less, a failover may lose what was accepted
+        fleet = Fleet(folder, plan.gateways, plan.invokers, hosts, small, docker, group=group)
         return await _run(plan, fleet, say)
 
 
