@@ -83,7 +83,7 @@ async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
         docker = stack.enter_context(engine()) if "engine" in plan.with_ else None
         group = stack.enter_context(sentinel(persistent=True)) if "sentinel" in plan.with_ else None
         if group is not None:
-            group.url += "?replicas=1"  # with less, a failover may lose what was accepted
+            group.url += "?replicas=2"  # all of them: docs/guarantees.md says what fewer may lose
         fleet = Fleet(folder, plan.gateways, plan.invokers, hosts, small, docker, group=group)
         return await _run(plan, fleet, say)
 

@@ -14,6 +14,7 @@ from invoker.sandbox import Reply
 from jiffy.contract import keys
 from tests.durable.conftest import FAILED, Pair
 from tests.gateway.conftest import serving
+from tests.gateway.fake_invoker import publish
 
 pytestmark = pytest.mark.redis
 
@@ -141,6 +142,9 @@ async def test_a_full_backlog_refuses_and_says_when_to_come_again(pair: Pair) ->
     refused = await pair.http.post(path, params={"mode": "async"}, json={})
     assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
     assert "default has 2 asynchronous calls" in refused.json()["error"]["message"]
+    await publish(pair.host.url, "hello", tenant="acme")
+    others = await pair.served.gateway.catalog.find("acme", "hello")
+    assert await acceptance.accept(others, b"{}", trigger="http"), "it is one tenant's bound"
     assert (await pair.http.delete(f"/v1/invocations/{waiting[0]}")).status_code == 200
     assert (await pair.end(await pair.call()))["state"] == "done", "there is room again"
 
