@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import redis
 
 from jiffy import primary
-from jiffy.contract import keys, outage
+from jiffy.contract import address, keys, outage
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import Unavailable
 
@@ -36,6 +36,10 @@ if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
+
+
+# A write that changes nothing, after which WAIT is about all that was written before. KEYS[1] metered (string)
+MARK = f"{outage.EVEN_WHEN_FULL}\nreturn redis.call('INCRBY', KEYS[1], 0)\n"
 
 
 class Entry(NamedTuple):
@@ -68,6 +72,7 @@ class RedisFeed:
     """The usage stream in Redis."""
 
     def __init__(self, url: str) -> None:
+        self._replicas = address.parse(url).replicas
         self._redis = primary.blocking(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S)
         # The reply as it comes is all that is needed; redis-py's dicts would cost as much as the decoding.
         self._redis.set_response_callback("XRANGE", lambda reply, **_: reply)
@@ -90,7 +95,18 @@ class RedisFeed:
             if len(reply) < wanted:
                 break
             start = f"({entries[-1].id}"
+        if entries and self._replicas:
+            self._hold()
         return entries
+
+    def _hold(self) -> None:
+        """What was read is not settled before replicas hold it: after a failover its calls may run, and cost, again."""
+        pipe: Any = self._redis.pipeline(transaction=False)
+        pipe.eval(MARK, 1, keys.METERED)
+        pipe.wait(self._replicas, int(outage.REPLICAS_WAIT_S * 1000))
+        with self._asking():
+            replicas = pipe.execute()[-1]
+        outage.held(replicas, self._replicas)
 
     def forget(self, last: str) -> None:
         with self._asking():

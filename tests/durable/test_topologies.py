@@ -126,21 +126,24 @@ async def test_a_failover_in_the_middle_of_a_load_loses_and_doubles_nothing(grou
         assert found["counters"]["default"]["accepted"] >= len(load.accepted)
 
 
-async def test_what_no_replica_holds_is_not_told_as_accepted(group: Group, data_dir: Path) -> None:
+async def test_what_no_replica_holds_is_neither_told_as_accepted_nor_settled(group: Group, data_dir: Path) -> None:
     async with joined(f"{group.url}?replicas=1", data_dir) as pair:
         await pair.deploy()
         followers = await asyncio.to_thread(group.replicas)
         for server in followers:
             server.signal(signal.SIGSTOP)
         answer = await pair.http.post("/v1/functions/hello/invocations?mode=async", json={})
+        async with asyncio.timeout(10):
+            while not await pair.redis.xlen(keys.USAGE):
+                await asyncio.sleep(0.02)  # it was accepted all the same, and has ended
+        assert (await pair.http.get("/v1/audit")).status_code == 503, "what may be lost is not settled"
         for server in followers:
             server.signal(signal.SIGCONT)
         assert answer.status_code == 503 and "0 of its replicas" in answer.text, answer.text
         async with asyncio.timeout(10):
-            while (await pair.http.get("/v1/audit")).json()["counters"]["default"].get("done") != 1:
-                await asyncio.sleep(
-                    0.05
-                )  # it was accepted all the same, and its end is written once a replica holds it
+            while (audit := await pair.http.get("/v1/audit")).status_code != 200:
+                await asyncio.sleep(0.05)  # once a replica holds its end
+        assert audit.json()["balanced"] and audit.json()["counters"]["default"]["done"] == 1
         await pair.end(await pair.call())
 
 
