@@ -135,8 +135,8 @@ class Store:
                 values += (len(c.spends.keys), *c.spends[1:4], len(c.spends.places))
         try:
             await self._writer.run(_COMPLETE, names, values)
-            wait_ms = int(outage.REPLICAS_WAIT_S * 1000)
-            while self._replicas and await self._writer.ask("WAIT", self._replicas, wait_ms) < self._replicas:
+            wanted = self._replicas
+            while wanted and await self._writer.held(wanted, outage.REPLICAS_WAIT_S) < wanted:
                 pass  # it is written, so it is not sent again unless this connection ends
         except (RedisError, OSError) as exc:
             _translate(exc)

@@ -97,8 +97,7 @@ class DurableStore:
         with translated():
             results = await self._accepting.run(self._accept, names, values, REPLY_MAX_S)
             if self._replicas:
-                wait_ms = int(outage.REPLICAS_WAIT_S * 1000)
-                found = await self._accepting.ask("WAIT", self._replicas, wait_ms, patience_s=REPLY_MAX_S)
+                found = await self._accepting.held(self._replicas, outage.REPLICAS_WAIT_S, REPLY_MAX_S)
                 outage.held(found, self._replicas)
         return [Holder(*result.decode().split(" ")) if type(result) is bytes else result for result in results]
 

@@ -90,23 +90,24 @@ class RedisFeed:
         while len(entries) < count:
             wanted = min(REPLY_ENTRIES, count - len(entries))
             with self._asking():
-                reply: Any = self._redis.xrange(keys.USAGE, min=start, count=wanted)
+                reply = self._page(start, wanted)
             entries += [Entry(entry_id.decode(), *_fields(fields)) for entry_id, fields in reply]
             if len(reply) < wanted:
                 break
             start = f"({entries[-1].id}"
-        if entries and self._replicas:
-            self._hold()
         return entries
 
-    def _hold(self) -> None:
+    def _page(self, start: str, count: int) -> Any:
         """What was read is not settled before replicas hold it: after a failover its calls may run, and cost, again."""
-        pipe: Any = self._redis.pipeline(transaction=False)
+        if not self._replicas:
+            return self._redis.xrange(keys.USAGE, min=start, count=count)
+        pipe: Any = self._redis.pipeline(transaction=False)  # all on one connection, which WAIT is about
+        pipe.xrange(keys.USAGE, min=start, count=count)
         pipe.eval(MARK, 1, keys.METERED)
         pipe.wait(self._replicas, int(outage.REPLICAS_WAIT_S * 1000))
-        with self._asking():
-            replicas = pipe.execute()[-1]
+        found, _, replicas = pipe.execute()
         outage.held(replicas, self._replicas)
+        return found
 
     def forget(self, last: str) -> None:
         with self._asking():

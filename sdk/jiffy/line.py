@@ -73,6 +73,15 @@ class Line(asyncio.Protocol):
         except NoScriptError:
             return await self.ask("EVAL", script.text, len(names), *names, *values, patience_s=patience_s)
 
+    async def held(self, replicas: int, wait_s: float, patience_s: float | None = None) -> int:
+        """How many replicas hold what was written on this connection; waits `wait_s` at most until so many do.
+
+        Raises when the connection is lost by now: of another one WAIT would say what is true and means nothing.
+        """
+        if self._transport is None:
+            raise Disconnected("the connection was lost before replicas held what was written on it")
+        return int(await self.ask("WAIT", replicas, int(wait_s * 1000), patience_s=patience_s))
+
     async def cut(self) -> None:
         """End the connection; whoever waits for an answer on it gets an error. Never fails."""
         connection, self._connection, self._transport = self._connection, None, None
