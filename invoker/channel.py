@@ -43,7 +43,6 @@ class Channel:
     __slots__ = (
         "_buffer",
         "_fd",
-        "_held",
         "_loop",
         "_max",
         "_on_frame",
@@ -66,7 +65,6 @@ class Channel:
         self._buffer: bytearray | None = None  # of a frame that has not come whole yet
         self._total = 0  # its whole size, as far as that is known
         self._pending: deque[memoryview] = deque()
-        self._held = False
         self.peer_pid = 0  # who sent the first frame, as this host's kernel numbers it; 0: unknown
         self._loop.add_reader(self._fd, self._readable)
 
@@ -106,17 +104,6 @@ class Channel:
         except OSError:
             pending.clear()
         self._loop.remove_writer(self._fd)
-
-    def hold(self) -> None:
-        """Read no more for now: the peer can send what the socket takes, and then waits. Its end is not seen either."""
-        if self._fd >= 0 and not self._held:
-            self._held = True
-            self._loop.remove_reader(self._fd)
-
-    def go_on(self) -> None:
-        if self._fd >= 0 and self._held:
-            self._held = False
-            self._loop.add_reader(self._fd, self._readable)
 
     def drain(self) -> None:
         """Deliver every frame that has arrived."""

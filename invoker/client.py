@@ -78,14 +78,11 @@ class Client:
         """Its duration is ours: nobody claimed anything."""
         return claimed_us
 
-    def hold(self) -> None:
+    def credit(self, total: int) -> None:
         """Nothing comes piece by piece."""
 
-    def go_on(self) -> None:
-        """See `hold`."""
-
     def cancel(self) -> None:
-        """See `hold`."""
+        """See `credit`."""
 
     # --- the end ----------------------------------------------------------------------------------------------
     def _late(self) -> None:

@@ -177,17 +177,13 @@ class Instance:
             return False
         return self._pieces.take(kind == "head", payload)
 
-    def hold(self) -> None:
-        """Take no further pieces for now; the function waits where it yields."""
-        self._channel.hold()
-
-    def go_on(self) -> None:
-        self._channel.go_on()
+    def credit(self, total: int) -> None:
+        """Tell a function that streams how many bytes of its answer were taken; beyond a window it waits for that."""
+        self._channel.send({"t": "taken", "c": self.calls, "bytes": total})
 
     def cancel(self) -> None:
         """Tell a function that streams that nobody takes any more; it ends where it yields next."""
         self._channel.send({"t": "cancel", "c": self.calls})
-        self._channel.go_on()
 
     def _is_over(self, number: object) -> bool:
         return type(number) is int and 0 < number < self.calls

@@ -1,8 +1,10 @@
 """Answers that go out piece by piece, no faster than their callers take them.
 
     instance ──frame──▶ Stream: gathers while its last piece is on its way ──Piece──▶ answers:{gateway}
-    receipts:{invoker} ──Receipt──▶ Stream: beyond WINDOW_BYTES that nobody took, the instance is read no further;
-                                    when the caller is gone, the function is told where it yields next
+    receipts:{invoker} ──Receipt──▶ Stream ──frame──▶ agent: beyond WINDOW_BYTES that nobody took it waits where the
+                                    function yields; when the caller is gone, it ends the function there
+
+The socket itself is always read: what a function has ended with is known at once, and billed until then.
 
 A Piece goes with the completions (completions.py): fenced like them, resent like them, in one order with them. So no
 piece follows its Answer, and none of an attempt that was taken from us. A gateway that says nothing for
@@ -33,8 +35,7 @@ AGAIN_S = 0.2
 class Source(Protocol):
     """The instance whose answer it is."""
 
-    def hold(self) -> None: ...
-    def go_on(self) -> None: ...
+    def credit(self, total: int) -> None: ...
     def cancel(self) -> None: ...
 
 
@@ -55,7 +56,6 @@ class Stream:
         self._head = b""
         self._body = bytearray()
         self._sending = False
-        self._held = False
         self._taken_bytes = 0
         self.bytes = 0  # of its body, so far
         self.heard_us = 0  # of its gateway, once it knows of us; 0: it does not
@@ -77,15 +77,14 @@ class Stream:
             return False
         if self.gone:
             return True
+        if self.bytes - self._taken_bytes > limits.WINDOW_BYTES + limits.PIECE_MAX_BYTES:  # it waits before
+            return False
         if head:
             self._head = data
             asyncio.get_running_loop().call_soon(self._go)  # the first piece has often come with it
         else:
             self._body += data
             self._go()
-        if not self._held and self.bytes - self._taken_bytes > limits.WINDOW_BYTES:
-            self._held = True
-            self._source.hold()
         return True
 
     def _go(self) -> None:
@@ -108,12 +107,11 @@ class Stream:
 
     def received(self, receipt: Receipt, now_us: int) -> None:
         self.heard_us = now_us
-        self._taken_bytes = max(self._taken_bytes, receipt.taken_bytes)
         if receipt.gone:
             self.cancel("the caller hung up")
-        elif self._held and self.bytes - self._taken_bytes <= limits.WINDOW_BYTES // 2:
-            self._held = False
-            self._source.go_on()
+        elif receipt.taken_bytes > self._taken_bytes:
+            self._taken_bytes = receipt.taken_bytes
+            self._source.credit(receipt.taken_bytes)
 
     def cancel(self, why: str) -> None:
         if not self.gone:
@@ -126,8 +124,6 @@ class Stream:
         """The instance has answered or ended: send what is left, before the Answer."""
         if not self.gone and (self._body or self._head):
             self._send()
-        if self._held:
-            self._source.go_on()
 
 
 class Streams:

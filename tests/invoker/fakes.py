@@ -77,7 +77,7 @@ class FakeInstance:
         self.ended: Exit | None = None  # it ended while idle, and nobody has heard of it yet
         self.printed = b""
         self.pieces: Pieces | None = None
-        self.told: list[str] = []  # of a stream: hold, go_on, cancel
+        self.told: list[str] = []  # of a stream: taken, cancel
         self.log_dropped_bytes = 0
 
     def call(
@@ -99,11 +99,8 @@ class FakeInstance:
         self.future = future
         return future
 
-    def hold(self) -> None:
-        self.told.append("hold")
-
-    def go_on(self) -> None:
-        self.told.append("go_on")
+    def credit(self, total: int) -> None:
+        self.told.append(f"taken {total}")
 
     def cancel(self) -> None:
         self.told.append("cancel")

@@ -78,16 +78,18 @@ async def test_pieces_go_out_in_order_and_those_that_wait_for_one_another_go_tog
     assert [usage.bytes_out for usage in await host.usages()] == [5]
 
 
-async def test_what_nobody_takes_is_not_read_from_the_instance(host: OneHost) -> None:
+async def test_an_instance_hears_what_was_taken_and_may_not_send_far_beyond(host: OneHost) -> None:
     caller = Caller(host)
     await caller.begin()
     piece = b"x" * limits.PIECE_MAX_BYTES
-    while not caller.instance.told:
+    for _ in range(limits.WINDOW_BYTES // len(piece) + 1):
         assert caller.pieces.take(False, piece)
-    await caller.told("hold")
-    await caller.receipt(1)
-    await caller.receipt(limits.WINDOW_BYTES)
-    await caller.told("hold", "go_on")
+    await caller.receipt(1000)
+    await caller.receipt(len(piece))
+    await caller.receipt(1000)
+    await caller.told("taken 1000", f"taken {len(piece)}")
+    assert caller.pieces.take(False, piece)
+    assert not caller.pieces.take(False, piece), "an agent that does not wait is none of ours"
     caller.end.set_result(Reply(True, b"", 1000))
 
 

@@ -58,6 +58,7 @@ else:
     )
 
 PIECE_MAX = 64 * 1024  # limits.PIECE_MAX_BYTES
+WINDOW = 256 * 1024  # limits.WINDOW_BYTES
 TOTAL_MAX = 200 * 1024 * 1024  # limits.STREAM_MAX_BYTES
 EVENTS = {
     "content-type": "text/event-stream",
@@ -117,26 +118,39 @@ def serve(conn: socket.socket, handler: Callable[[Any, Any], Any], function: Fun
 
 
 class Wire:
-    """A sink: frames to the invoker. It does not read them while too much is on its way: that blocks us."""
+    """A sink: frames to the invoker, which says how much was taken. Beyond a window that nobody took, we wait."""
 
     def __init__(self, conn: socket.socket, c: int) -> None:
         self._conn, self._c = conn, c
         self._poll = select.poll()
         self._poll.register(conn, select.POLLIN)
         self._gone = False
+        self._sent = self._taken = 0
 
     def head(self, document: bytes, data: bytes) -> None:
+        self._sent += len(data)
         head = frame(b'{"t":"head","c":%d}' % self._c, document)
         self._conn.sendall(head + frame(b'{"t":"piece","c":%d}' % self._c, data) if data else head)
 
     def piece(self, data: bytes) -> None:
-        send_frame(self._conn, b'{"t":"piece","c":%d}' % self._c, data)
+        while self._sent - self._taken > WINDOW and not self._gone:
+            self._hear()
+        if not self._gone:
+            self._sent += len(data)
+            send_frame(self._conn, b'{"t":"piece","c":%d}' % self._c, data)
 
     def gone(self) -> bool:
         while not self._gone and self._poll.poll(0):
-            told = read_frame(self._conn)
-            self._gone = told is None or (told[0]["t"] == "cancel" and told[0]["c"] == self._c)
+            self._hear()
         return self._gone
+
+    def _hear(self) -> None:
+        told = read_frame(self._conn)
+        if told is None:
+            self._gone = True
+        elif told[0]["c"] == self._c:  # else of a call that is over
+            self._gone = told[0]["t"] == "cancel"
+            self._taken = told[0].get("bytes", self._taken)
 
 
 def run_stream(
