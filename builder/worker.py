@@ -135,8 +135,11 @@ class Worker:
             await asyncio.sleep(TIDY_S)
             try:
                 pruned = await retention.prune(self._store, self._builder.layers, time.time)
-            except (JiffyError, OSError, ValueError) as exc:  # what lies in the way now may not lie there next time
-                log.warning("nothing is pruned: %s", exc)
+            except PlatformError as exc:
+                log.warning("nothing is pruned: %s", exc.message)
+                continue
+            except Exception:  # builds matter more, and what lies in the way now may not lie there next time
+                log.exception("nothing is pruned")
                 continue
             if pruned.revisions or pruned.swept.bytes:
                 log.info("pruned %d revisions, %d bytes", len(pruned.revisions), pruned.swept.bytes)

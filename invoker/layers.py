@@ -184,8 +184,9 @@ def unpack(tar: IO[bytes], tree: Path, prefix: str) -> None:
                     raise Unavailable(f"a layer holds {info.name!r:.200}, which is no file, folder or link")
     except (tarfile.TarError, ValueError, OverflowError) as exc:
         raise Unavailable(f"a layer is no readable archive: {exc}") from exc
-    for place, target in links:
+    for place, _ in links:  # all folders before the first link, or one could be made through another
         place.parent.mkdir(parents=True, exist_ok=True)
+    for place, target in links:
         place.symlink_to(target)
         os.utime(place, (0, 0), follow_symlinks=False)
     for folder, mode in reversed(folders):

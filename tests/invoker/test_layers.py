@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
+import io
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from builder import image
 from builder import registry as pushing
 from builder.layers import LayerStore, StoredLayer
-from invoker.layers import Layers
+from invoker.layers import Layers, unpack
 from invoker.registry import Registry
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import InvalidRequest, Unavailable
@@ -135,13 +139,18 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("case", [*HOSTILE, "through a link", "another", "damaged", "bomb", "cut"])
+LINKS = ("through a link", "link through a link")
+
+
+@pytest.mark.parametrize("case", [*HOSTILE, *LINKS, "another", "damaged", "bomb", "cut"])
 async def test_nothing_of_a_hostile_layer_remains(case: str, data_dir: Path, tmp_path: Path) -> None:
     """Even of one that its digest fits."""
     (data_dir / layout.LAYERS).mkdir()
     first = entry("var/task/app.py", b"x = 1\n")
-    out = entry("var/task/l", kind=tarfile.SYMTYPE, linkname=str(tmp_path)), entry("var/task/l/x", b"x")
-    plain = tar(first, *(out if case == "through a link" else (HOSTILE[case],) if case in HOSTILE else ()))
+    link = entry("var/task/l", kind=tarfile.SYMTYPE, linkname=str(tmp_path))
+    second = entry("var/task/l/x", b"x"), entry("var/task/l/x", kind=tarfile.SYMTYPE, linkname="/")
+    through = {name: (link, last) for name, last in zip(LINKS, second, strict=True)}
+    plain = tar(first, *(through[case] if case in through else (HOSTILE[case],) if case in HOSTILE else ()))
     size, packed, named = 7, gzip.compress(plain), digest(plain)
     if case == "another":
         named = digest(b"other")
@@ -155,7 +164,52 @@ async def test_nothing_of_a_hostile_layer_remains(case: str, data_dir: Path, tmp
     with pytest.raises(Unavailable):
         await layers.ready([Layer("code", named, size)])
     assert not list((data_dir / layout.LAYERS).iterdir())
-    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "x").is_symlink() and not (tmp_path / "x").exists()
+
+
+names = st.sampled_from(
+    [
+        "var",
+        "var/task",
+        "var/task/a",
+        "var/task/a/b",
+        "var/task/l",
+        "var/task/l/x",
+        "var/task/../x",
+        "/x",
+        "..",
+        "x",
+        ".",
+    ]
+)
+kinds = st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, b"Z"])
+entries = st.lists(
+    st.tuples(
+        names, kinds, st.binary(max_size=20), st.sampled_from(["a", "/", "../..", "/tmp"]), st.integers(0, 0o7777)
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(made=entries, flips=st.lists(st.tuples(st.integers(0, 6000), st.integers(1, 255)), max_size=3))
+def test_whatever_a_layer_holds_nothing_gets_out(
+    made: list[tuple[str, bytes, bytes, str, int]],
+    flips: list[tuple[int, int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    data = bytearray(
+        tar(*(entry(n, c if k == tarfile.REGTYPE else b"", k, linkname=to, mode=m) for n, k, c, to, m in made))
+    )
+    for at, bits in flips:
+        data[at % len(data)] ^= bits
+    around = tmp_path_factory.mktemp("fuzz")
+    (around / "in").mkdir()
+    with contextlib.suppress(Unavailable, OSError):
+        unpack(io.BytesIO(bytes(data)), around / "in" / "tree", layout.TASK_DIR)
+    assert [path.name for path in (*around.iterdir(), *(around / "in").iterdir())] == ["in", "tree"]
+    for path in (around / "in" / "tree").rglob("*"):
+        assert path.is_symlink() or path.is_dir() or (path.is_file() and not path.stat().st_mode & 0o7000)
 
 
 def test_what_a_killed_invoker_left_goes_at_its_next_start(data_dir: Path) -> None:
