@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -80,6 +81,22 @@ async def test_a_function_can_hardly_tell_how_its_sandbox_was_started(bwrap: Lab
         return sorted((where, kind, "ro" in options.split(",")) for where, kind, options in mounts)
 
     assert places(by_fork) == places(by_itself)
+
+
+async def test_more_open_files_than_select_knows_keep_nothing_from_starting(bwrap: Lab) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        for tenant in ("", "acme"):
+            sandbox = await born(bwrap, tenant)
+            assert sandbox.tenant == tenant
+            assert (await looks(bwrap, sandbox))["modules"]
+            await sandbox.close()
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_one_that_dies_is_done_without_and_replaced(bwrap: Lab) -> None:

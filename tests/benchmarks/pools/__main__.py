@@ -59,7 +59,7 @@ def idle(sandbox: str, quick: bool) -> list[Figure]:
 @part
 def thaw(sandbox: str, quick: bool) -> list[Figure]:
     with platform(sandbox) as running:
-        return instances.thaw(running, 20 if quick else 60)
+        return instances.thaw(running, 20 if quick else 40)
 
 
 @part

@@ -22,7 +22,7 @@ PER_S = 5.0  # quiet calls
 
 def flood(sandbox: str, quick: bool) -> list[Figure]:
     """One function floods a host of 16 instances with 64 callers; another one is called five times a second."""
-    calls = 10 if quick else 50
+    calls = 10 if quick else 30
     with platform(sandbox, "--instances", "16") as running:
         table = 'handler = "nap:handler"\ntimeout_s = 20'
         running.deploy("flood", {"flood": table, "quiet": table}, {"nap.py": NAP.format(seconds=BUSY_S)})
@@ -41,7 +41,7 @@ def flood(sandbox: str, quick: bool) -> list[Figure]:
 
 def tenants(sandbox: str, quick: bool) -> list[Figure]:
     """One tenant floods a host of 16 instances with all of its four functions; another one has one that is called."""
-    calls = 10 if quick else 50
+    calls = 10 if quick else 30
     keys = {name: secrets.token_urlsafe(32) for name in ("loud", "quiet")}
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         for name, key in keys.items():
