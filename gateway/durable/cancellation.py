@@ -52,8 +52,9 @@ class Cancellation:
             packed = await self._queued.queued_call(where, invocation)
             if packed is None:
                 continue
-            cancelled = record._replace(state=State.CANCELLED, due_ms=0)
             call = wire.unpack(Call, packed)
+            # Attempts as the call has them: one may have ended since the record was read.
+            cancelled = record._replace(state=State.CANCELLED, due_ms=0, attempts=call.attempt - 1)
             done = await self._queued.cancel(tenant, where, cancelled, len(call.payload))
             if done == 1:
                 if where != "later" and call.hold:  # what waits there holds nothing

@@ -272,9 +272,11 @@ class Fleet:
             if event.kind is Kind.RESTART
             else (self._engine.hang, self._engine.go_on)
         )
+        self._down.add("engine")
         await asyncio.to_thread(before)
         await asyncio.sleep(event.seconds)
         await asyncio.to_thread(after)
+        self._down.discard("engine")
 
     async def supervise(self) -> None:
         """Start again who ended by itself, as one that starts while Redis is away does; until cancelled."""

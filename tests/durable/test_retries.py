@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from gateway.durable.cancellation import Cancellation
+from gateway.durable.store import DurableStore
 from invoker.sandbox import Reply
 from jiffy.contract import keys
+from jiffy.contract.messages import InvocationRecord
 from tests.durable.conftest import FAILED, Pair
 from tests.gateway.conftest import serving
 from tests.gateway.fake_invoker import publish
@@ -178,6 +181,28 @@ async def test_a_queued_call_can_be_taken_back(pair: Pair) -> None:
     assert again.status_code == 409 and "cancelled" in again.json()["error"]["message"]
     assert await pair.tally() == {"accepted": 1, "cancelled": 1, "bytes": 0}
     assert await pair.redis.zcard(keys.LATER) == await pair.redis.hlen(keys.LATER_CALLS) == await pair.backlog() == 0
+
+
+async def test_what_is_taken_back_between_two_attempts_has_had_the_first(pair: Pair) -> None:
+    """Even when its record was read before that one ended."""
+    await pair.deploy(retries=2, backoff_s=3600.0)
+    pair.host.world.function = failing(1)
+    invocation = await pair.call()
+    await pair.end(invocation, "queued")
+    async with asyncio.timeout(15):
+        while (record := await pair.served.gateway.store.invocation(invocation)) is None or not record.due_ms:
+            await asyncio.sleep(0.01)
+
+    class Before:
+        async def invocation(self, invocation: str) -> InvocationRecord | None:
+            return record._replace(attempts=0, due_ms=0)
+
+    gateway = pair.served.gateway
+    store = DurableStore(gateway.store.client)
+    cancelled = await Cancellation(Before(), store, gateway.budgets.guard).cancel("default", invocation)
+    await store.close()
+    assert (cancelled.state, cancelled.attempts) == ("cancelled", 1)
+    assert (await pair.show(invocation))["attempts"] == 1
 
 
 async def test_a_call_on_a_stream_can_be_taken_back_until_an_invoker_has_it(pair: Pair) -> None:
