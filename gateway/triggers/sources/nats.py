@@ -17,7 +17,6 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
-from nats.errors import TimeoutError as NoMessage
 from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import NoStreamResponseError
 
@@ -83,7 +82,7 @@ class NatsSubject:
         with _translated():
             try:
                 found = await self._pull.fetch(most, timeout=max(wait_s, 0.01))
-            except NoMessage:
+            except TimeoutError:  # the client's own is one, too
                 return []
         self._out |= {message.metadata.sequence.stream: message for message in found}
         return [_message(message) for message in found]
