@@ -21,16 +21,17 @@ from builder.lock import Lock
 from builder.part import WARNING, Part, Source, Step, Tell, size, timed
 from builder.processes import Processes
 from builder.resolved import Resolved
+from builder.runtimes.image import recipe as others
+from builder.runtimes.nodejs import recipe as nodejs
 from builder.runtimes.nodejs.node import NO_NODES, Node
-from builder.runtimes.nodejs.recipe import Recipe
 from builder.runtimes.provided import bootstrap
 from builder.runtimes.python import base, check, interpreter, reach, rehearsal
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import BuildFailed
-from jiffy.contract.messages import BuildRequest, Layer, Revision
+from jiffy.contract.messages import BuildRequest, Layer, Process, Revision
 from jiffy.contract.registry import Shelf
-from jiffy.contract.spec import FunctionSpec, language, parse_function
+from jiffy.contract.spec import PROGRAMS, FunctionSpec, language, parse_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,9 @@ class Builder:
         self._resolved = Resolved(self._store)
         self._makers: dict[str, Make] = {
             "python": self._python,
-            "nodejs": Recipe(self._store, self._resolved, nodes, environ, processes).make,
+            "nodejs": nodejs.Recipe(self._store, self._resolved, nodes, environ, processes).make,
             "provided": self._provided,
+            "image": others.Recipe(self._store, environ).make,
         }
         self._store.sweep()
 
@@ -85,7 +87,7 @@ class Builder:
     def runtimes(self) -> tuple[str, ...]:
         """What functions may be written in here."""
         pythons = sorted(self._interpreters, key=lambda runtime: self._interpreters[runtime].version)
-        return (*pythons, *self._nodes, "provided")
+        return (*pythons, *self._nodes, "provided", "image")
 
     @property
     def layer_store(self) -> str:
@@ -117,18 +119,20 @@ class Builder:
         with self._store.staging() as folder:
             code = folder / "code"
             making = self._makers[language(spec.runtime)]
-            part = making(Source(spec, request.source, archive, folder, code, locked), tell)
+            part = making(Source(request.tenant, spec, request.source, archive, folder, code, locked), tell)
             _check_size(part.code_bytes, part.layers[1:])
-            with timed(tell, "code") as step:
-                layers = (*part.layers, self._store.put("code", code, layout.TASK_DIR))
-                step.bytes = layers[-1].layer.size_bytes
-                step.text = f"code layer, {size(step.bytes)}"
+            layers = tuple(part.layers)
+            if part.process is None:
+                with timed(tell, "code") as step:
+                    layers = (*layers, self._store.put("code", code, layout.TASK_DIR))
+                    step.bytes = layers[-1].layer.size_bytes
+                    step.text = f"code layer, {size(step.bytes)}"
         with timed(tell, "image") as step:
             made = image.write(self._store, _image(spec, part), layers)
             step.bytes = sum(stored.blob_bytes for stored in layers)
             step.text = f"image of {len(layers)} layers, {size(step.bytes)} compressed"
         store = self.ship((stored.layer for stored in layers), tell)
-        return _revision(request, spec, part.runtime, layers, made)._replace(store=store)
+        return _revision(request, spec, part, layers, made)._replace(store=store)
 
     def _python(self, of: Source, tell: Tell) -> Part:
         spec, locked = of.spec, of.locked
@@ -283,11 +287,13 @@ def _image(spec: FunctionSpec, part: Part) -> image.Image:
         **({"JIFFY_STREAM": "1"} if spec.stream else {}),
     }
     labels = {"jiffy.runtime": part.runtime, "jiffy.handler": spec.handler}
-    if spec.runtime == "provided":
+    if spec.runtime in PROGRAMS:
         settings = {"_HANDLER": spec.handler.replace(":", "."), "LAMBDA_TASK_ROOT": layout.TASK_DIR}
         labels["jiffy.run"] = (
             "a client of the Lambda Runtime API at $AWS_LAMBDA_RUNTIME_API; it serves no HTTP by itself"
         )
+    if part.process is not None:
+        return _image_of_others(spec, part.process, labels)
     return image.Image(
         title=spec.name,
         description=spec.description,
@@ -298,22 +304,41 @@ def _image(spec: FunctionSpec, part: Part) -> image.Image:
     )
 
 
+def _image_of_others(spec: FunctionSpec, process: Process, labels: dict[str, str]) -> image.Image:
+    env = process.env | dict(spec.env)
+    if process.http_port:
+        env |= {"PORT": str(process.http_port)}
+        labels = {"jiffy.runtime": spec.runtime}
+    return image.Image(
+        title=spec.name,
+        description=spec.description,
+        entrypoint=process.args,
+        env=env,
+        base=f"the layers of {spec.image}",
+        labels=labels,
+        workdir=process.cwd,
+        port=process.http_port,
+    )
+
+
 def _timeout_ms(spec: FunctionSpec) -> int:
     return round(spec.timeout_s * 1000)
 
 
 def _revision(
-    request: BuildRequest, spec: FunctionSpec, runtime: str, layers: tuple[StoredLayer, ...], made: str
+    request: BuildRequest, spec: FunctionSpec, part: Part, layers: tuple[StoredLayer, ...], made: str
 ) -> Revision:
     declared = spec.to_dict()
-    identity = [runtime, declared, [stored.layer.digest for stored in layers]]
+    identity: list[object] = [part.runtime, declared, [stored.layer.digest for stored in layers]]
+    if part.process is not None:
+        identity.append(part.process)
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return Revision(
         tenant=request.tenant,
         function=spec.name,
         number=0,  # given when it is published
         digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
-        runtime=runtime,
+        runtime=part.runtime,
         layers=tuple(stored.layer for stored in layers),
         handler=spec.handler,
         memory_mb=spec.memory_mb,
@@ -329,4 +354,5 @@ def _revision(
         public=spec.public,
         stream=spec.stream,
         calls_max=1 if spec.reuse == "never" else spec.max_requests,
+        process=part.process,
     )

@@ -53,6 +53,13 @@ class Image:
     env: Mapping[str, str]
     labels: Mapping[str, str]
     base: str = WITH_AGENT  # what its base layer holds
+    workdir: str = layout.TASK_DIR
+    port: int = PORT  # where it serves HTTP; 0: nowhere
+
+
+def architecture() -> str:
+    """This machine's, as images name it."""
+    return _MACHINES.get(platform.machine(), platform.machine())
 
 
 def write(store: LayerStore, image: Image, layers: tuple[StoredLayer, ...]) -> str:
@@ -85,10 +92,10 @@ def _configuration(image: Image, layers: tuple[StoredLayer, ...]) -> dict[str, A
         "created": EPOCH,
         "config": {
             "User": f"{layout.UID}:{layout.GID}",
-            "ExposedPorts": {f"{PORT}/tcp": {}},
+            "ExposedPorts": {f"{image.port}/tcp": {}} if image.port else {},
             "Env": [f"{name}={value}" for name, value in sorted(image.env.items())],
             "Entrypoint": list(image.entrypoint),
-            "WorkingDir": layout.TASK_DIR,
+            "WorkingDir": image.workdir,
             "Labels": {**_annotations(image), **image.labels},
         },
         "rootfs": {"type": "layers", "diff_ids": [s.layer.digest for s in layers]},

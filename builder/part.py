@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder import image
 from builder.layers import StoredLayer
 from builder.lock import Lock
 from jiffy.contract import limits
+from jiffy.contract.messages import Process
 from jiffy.contract.spec import FunctionSpec
 
 WARNING = "warning"  # the step of what its author should know, though the build goes on
@@ -38,6 +39,7 @@ Tell = Callable[[Step], None]
 class Source:
     """What one build begins with."""
 
+    tenant: str
     spec: FunctionSpec
     digest: str  # of the archive
     archive: bytes
@@ -56,7 +58,7 @@ class Part:
     command: tuple[str, ...]  # what `docker run` starts
     locked: Lock | None
     base: str = image.WITH_AGENT  # what the base layer holds
-    labels: dict[str, str] = field(default_factory=dict)
+    process: Process | None = None  # of an image that others made: then there is no code layer
 
 
 @contextmanager

@@ -17,7 +17,13 @@ from jiffy.contract.messages import Revision
 from .cgroups import Cell
 from .channel import Log
 from .instance import STATUS_MAX_S, Exit, Pieces, Reply
-from .runtime_api import Event, RuntimeApi
+from .runtime_api import Event
+
+
+class Api(Protocol):
+    """How its program gets an event: runtime_api.py or http_server.py."""
+
+    def hand_out(self, event: Event, /) -> None: ...
 
 
 class Home(Protocol):
@@ -32,7 +38,7 @@ class Home(Protocol):
 class Client:
     """The instance that such a program is. `on_exit` is called once, after the call's future (if any) is resolved."""
 
-    def __init__(self, sandbox: Home, api: RuntimeApi, cell: Cell | None, printed: Log, pid: int) -> None:
+    def __init__(self, sandbox: Home, api: Api, cell: Cell | None, printed: Log, pid: int) -> None:
         self.pid = pid
         self.calls = 0
         self.on_exit: Callable[[Any], None] | None = None

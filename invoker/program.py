@@ -22,25 +22,26 @@ from pathlib import Path
 
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import SandboxFailed
-from jiffy.contract.messages import Layer, Revision
+from jiffy.contract.messages import Layer, Process, Revision
 from jiffy.contract.spec import language
 
-from . import netns
 from .cgroups import Group
 from .channel import Log
 from .client import Client
 from .drivers import base
 from .drivers.base import START_MAX_S, Driver, Jail, new_id
+from .http_server import HttpServer
 from .instance import Exit
 from .microcontainer import FOLDERS, Loaded, Microcontainer, State
 from .refusal import error_json
-from .runtime_api import HOST, PORT, RuntimeApi
+from .runtime_api import RuntimeApi
 
 log = logging.getLogger(__name__)
 
-COMMANDS = {  # language: what is started
-    "nodejs": ("/usr/local/bin/node", f"{layout.RUNTIME_DIR}/agent.mjs"),
-    "provided": (f"{layout.TASK_DIR}/bootstrap",),
+PROCESSES = {  # language: what is started, unless the revision says it
+    "nodejs": Process(("/usr/local/bin/node", f"{layout.RUNTIME_DIR}/agent.mjs"), {}, layout.TASK_DIR),
+    "provided": Process((f"{layout.TASK_DIR}/bootstrap",), {}, layout.TASK_DIR),
+    "image": Process((), {}, "/"),
 }
 EARLY = frozenset({"nodejs"})  # agents of ours
 NOT_STARTED = 127  # what a shell says, and the gate of a container, when a program can't be executed
@@ -49,7 +50,7 @@ _SIGNALLED = 128
 
 def runs(runtime: str) -> bool:
     """Is it a program that a function of this runtime is?"""
-    return language(runtime) in COMMANDS
+    return language(runtime) in PROCESSES
 
 
 class Program(Microcontainer):
@@ -63,10 +64,10 @@ class Program(Microcontainer):
         super().__init__(sandbox_id, data, runtime, network=network)
         self._driver = driver
         self._base = base
-        self._command = COMMANDS[language(runtime)]
+        self._process = PROCESSES[language(runtime)]
         self._early = language(runtime) in EARLY
         self._jail: Jail | None = None
-        self._api = RuntimeApi(self)
+        self._api: RuntimeApi | HttpServer = RuntimeApi(self)
         self._client: Client | None = None
         self._printed: Log | None = None
         self._pidfd = self._alarm = -1
@@ -101,17 +102,18 @@ class Program(Microcontainer):
 
     async def _begin(self, env: Mapping[str, str], trees: Mapping[str, Path], memory_mb: int = 0) -> None:
         """Start the process, with the API at its side. Raises SandboxFailed."""
-        places = {"task": layout.TASK_DIR, "deps": layout.deps_dir(self.runtime)}
-        program = base.Program({**env, "AWS_LAMBDA_RUNTIME_API": f"{HOST}:{PORT}"}, trees, places)
+        ours = {"task": layout.TASK_DIR, "deps": layout.deps_dir(self.runtime)}
+        places = {} if self.runtime == "image" else ours  # what others made has its own idea of folders
+        program = base.Program({**env, **self._api.env}, trees, places, self._process.cwd)
         wish = base.Wish(network=self.network, program=program)
-        jail = await self._driver.start(self.id, self._base, self._command, wish)
+        jail = await self._driver.start(self.id, self._base, self._process.args, wish)
         self._jail = jail
         try:
             self._pidfd = os.pidfd_open(jail.pid)
             limit(jail.pid, memory_mb if jail.group is None else 0)
             if jail.group is not None and memory_mb:
                 self._restrict(jail.group, memory_mb)
-            await self._api.open(await netns.listen(jail.pid, HOST, PORT))
+            await self._api.open(jail.pid)
             self._loop.add_reader(self._pidfd, self._ended)
             self._began_ns = time.monotonic_ns()
             printed = jail.release()
@@ -168,6 +170,10 @@ class Program(Microcontainer):
             if layer.kind in FOLDERS
         }
         self._awaited = self._loop.create_future()
+        if revision.process is not None:
+            self._process = revision.process
+            if self._process.http_port:
+                self._api = HttpServer(self, self._process.http_port)
         if self._early:
             await self._tell(revision, env, trees)
         else:
@@ -176,7 +182,9 @@ class Program(Microcontainer):
             async with asyncio.timeout(limits.INIT_MAX_S):
                 loaded = await self._awaited
         except TimeoutError:
-            text = f"the function had not asked for its first event after {limits.INIT_MAX_S:.2f} seconds"
+            port = self._process.http_port
+            missing = f"nobody listened on port {port}" if port else "the function had not asked for its first event"
+            text = f"{missing} after {limits.INIT_MAX_S:.2f} seconds"
             return Loaded(int(limits.INIT_MAX_S * 1e6), error_json("Sandbox.Timedout", text), self._read())
         if loaded.error is None:
             if self.state is not State.LOADING:
@@ -201,6 +209,7 @@ class Program(Microcontainer):
         except (OSError, ValueError) as exc:
             raise SandboxFailed(f"{revision.function} could not be put into a sandbox: {exc}") from exc
         self._began_ns = time.monotonic_ns()
+        assert isinstance(self._api, RuntimeApi), "agents of ours speak it"
         self._api.load(json.dumps({"handler": revision.handler, "env": dict(env)}).encode())
 
     async def fork(self) -> Client:
@@ -252,9 +261,9 @@ class Program(Microcontainer):
             text = f"starting the function used more than its memory_mb = {most}; raise memory_mb in jiffy.toml"
             return error_json("Runtime.OutOfMemory", text)
         if end == Exit("exit", NOT_STARTED, 0):
-            return error_json("Runtime.InvalidEntrypoint", f"{self._command[0]} could not be executed")
+            return error_json("Runtime.InvalidEntrypoint", f"{self._process.args[0]} could not be executed")
         how = f"signal {end.code}" if end.reason == "signal" else f"exit status {end.code}"
-        return error_json("Runtime.ExitError", f"Runtime exited before it asked for its first event: {how}")
+        return error_json("Runtime.ExitError", f"Runtime exited before it was ready for its first event: {how}")
 
     def _read(self) -> bytes:
         return b"" if self._printed is None else self._printed.read()
@@ -284,7 +293,9 @@ class Program(Microcontainer):
 
 def environment(revision: Revision) -> dict[str, str]:
     """What a function of this revision finds in its environment, the API's address aside."""
-    number = str(revision.number)
+    if revision.process is not None:
+        theirs = {"LANG": "C.UTF-8", **revision.process.env, "HOME": layout.SCRATCH_DIR}
+        return theirs | dict(revision.env) | _fixed(revision)
     plain = {
         "PATH": "/usr/local/bin:/usr/bin:/bin:/opt/python/bin",
         "HOME": layout.SCRATCH_DIR,
@@ -292,7 +303,12 @@ def environment(revision: Revision) -> dict[str, str]:
         "TZ": "UTC",
         "LD_LIBRARY_PATH": f"{layout.TASK_DIR}/lib:{layout.TASK_DIR}",
     }
-    fixed = {
+    return plain | dict(revision.env) | _fixed(revision)
+
+
+def _fixed(revision: Revision) -> dict[str, str]:
+    number = str(revision.number)
+    return {
         "_HANDLER": revision.handler.replace(":", "."),
         "AWS_LAMBDA_FUNCTION_NAME": revision.function,
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(revision.memory_mb),
@@ -304,7 +320,6 @@ def environment(revision: Revision) -> dict[str, str]:
         "JIFFY_FUNCTION": revision.function,
         "JIFFY_REVISION": number,
     }
-    return plain | dict(revision.env) | fixed
 
 
 def limit(pid: int, memory_mb: int) -> None:

@@ -13,7 +13,6 @@ import asyncio
 import base64
 import binascii
 import json
-import socket
 from http import HTTPStatus
 from typing import NamedTuple, Protocol, cast
 
@@ -21,6 +20,7 @@ import httptools
 
 from jiffy.contract import limits
 
+from . import netns
 from .refusal import error_json
 
 HOST, PORT = "127.0.0.1", 9001  # as AWS Lambda has it
@@ -76,7 +76,14 @@ class RuntimeApi:
         self._out = ""  # the id of the event that is being worked on
         self._started = False  # the program asked for an event once
 
-    async def open(self, listener: socket.socket) -> None:
+    @property
+    def env(self) -> dict[str, str]:
+        """What a client finds in its environment."""
+        return {"AWS_LAMBDA_RUNTIME_API": f"{HOST}:{PORT}"}
+
+    async def open(self, pid: int) -> None:
+        """Listen in the network namespace of `pid`. Raises SandboxFailed."""
+        listener = await netns.listen(pid, HOST, PORT)
         self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=listener)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 from tests.conftest import NodeLayers, need
@@ -124,6 +126,33 @@ def test_a_node_function_fails_and_is_replaced_as_others_are(up: Up, tmp_path: P
     assert late["errorType"] == "Sandbox.Timedout"
     assert [up.invoke("once").json()["calls"] for _ in range(3)] == [1, 1, 1]
     assert [up.invoke("twice").json()["calls"] for _ in range(4)] == [1, 2, 1, 2]
+
+
+def test_an_image_that_is_an_http_server(up: Up, tmp_path: Path, docker_engine: docker.DockerClient) -> None:
+    folder = build("http-image", tmp_path)
+    made, _ = docker_engine.images.build(path=str(folder), tag=(name := f"jiffy-test-{os.getpid()}"))
+    try:
+        toml = (folder / "jiffy.toml").read_text().replace("docker:http-image", f"docker:{name}")
+        (folder / "jiffy.toml").write_text(toml)
+        up.jiffy("deploy", str(folder))
+        saved = b"".join(made.save())
+    finally:
+        docker_engine.images.remove(made.id, force=True)
+    answer = up.get("/echo/a?b=1")
+    assert answer.json() == {"language": "C", "method": "GET", "path": "/echo/a?b=1", "bytes": 0}
+    assert up.http.post("/function/http-image/x", content=b"12345").json()["bytes"] == 5
+    assert up.invoke("http-image", {"any": "event"}).json()["method"] == "POST"
+    assert "GET /echo/a?b=1" in up.jiffy("logs", "http-image").stdout
+    assert "Memory Size: 128 MB" in report(up, "http-image")
+    image: dict[str, Any] = up.json("image", "http-image", "--data", str(up.data))
+    assert [layer["kind"] for layer in image["layers"]] == ["base"]
+    other = tmp_path / "archived"
+    other.mkdir()
+    (other / "app.tar").write_bytes(saved)
+    (other / ".jiffyignore").write_text("!/app.tar\n")
+    toml = '[functions.archived]\nruntime = "image"\nimage = "archive:app.tar"\nhttp_port = 9999\n'
+    assert up.deploy(other, toml)
+    assert up.get("/function/archived").json()["language"] == "C"
 
 
 CLIENT = """#!/usr/local/bin/python3

@@ -50,6 +50,7 @@ class Program:
     env: Mapping[str, str]
     trees: Mapping[str, Path]  # folder ("task", "deps") → the files to find there from the beginning
     places: Mapping[str, str]  # folder → where it lies inside
+    cwd: str  # where it begins
 
 
 PLACES: Mapping[str, str] = {"task": layout.TASK_DIR, "deps": layout.DEPS_DIR}  # of agents

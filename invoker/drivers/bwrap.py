@@ -263,7 +263,7 @@ class Bwrap:
                     for name, files in program.trees.items():
                         await jail.fill(name, files)
                     words += [word for pair in program.env.items() for word in ("--setenv", *pair)]
-                    words += ["--chdir", layout.TASK_DIR]
+                    words += ["--chdir", program.cwd]
                 await self.stage.start(jail.spawn, words, command, listener)
         return jail
 

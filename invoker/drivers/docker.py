@@ -91,7 +91,7 @@ class DockerJail:
                 await self.fill(name, tree)
             command = (f"{layout.SOCKET_DIR}/{gate.NAME}", *command)
             env = options["environment"] | dict(program.env)
-            options |= {"auto_remove": False, "environment": env, "working_dir": layout.TASK_DIR}
+            options |= {"auto_remove": False, "environment": env, "working_dir": program.cwd}
         name = f"jiffy-{self._driver.config.invoker}-{self._id}"
         container = await self._driver.create(image, list(command), name=name, **options)
         self._container = container.id

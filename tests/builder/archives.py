@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
+import platform
 import tarfile
 import zipfile
 from pathlib import Path
@@ -47,3 +49,18 @@ def wheel(folder: Path, name: str, files: dict[str, bytes], version: str = "1.0"
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as out:
         for path, content in (files | {f"{info}/RECORD": record.encode()}).items():
             out.writestr(path, content)
+
+
+def docker_archive(layers: list[bytes], **config: object) -> bytes:
+    """An image as `docker save` writes it, of layers that are tars; `config` is what the image says of its process."""
+    machines = {"x86_64": "amd64", "aarch64": "arm64"}
+    about = {
+        "architecture": machines.get(platform.machine(), platform.machine()),
+        "os": "linux",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in layers]},
+    }
+    names = [f"{n}/layer.tar" for n in range(len(layers))]
+    manifest = [{"Config": "config.json", "RepoTags": ["test:1"], "Layers": names}]
+    documents = [("config.json", json.dumps(about).encode()), ("manifest.json", json.dumps(manifest).encode())]
+    return tar(*(entry(name, data) for name, data in (*documents, *zip(names, layers, strict=True))))

@@ -15,7 +15,8 @@ from .routes import parse as parse_route
 _HANDLER = re.compile(r"([A-Za-z_][\w-]*(?:[./][A-Za-z_][\w-]*)*)[:.]([A-Za-z_]\w*)")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_]{0,63}){0,9}")
 _PACKAGE = re.compile(r"(?:@[A-Za-z0-9._-]{1,64}/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-_RUNTIME = re.compile(r"python3(?:\.\d{1,2})?|nodejs(?:\d{2})?|provided")
+_RUNTIME = re.compile(r"python3(?:\.\d{1,2})?|nodejs(?:\d{2})?|provided|image")
+_IMAGE_NAME = re.compile(r"[A-Za-z0-9.\[\]:/_-]+(?:@sha256:[0-9a-f]{64})?")
 BOOTSTRAP = "bootstrap"  # the handler of a function that is a program
 _FUNCTION_TARGET = re.compile(r"function:[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -114,9 +115,33 @@ def runtime(value: Any) -> str:
     if not isinstance(value, str) or not _RUNTIME.fullmatch(value):
         raise ValueError(
             '"python3" (the one that Jiffy itself runs on), "nodejs" (the builder\'s own), '
-            'one version, such as "python3.11" or "nodejs22", or "provided"'
+            'one version, such as "python3.11" or "nodejs22", "provided", or "image"'
         )
     return value
+
+
+def image(value: Any) -> str:
+    if value == "":
+        return ""
+    if isinstance(value, str) and len(value) <= 512 and value.isprintable() and " " not in value:
+        kind, _, name = value.partition(":")
+        inside = name.removeprefix("./")
+        if kind == "archive":
+            if inside and not inside.startswith("/") and ".." not in inside.split("/"):
+                return f"archive:{inside}"
+        elif _IMAGE_NAME.fullmatch(name if kind == "docker" else value if "/" in value else ""):
+            return value
+    raise ValueError(
+        '"archive:PATH" in the folder, "docker:NAME[:TAG]" of the engine, or "HOST/NAME[:TAG]" of a registry'
+    )
+
+
+def words(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(w, str) and w and "\0" not in w for w in value):
+        raise ValueError('a list of words, such as ["python3", "app.py"]')
+    if sum(len(word.encode(errors="replace")) for word in value) > limits.ENV_MAX_BYTES:
+        raise ValueError(f"words of at most {limits.ENV_MAX_BYTES} bytes together")
+    return tuple(value)
 
 
 def env(value: Any) -> dict[str, str]:

@@ -75,6 +75,15 @@ class Layer(NamedTuple):
     size_bytes: int  # unpacked
 
 
+class Process(NamedTuple):
+    """What the image of a function starts, in the words of the OCI runtime specification."""
+
+    args: tuple[str, ...]  # the first is a path in the image
+    env: dict[str, str]  # the image's own, beneath the function's
+    cwd: str
+    http_port: int = 0  # where it serves HTTP; 0: it is a client of the Lambda Runtime API
+
+
 class Revision(NamedTuple):
     """An immutable build of a function, all that is needed to run it. Travels inside every Call, already packed."""
 
@@ -99,6 +108,7 @@ class Revision(NamedTuple):
     public: bool = False  # its URL and routes need no API key
     store: str = ""  # id of the layer store that holds its layers; "": any may
     stream: bool = False  # its answer goes out piece by piece, as the handler yields it
+    process: Process | None = None  # of runtime "image"
 
 
 class Terms(NamedTuple):

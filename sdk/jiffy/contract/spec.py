@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from . import checks, edges, limits, triggers
 from .errors import SpecError
 
+PROGRAMS = ("provided", "image")  # runtimes whose functions are programs, without a handler
+IMAGE_KEYS = ("image", "entrypoint", "command", "http_port")
 SECRET = ("env",)  # keys whose values no error shows
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
@@ -51,6 +53,10 @@ class FunctionSpec:
     keep: tuple[str, ...] = ()
     test_event: str = ""
     whole: tuple[str, ...] = ()
+    image: str = ""
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    http_port: int = 0
 
     @property
     def every_route(self) -> tuple[str, ...]:
@@ -66,6 +72,8 @@ class FunctionSpec:
             "triggers": list(self.triggers),
             "keep": list(self.keep),
             "whole": list(self.whole),
+            "entrypoint": list(self.entrypoint),
+            "command": list(self.command),
         }
         return values | {"env": dict(self.env), "tags": dict(self.tags)} | lists
 
@@ -166,6 +174,12 @@ KEYS: dict[str, Key] = {
         "Events to run the handler with when a slim image is built, which then holds what that loaded.",
     ),
     "whole": Key(checks.packages, "[]", "Packages of which nothing is left out, tests and all."),
+    "image": Key(checks.image, '""', 'The image that is run; for runtime = "image": docs/runtimes.md.'),
+    "entrypoint": Key(checks.words, "[]", "What is started, in place of the image's own ENTRYPOINT and CMD."),
+    "command": Key(checks.words, "[]", "Its arguments, in place of the image's CMD."),
+    "http_port": Key(
+        checks.integer(0, 65535), "0", "Where the image serves HTTP; 0: it is a client of the Lambda Runtime API."
+    ),
 }
 
 
@@ -205,7 +219,7 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
         except ValueError as exc:
             found = f"a {type(value).__name__}" if key in SECRET else _found(value)
             mistakes.append(f"{place}: {key} = {found}; allowed: {exc}")
-    program = values.get("runtime") == "provided"
+    program = values.get("runtime") in PROGRAMS
     if program:
         values.setdefault("handler", checks.BOOTSTRAP)
     if "handler" not in table and not program:
@@ -213,7 +227,13 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
     elif values.get("handler") == checks.BOOTSTRAP and not program:
         mistakes.append(f'{place}: handler = "{checks.BOOTSTRAP}" is for runtime = "provided"')
     if program and values.get("stream"):
-        mistakes.append(f'{place}: stream = true; allowed: false, as runtime = "provided" answers whole')
+        mistakes.append(f"{place}: stream = true; allowed: false, as programs answer whole")
+    foreign = values.get("runtime") == "image"
+    if foreign and not values.get("image"):
+        mistakes.append(f'{place}: image is missing; add image = "archive:app.tar", or one of an engine or a registry')
+    for key in () if foreign else IMAGE_KEYS:
+        if values.get(key):
+            mistakes.append(f'{place}: {key} is for runtime = "image"')
     low, high = values.get("min_instances", 0), values.get("max_instances", limits.INSTANCES_DEFAULT)
     if low > high:
         mistakes.append(f"{place}: min_instances = {low}; allowed: at most max_instances, which is {high}")

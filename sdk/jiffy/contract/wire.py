@@ -21,6 +21,7 @@ from .messages import (
     Layer,
     LogEntry,
     Piece,
+    Process,
     Provision,
     Receipt,
     Revision,
@@ -50,6 +51,7 @@ Message = (
 )
 
 M = TypeVar("M")
+_PROCESS = Revision._fields.index("process")
 
 
 def pack(message: Message) -> bytes:
@@ -85,7 +87,12 @@ def _delivery(v: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _revision(v: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (*v[:5], tuple(Layer(*layer) for layer in v[5]), *v[6:])
+    layers = tuple(Layer(*layer) for layer in v[5])
+    process = v[_PROCESS] if len(v) > _PROCESS else None
+    if process is None:
+        return (*v[:5], layers, *v[6:])
+    made = Process(*process[: len(Process._fields)])
+    return (*v[:5], layers, *v[6:_PROCESS], made, *v[_PROCESS + 1 :])
 
 
 def _heartbeat(v: tuple[Any, ...]) -> tuple[Any, ...]:

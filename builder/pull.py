@@ -1,0 +1,140 @@
+"""Pulls an image from a registry, by the OCI distribution specification: the manifest, then its parts.
+
+Everything comes in pieces and bounded, and is held against the digest that names it. What opens the registry goes to
+its own origin alone: it may send us elsewhere for a blob. Errors are one line: BuildFailed for what the function's
+author can mend, Unavailable where the registry doesn't answer. How images are pushed: registry.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from builder.runtimes.image import archive
+from builder.runtimes.image.archive import Fetched
+from jiffy.contract import limits
+from jiffy.contract.errors import BuildFailed, Unavailable
+from jiffy.contract.registry import Challenge, Reference, credentials, safe, token
+
+DOCKER_HUB, _HUB_HOST, _HUB_LOGIN = "docker.io", "registry-1.docker.io", "https://index.docker.io/v1/"
+_CHUNK = 1024 * 1024
+_ERROR_MAX_BYTES = 16 * 1024
+_REDIRECTS_MAX = 5
+_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+
+
+def pull(text: str, into: Path, docker_config: str, *, trusted: bool) -> Fetched:
+    """The image that `text` names, HOST/NAME[:TAG][@DIGEST], with its layers as files in the new folder `into`.
+
+    Who is not `trusted` gets none of this host's credentials, and reaches no registry on it.
+    """
+    name, _, digest = text.partition("@")
+    of = Reference.parse(name)
+    if of.scheme == "http" and not trusted:
+        raise BuildFailed(f"image: {of.host} is this host's own; name a registry that all can reach")
+    login = _HUB_LOGIN if of.host == DOCKER_HUB else of.host
+    basic = credentials(docker_config, login) if trusted else ""
+    into.mkdir()
+    try:
+        with httpx.Client(timeout=_TIMEOUT, follow_redirects=False) as client:
+            return _Puller(client, of, basic).image(digest, into)
+    except httpx.HTTPError as exc:
+        raise Unavailable(f"the registry {of.host} doesn't answer: {exc}") from exc
+
+
+class _Puller:
+    """One pull."""
+
+    def __init__(self, client: httpx.Client, of: Reference, basic: str) -> None:
+        self._client, self._of, self._basic = client, of, basic
+        self._base = httpx.URL(f"{of.scheme}://{_HUB_HOST if of.host == DOCKER_HUB else of.host}")
+        self._authorization = ""
+
+    def image(self, digest: str, into: Path) -> Fetched:
+        manifest = self._manifest(digest)
+        if "manifests" in manifest:
+            manifest = self._manifest(archive.described(archive.chosen(manifest)))
+        config, layers = archive.parts(manifest)
+        paths = tuple(self._blob(archive.described(layer), into / f"layer-{n}") for n, layer in enumerate(layers))
+        found = self._blob(archive.described(config), into / "config", archive.DOCUMENT_MAX_BYTES)
+        return Fetched(archive.document(found.read_bytes()), paths)
+
+    def _manifest(self, digest: str) -> dict[str, Any]:
+        with self._got(f"/v2/{self._of.name}/manifests/{digest or self._of.tag}") as answer:
+            data = b"".join(self._bounded(answer.iter_bytes(_CHUNK), archive.DOCUMENT_MAX_BYTES))
+        if digest:
+            archive.check(data, digest)
+        return archive.document(data)
+
+    def _blob(self, digest: str, path: Path, most: int = limits.IMAGE_MAX_BYTES) -> Path:
+        hashed = hashlib.sha256()
+        with self._got(f"/v2/{self._of.name}/blobs/{digest}") as answer, path.open("xb") as file:
+            for piece in self._bounded(answer.iter_raw(_CHUNK), most):
+                hashed.update(piece)
+                file.write(piece)
+        if f"sha256:{hashed.hexdigest()}" != digest:
+            raise BuildFailed(f"image: what {self._of.host} has as {digest} is something else")
+        return path
+
+    def _bounded(self, pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
+        size = 0
+        for piece in pieces:
+            size += len(piece)
+            if size > most:
+                raise BuildFailed(f"image: {self._of.host} sends more than {most} bytes")
+            yield piece
+
+    @contextmanager
+    def _got(self, path: str) -> Iterator[httpx.Response]:
+        """A whole answer on its way, wherever the registry sends us for it."""
+        where = self._base.join(path)
+        for _ in range(_REDIRECTS_MAX):
+            headers = {"accept": ", ".join(archive.ACCEPTED)}
+            ours = (where.scheme, where.netloc) == (self._base.scheme, self._base.netloc)
+            if ours and self._authorization:
+                headers["authorization"] = self._authorization
+            with self._client.stream("GET", where, headers=headers) as answer:
+                if answer.status_code == 200:
+                    yield answer
+                    return
+                if answer.status_code == 401 and ours and not self._authorization:
+                    self._open(answer.headers)
+                    if self._authorization:
+                        continue
+                if not answer.is_redirect:
+                    raise self._refusal(answer)
+                where = where.join(answer.headers.get("location", ""))
+                if not safe(str(where)) or (where.scheme == "http" and self._of.scheme != "http"):
+                    raise BuildFailed(f"image: {self._of.host} sends us for its parts to a place that is not safe")
+        raise BuildFailed(f"image: {self._of.host} sends us from place to place")
+
+    def _open(self, headers: Mapping[str, str]) -> None:
+        """Answer what it asks for: Basic with the credentials, Bearer with a token that they fetch."""
+        challenge = Challenge.parse(headers.get("www-authenticate", ""))
+        if challenge.kind == "basic" and self._basic:
+            self._authorization = f"Basic {self._basic}"
+        elif challenge.kind == "bearer":
+            known = {"authorization": f"Basic {self._basic}"} if self._basic else {}
+            url = challenge.token_url(f"repository:{self._of.name}:pull")
+            with self._client.stream("GET", url, headers=known) as answer:
+                said = b"".join(self._bounded(answer.iter_bytes(_CHUNK), archive.DOCUMENT_MAX_BYTES))
+            found = token(archive.document(said)) if answer.status_code == 200 else ""
+            self._authorization = f"Bearer {found}" if found else ""
+
+    def _refusal(self, answer: httpx.Response) -> BuildFailed:
+        said = next(answer.iter_bytes(_ERROR_MAX_BYTES), b"")
+        try:
+            told = str(json.loads(said)["errors"][0]["message"])[:300]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            told = answer.reason_phrase
+        name = f"{self._of.name}:{self._of.tag}"
+        if answer.status_code in (401, 403):
+            hint = f"; `docker login {self._of.host}` where the builder runs keeps the credentials it asks for"
+            return BuildFailed(f"image: {self._of.host} refuses {name}: {told}{hint}")
+        return BuildFailed(f"image: {self._of.host} has no {name}: {answer.status_code} {told}")
