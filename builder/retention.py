@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from builder import sweeping
 from builder.layers import LayerStore
 from builder.store import Store
 from builder.sweeping import Swept
-from jiffy.contract import limits
+from jiffy.contract import address, keys, limits
 from jiffy.contract.messages import Revision
 
 
@@ -88,7 +89,10 @@ def _ref(revision: Revision) -> str:
 def main(argv: list[str]) -> int:
     """``python -m builder prune``: one pass, told as JSON."""
     parser = argparse.ArgumentParser(prog="builder prune", description="Removes what no function needs any more.")
-    parser.add_argument("--redis", required=True, metavar="URL", help="the platform's queue")
+    redis = os.environ.get("JIFFY_REDIS")  # a command line can be read by everyone on the host
+    parser.add_argument(
+        *("--redis",), default=redis, required=not redis, metavar="URL", help="the queue; default: JIFFY_REDIS"
+    )
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the platform's data folder")
     parser.add_argument(
         "--keep",
@@ -99,6 +103,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
     known = parser.parse_args(argv)
+    keys.share(address.parse(known.redis).name)
     pruned = asyncio.run(_once(known))
     print(json.dumps({"revisions": pruned.revisions, **asdict(pruned.swept), "dry_run": known.dry_run}))
     return 0

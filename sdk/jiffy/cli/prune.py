@@ -23,7 +23,13 @@ from .screen import json_option, show_json, size
     "--keep", default=10, show_default=True, type=click.IntRange(1), help="Newest revisions of each function."
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--redis", metavar="URL", help="The platform's own Redis, if it was started with one.")
+@click.option(
+    "--redis",
+    metavar="URL",
+    envvar="JIFFY_REDIS",
+    show_envvar=True,
+    help="The platform's own Redis, if it was started with one.",
+)
 @click.option(
     "--data", type=click.Path(path_type=Path), help="The platform's data folder.  [default: ~/.local/share/jiffy]"
 )
@@ -50,9 +56,8 @@ def _run(command: list[str], folder: Path, redis: str | None) -> Any:
     if not redis and not (run / queue.SOCKET).exists():
         raise Unavailable(f"no platform runs on {folder}: start it, or say which one with --data or --redis")
     run_fd = -1 if redis else os.open(run, os.O_RDONLY | os.O_DIRECTORY)
-    done = subprocess.run(
-        [*command, "--redis", redis or queue.socket_url(run, run_fd)], check=False, capture_output=True, text=True
-    )
+    env = {**os.environ, "JIFFY_REDIS": redis or queue.socket_url(run, run_fd)}  # URLs hold passwords
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
     if run_fd >= 0:
         os.close(run_fd)
     if done.returncode != 0:
