@@ -31,7 +31,7 @@ FILE = f"{layout.RUNTIME_DIR}/jiffy_nursery.py".lstrip("/")
 FAILURES_MAX = 3  # a host that lets bubblewrap do more than its children; stems are then started one by one
 ERRORS_SHOWN = 2000  # characters of what a failed start printed
 NURSERIES_MAX = 8  # at a time, 7 MB each; the least recently used one goes
-IDLE_S = 10.0  # over so long cold starts are counted, too (policy.RATE_OVER_S)
+IDLE_S = 600.0  # one that is retired stays as long as what it bore: bursts that come again had better share one
 CREDENTIALS = struct.Struct("=iII")
 
 Key = tuple[Path, str]  # a base layer's tree, a tenant

@@ -17,12 +17,13 @@ import pytest
 
 from invoker import sandbox as sandboxes
 from invoker.drivers import DriverConfig, choose
-from invoker.drivers.base import UID_FIRST, Folder, Uids
+from invoker.drivers.base import UID_FIRST, Folder, Uids, Wish
 from invoker.sandbox import MOVES, Sandbox, State
 from invoker.staging import link_tree, mounted_below
 from jiffy.contract import layout
 from jiffy.contract.errors import SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
+from tests.conftest import need
 
 from .lab import Lab, call, ended, error, result
 
@@ -165,6 +166,20 @@ async def test_bubblewrap_needs_no_root(platform: tuple[Path, Layer], tmp_path: 
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout) == [4, "MemoryError", "OSError", "timeout", "ready", True, True]
     assert list((mine / "run").iterdir()) == []
+
+
+async def test_a_stem_that_nobody_waits_for_makes_way_until_it_has_a_function(lab: Lab) -> None:
+    wish = Wish(tenant=lab.tenant, awaited=False)
+    sandbox = await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, wish)
+    lab.sandboxes.append(sandbox)
+    if sandbox._group is None:
+        need("no control groups that can be written")
+    assert sandbox._group is not None
+    folder = sandbox._group._folders["cpu"]
+    weight = next(path for name in ("cpu.weight", "cpu.shares") if (path := folder / name).exists())
+    aside = int(weight.read_text())
+    await sandbox.specialise(lab.revision("def handler(event, context):\n    return 1\n", memory_mb=1769))
+    assert aside * 10 < int(weight.read_text())
 
 
 async def test_an_unknown_driver_is_a_mistake_of_ours(data_dir: Path) -> None:
