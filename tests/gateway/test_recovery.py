@@ -53,6 +53,7 @@ async def test_a_queue_that_is_gone_is_503_and_back_is_well(own_server: servers.
         ("GET", "/function/never-heard-of"),
         ("GET", "/v1/functions/hello"),
         ("GET", "/healthz"),
+        ("GET", "/v1/audit"),
         ("GET", "/v1/invocations/019a0000-0000-7000-8000-000000000000"),
     ):
         answer = await frail.http.request(method, path)
