@@ -167,7 +167,7 @@ class Clients:
         answers = 0
         while answers < 2 and not (self.ended.is_set() and not answers):
             answer = await self._post(http, chance, event, headers={"idempotency-key": key})
-            if answer is None or answer.status_code in (429, 503, 504):
+            if answer is None or answer.status_code in (429, 503, 504) or _perhaps_unbegun(answer):
                 self.promised.counts["idempotent: asked again"] += 1
                 await asyncio.sleep(AGAIN_S)
                 continue
@@ -179,3 +179,8 @@ class Clients:
             self.promised.broken.append(f"key {key} was executed as {sorted(ids)}")
         if ids:
             self.promised.keyed[key] = ids.pop()
+
+
+def _perhaps_unbegun(answer: httpx.Response) -> bool:
+    """A failure of the platform's that is nobody's answer yet: if the call had not begun, the next one is another."""
+    return answer.status_code == 502 and "idempotent-replayed" not in answer.headers
