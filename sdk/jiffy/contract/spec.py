@@ -226,8 +226,8 @@ def parse_function(name: object, table: object, where: str = "jiffy.toml") -> Fu
         mistakes.append(f'{place}: handler is missing; add handler = "module:attribute"')
     elif values.get("handler") == checks.BOOTSTRAP and not program:
         mistakes.append(f'{place}: handler = "{checks.BOOTSTRAP}" is for runtime = "provided"')
-    if program and values.get("stream"):
-        mistakes.append(f"{place}: stream = true; allowed: false, as programs answer whole")
+    if values.get("stream") and language(values.get("runtime", "python3")) != "python":
+        mistakes.append(f"{place}: stream = true; allowed: false, as only Python's functions answer piece by piece")
     foreign = values.get("runtime") == "image"
     if foreign and not values.get("image"):
         mistakes.append(f'{place}: image is missing; add image = "archive:app.tar", or one of an engine or a registry')
