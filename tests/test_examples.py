@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,9 +36,10 @@ def copy(name: str, into: Path, changes: dict[str, str]) -> Path:
 
 def commands(name: str) -> list[list[str]]:
     """What the README says is to be typed."""
-    found = re.search(r"```sh\n(.+?)```", (EXAMPLES / name / "README.md").read_text(), re.DOTALL)
-    assert found is not None
-    return [shlex.split(line) for line in found[1].splitlines()]
+    blocks = re.findall(
+        r"^```(?:sh)?\n(.*?)^```", (EXAMPLES / name / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
 def logged(up: Up, *words: str) -> str:
@@ -47,7 +49,7 @@ def logged(up: Up, *words: str) -> str:
 @pytest.mark.root  # as RabbitMQ's own script wants it
 def test_orders_go_from_rabbitmq_to_the_shipper_and_what_is_none_to_the_dead(data_dir: Path, tmp_path: Path) -> None:
     need("" if RABBITMQ.exists() else "no RabbitMQ server here")
-    deploy, send, ship, complain, triggers, bill = commands("orders")
+    *_, deploy, send, ship, complain, triggers, bill = commands("orders")
     with rabbit_server() as broker, platform(data_dir, "--sandbox", "bwrap") as up:
         folder = copy("orders", tmp_path, {"amqp://guest:guest@127.0.0.1:5672": broker})
         up.jiffy("deploy", str(folder)) if deploy[:2] == ["jiffy", "deploy"] else pytest.fail(str(deploy))
@@ -80,3 +82,31 @@ def test_a_short_link_leads_where_it_should_and_counts(data_dir: Path, tmp_path:
                 assert "GET /s/{code}" in up.jiffy("bill", "--by", "route").stdout
             finally:
                 server.terminate()
+
+
+@pytest.mark.timeout(240)
+def test_images_in_a_folder_become_thumbnails_that_a_second_function_hears_of(data_dir: Path, tmp_path: Path) -> None:
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    source = copy("image-pipeline", tmp_path, {"/tmp/incoming": str(incoming)})
+    toml = source / "jiffy.toml"
+    made, up, deploy, put, *rest = commands("image-pipeline")
+    assert (made[0], up[:3], deploy[:2], put[0]) == ("mkdir", ["jiffy", "up", "--files"], ["jiffy", "deploy"], "cp")
+    with platform(data_dir, "--sandbox", "bwrap", "--files", str(incoming)) as running:
+        running.jiffy("deploy", str(source))
+        shutil.copy(EXAMPLES.parent / put[1], incoming)
+        (incoming / "broken.png").write_text("no image")
+        (incoming / "notes.txt").write_text("no image, and nobody asked for it")
+
+        def shown() -> Any:
+            return running.get("/v1/triggers/thumbs/files").json()
+
+        # One image is called for, and three times what is none; then the second function hears of the thumbnail.
+        until(lambda: (shown()["fired"], shown()["dead"]) == (4, 1), within_s=60)
+        until(lambda: running.get("/v1/triggers/gallery/topic").json()["fired"] == 1, within_s=60)
+        log, triggers, events = [logged(running, *words[1:]) for words in rest]
+        assert "photo.jpg: 128x85" in log and "thumbs/files" in triggers and '"name": "photo.jpg"' in events
+        assert "broken.png" in running.jiffy("topics", "events", "dead.thumbs.files").stdout
+        toml.write_text(toml.read_text().replace(str(incoming), "/etc"))
+        why = running.jiffy("deploy", str(source), status=1).stderr
+        assert "/etc may not be watched; start the platform with --files /etc" in why
