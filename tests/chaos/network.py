@@ -85,7 +85,8 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in self._hosts:
+        for number, name in enumerate(self._hosts, 2):
+            _drop("ip", "link", "del", f"{self._name}v{number}")  # a process that lives on would keep its host's
             _drop("ip", "netns", "del", name)
         _drop("ip", "link", "del", self._name)
 
