@@ -130,7 +130,7 @@ class Builder:
         with timed(tell, "image") as step:
             made = image.write(self._store, _image(spec, part), layers)
             step.bytes = sum(stored.blob_bytes for stored in layers)
-            step.text = f"image of {len(layers)} layers, {size(step.bytes)} compressed"
+            step.text = f"image of {len(layers)} layer{'s' * (len(layers) != 1)}, {size(step.bytes)} compressed"
         store = self.ship((stored.layer for stored in layers), tell)
         return _revision(request, spec, part, layers, made)._replace(store=store)
 

@@ -2,7 +2,7 @@
 // It asks the Lambda Runtime API for an event such as {"below": 100} and answers how many primes there are.
 
 use std::env;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 
 struct Response {

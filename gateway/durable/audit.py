@@ -144,7 +144,9 @@ def _tenant(tenant: str, sums: Sums) -> list[Check]:
             *("calls accepted and replayed = done + dead + cancelled + queued or running", tenant),
             *(counted("accepted", "replayed"), ended + sums.backlogs[tenant]),
         ),
-        Check("dead letters = died - replayed - purged", tenant, counted("dead", "undelivered") - gone, by_time),
+        Check(
+            "dead letters = died - replayed - purged - dropped", tenant, counted("dead", "undelivered") - gone, by_time
+        ),
         Check("dead letters that can be read", tenant, by_time, letters),
         Check("dead letters whose call is kept", tenant, by_time, calls),
     ]

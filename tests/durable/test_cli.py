@@ -48,7 +48,7 @@ def invoke(up: Up, event: str, *options: str) -> str:
 def test_a_result_is_there_when_it_is_waited_for(up: Up) -> None:
     invocation = invoke(up, '{"n": 1}')
     told = up.jiffy("result", "--wait", invocation)
-    assert told.stdout == '{\n  "n": 1\n}\n' and told.stderr == "done after 1 attempts\n"
+    assert told.stdout == '{\n  "n": 1\n}\n' and told.stderr == "done after 1 attempt\n"
     assert up.json("result", invocation)["state"] == "done"
     assert up.json("invoke", "flaky", '{"n": 2}', "--async", "--wait")["result"] == {"n": 2}
 

@@ -43,7 +43,9 @@ class Recipe:
         with timed(tell, "fetch") as step:
             fetched = self._fetch(of)
             step.bytes = sum(path.stat().st_size for path in fetched.layers)
-            step.text = f"{spec.image}: {len(fetched.layers)} layers, {size(step.bytes)}"
+            step.text = (
+                f"{spec.image}: {len(fetched.layers)} layer{'s' * (len(fetched.layers) != 1)}, {size(step.bytes)}"
+            )
         with timed(tell, "base") as step:
             config = _table(fetched.config, "config")
             rootfs = _unpacked(fetched, of.folder / "spool")

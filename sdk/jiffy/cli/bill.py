@@ -21,7 +21,7 @@ from jiffy.costs import Costs
 from . import statement
 from .export import export
 from .grid import EXACT_DIGITS, Grid, fitting
-from .screen import json_option, printable, short, show_json
+from .screen import counted, json_option, printable, short, show_json
 
 TABLE_CALLS = 50  # what a person reads; --limit shows more
 PAGE_ROWS = 1000
@@ -167,10 +167,10 @@ def _notes(document: dict[str, Any]) -> Iterator[str]:
     books = ", ".join(map(str, total["price_books"]))
     days = {row["started"][:10] for row in rows if "started" in row}
     when = f" on {days.pop()}" if len(days) == 1 and _hidden(document) is None else ""
-    yield f"{_calls_text(total['calls'])}{when} (UTC), in {document['currency']}, by price book {books}."
+    yield f"{counted(total['calls'], 'call')}{when} (UTC), in {document['currency']}, by price book {books}."
     free = total["calls"] - total["charged_calls"]
     if free:
-        yield f"{_calls_text(free)} that never began, or that the platform failed, cost nothing."
+        yield f"{counted(free, 'call')} that never began, or that the platform failed, cost nothing."
     if len(rows) > 1 and document["by"] in TIMES:
         yield f"Price, oldest to newest: {_sparkline([Decimal(row['price']) for row in reversed(rows)])}"
     if total["cold_calls"]:
@@ -282,10 +282,6 @@ def _unique(ids: list[str]) -> int:
     """How many characters of their ends tell these ids apart."""
     whole = len(set(ids))
     return next((n for n in range(SHORT_ID, 36) if len({one[-n:] for one in ids}) == whole), 36)
-
-
-def _calls_text(count: int) -> str:
-    return "1 call" if count == 1 else f"{count} calls"
 
 
 def _number(text: str) -> str:

@@ -15,7 +15,7 @@ from jiffy.contract.errors import JiffyError, Unavailable
 from jiffy.contract.spec import FunctionSpec
 from jiffy.costs import Costs
 
-from .screen import json_option, say, short, show_json, size
+from .screen import counted, json_option, say, short, show_json, size
 
 Show = Callable[[str, str, bool], None]  # function, text, has it ended?
 SHOWN_MAX = 3  # functions whose steps are worth a line each in a log
@@ -153,7 +153,7 @@ def _tell(result: dict[str, Any]) -> None:
     if seen := result["estimate"]:
         click.echo(
             f"{result['function']}: about {short(seen['per_million'])} {seen['currency']} per million calls at "
-            f"{seen['memory_mb']} MB, by the {seen['calls_seen']:,} calls of revision {seen['revision_seen']}",
+            f"{seen['memory_mb']} MB, by the {counted(seen['calls_seen'], 'call')} of revision {seen['revision_seen']}",
             err=True,
         )
     if (kept := result["kept_ready"]) and kept["per_host_and_day"] != "0":

@@ -11,7 +11,7 @@ import click
 from jiffy.client import Client
 
 from .invoke import await_end, failure
-from .screen import json_option, say, show_json, when
+from .screen import counted, json_option, say, show_json, when
 
 
 @click.command(short_help="Show what became of an asynchronous call.")
@@ -52,7 +52,7 @@ def _tell(record: dict[str, Any]) -> None:
         how.append(f"until {when(record['due_ms'])}")
     if record.get("behind"):
         how.append(f"behind {record['behind']}")
-    click.echo(f"{' '.join(how)} after {record['attempts']} attempts", err=True)
+    click.echo(f"{' '.join(how)} after {counted(record['attempts'], 'attempt')}", err=True)
     if (untold := record.get("delivery")) and untold["error"]:
         text = f"{untold['target']} has not been told, after {untold['tried']} tries: {untold['error']}"
         say(f"{text}; next try {when(untold['due_ms'])}", err=True)

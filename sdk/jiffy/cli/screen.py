@@ -58,6 +58,11 @@ def size(count: int) -> str:
     return f"{value:.1f} {unit}"
 
 
+def counted(count: int, what: str) -> str:
+    """``1 call``, ``2,000 calls``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def when(ms: int) -> str:
     """A time of day in the user's zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
