@@ -14,6 +14,7 @@ import gc
 import ipaddress
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -148,7 +149,8 @@ class Gateway:
         self.catalog = Catalog(store)
         self.pulse = Pulse(store, self.placement, store.now_ms)
         self.streams = Streams(store.client, self.admission)
-        self.dispatcher = Dispatcher(store, config.name, self.streams.arrived)
+        # A process is another gateway than the one before it: what that was to be answered is not for this one.
+        self.dispatcher = Dispatcher(store, f"{config.name}.{secrets.token_hex(4)}", self.streams.arrived)
         self.budgets = BudgetRoom(store, ledger, self.catalog)
         guard = self.budgets.guard
         self.durable = DurableRoom(

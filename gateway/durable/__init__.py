@@ -5,6 +5,7 @@ once          calls with an idempotency key, synchronous ones too: one execution
 later         moves calls that are due (delayed ones, next attempts) to invokers
 dead_letters  calls that failed for good: list, show, replay, purge
 takeover      what an invoker that fell silent left goes to others (takeover_store.py)
+orphans       answers that a gateway which died did not pass on, kept to be asked for
 deliveries    who hears of an end: functions, signed HTTP callbacks (callbacks.py)
 audit         does it all add up?
 store         all of it in Redis, one atomic step each: scripts/*.lua

@@ -18,6 +18,7 @@ from gateway.durable.deliveries import Deliveries, FunctionTarget, Target
 from gateway.durable.delivery_store import DeliveryStore
 from gateway.durable.later import Later
 from gateway.durable.once import Once
+from gateway.durable.orphans import Orphans
 from gateway.durable.store import DurableStore
 from gateway.durable.takeover import Takeover
 from gateway.durable.takeover_store import TakeoverStore
@@ -50,6 +51,7 @@ class DurableRoom:
         self.once = Once(self.acceptance, dispatcher, placement, store, guard)
         self.later = Later(self._store, placement, guard, store.now_ms)
         self.callbacks = HttpTarget(self._told_of, store.now_ms, callbacks_to)
+        self._orphans = Orphans(self._store, dispatcher.gateway)
         self._takeover = Takeover(TakeoverStore(store.client), placement, dispatcher.abandon)
         functions = FunctionTarget(catalog, self.acceptance)
         targets: dict[str, Target] = {"function": functions, "http": self.callbacks, "https": self.callbacks}
@@ -72,7 +74,8 @@ class DurableRoom:
             return []
 
     def loops(self) -> tuple[Loop, ...]:
-        return *self.acceptance.loops(), self.later.watch, self._takeover.watch, self._deliveries.watch
+        watches = self.later.watch, self._takeover.watch, self._orphans.watch, self._deliveries.watch
+        return *self.acceptance.loops(), *watches
 
     async def close(self) -> None:
         """Once the loops have ended."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from gateway.store import REPLY_MAX_S, held, translated
 from jiffy.contract import burial, keys, limits, lines, outage, wire
-from jiffy.contract.messages import Call, DeadLetter, Delivery, InvocationRecord
+from jiffy.contract.messages import Answer, Call, DeadLetter, Delivery, InvocationRecord
 from jiffy.line import Line, Script
 
 
@@ -80,6 +80,7 @@ class DurableStore:
         self._move = script(client, "move")
         self._replay = client.register_script(lines.able(burial.able(text("replay"))))
         self._purge = client.register_script(burial.able(text("purge")))
+        self._orphans = script(client, "orphans")
         self._cancel = client.register_script(lines.able(text("cancel")))
 
     async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[int | Holder]:
@@ -177,6 +178,22 @@ class DurableStore:
         names = [keys.tally(tenant), keys.dead(tenant), keys.dead_letters(tenant), keys.dead_calls(tenant)]
         with translated():
             return int(await self._purge(keys=names, args=invocations)) if invocations else 0
+
+    # --- answers whose gateway died ---------------------------------------------------------------------------
+
+    async def keep_orphans(self, gateway: str, most: int) -> int:
+        """Say that `gateway` is there, and keep up to `most` answers of others that are not; how many were taken."""
+        forgotten_ms = int((limits.TIMEOUT_MAX_S + limits.ANSWERS_KEEP_S) * 1000)  # no answer comes later
+        args: list[str | int] = [gateway, int(limits.GATEWAY_GONE_S * 1000), forgotten_ms, keys.answers("")]
+        args += [keys.answer(""), limits.ORPHANS_KEEP_S, most]
+        with translated():
+            return int(await self._orphans(keys=[keys.GATEWAYS], args=args))
+
+    async def orphan(self, invocation: str) -> Answer | None:
+        """The answer that was kept of this synchronous call."""
+        with translated():
+            found = await self._redis.get(keys.answer(invocation))
+        return wire.unpack(Answer, found) if found else None
 
     # --- counting -------------------------------------------------------------------------------------------
 

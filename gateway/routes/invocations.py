@@ -40,21 +40,22 @@ class Deliveries(Protocol):
     async def waiting(self, invocation: str, attempt: int) -> tuple[Delivery, int] | None: ...
 
 
-class Lines(Protocol):
-    """What is needed of lines of calls with one order key. Raises Unavailable."""
+class Kept(Protocol):
+    """What is needed of what is kept beside records. Both raise Unavailable."""
 
     async def head(self, record: InvocationRecord) -> str: ...
+    async def orphan(self, invocation: str) -> Answer | None: ...
 
 
 class Invocations:
     def __init__(
-        self, store: Store, ledger: Ledger, cancellation: Cancellation, deliveries: Deliveries, lines: Lines
+        self, store: Store, ledger: Ledger, cancellation: Cancellation, deliveries: Deliveries, kept: Kept
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._cancellation = cancellation
         self._deliveries = deliveries
-        self._lines = lines
+        self._kept = kept
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         path = "/v1/invocations/{invocation}"
@@ -75,11 +76,12 @@ class Invocations:
         attempts = await self._ledger.invocation(invocation, caller.tenant(request))
         if not attempts:
             raise NotFound(f"there is no invocation {invocation}; results are kept for a day, or as result_keep_s says")
-        return JSONResponse(_from_ledger(attempts))
+        orphan = await self._kept.orphan(invocation)
+        return JSONResponse(_from_ledger(attempts) | (_answer(orphan) if orphan else {}))
 
     async def _behind(self, record: InvocationRecord) -> dict[str, Any]:
         """The call with the same order key that must end first."""
-        head = await self._lines.head(record) if record.state == State.QUEUED else ""
+        head = await self._kept.head(record) if record.state == State.QUEUED else ""
         return {"behind": head} if head not in ("", record.invocation) else {}
 
     async def _untold(self, record: InvocationRecord) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _from_ledger(attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """A synchronous call's result went to its caller and is not kept; how it went is."""
+    """A synchronous call's result went to its caller and is kept only if its gateway died; how it went is."""
     last = attempts[-1].to_dict()
     kept = ("invocation", "function", "revision", "outcome", "billed_ms", "cold", "max_memory_bytes")
     numbers = ("duration_ms", "init_ms", "queue_ms")

@@ -37,6 +37,11 @@ def receipts(invoker: str) -> str:
     return f"{P}receipts:{invoker}"
 
 
+def answer(invocation_id: str) -> str:
+    """string Answer: of a synchronous call whose gateway died; expires after limits.ORPHANS_KEEP_S."""
+    return f"{P}answer:{invocation_id}"
+
+
 def invocation(invocation_id: str) -> str:
     """string InvocationRecord: an asynchronous invocation; expires Terms.keep_s after its end."""
     return f"{P}invocation:{invocation_id}"
@@ -118,6 +123,7 @@ def spending(tenant: str, scope: str, period: str) -> str:
 
 USAGE = f"{P}usage"  # stream {u: Usage} and {p: Provision}: not yet settled into the ledger
 LEDGER = f"{P}ledger"  # string: which gateway settles in the background; expires after seconds
+GATEWAYS = f"{P}gateways"  # sorted set of gateways, as answers name them → when they were last there, in ms
 STREAMS = f"{P}streams"  # sorted set invoker id → when it was alive, in ms: whoever may have calls on a stream
 INVOKERS = f"{P}invokers"  # hash invoker id → Heartbeat
 

@@ -89,6 +89,8 @@ DELIVERY_RETRIES, DELIVERY_MAX_AGE_S, DELIVERY_BACKOFF_S = 10, 24 * 3600, 5  # a
 BACKLOG_MAX = 1_000_000  # asynchronous calls of a tenant that have not ended: about 1.5 KB of Redis each, and payload
 BACKLOG_MAX_BYTES = 1024 * MIB  # and what their payloads may take
 ANSWERS_KEEP_S = 600  # answers that no gateway fetched
+ORPHANS_KEEP_S = 3600  # answers of a gateway that died, by invocation
+GATEWAY_GONE_S = 60.0  # without a word: one that was only paused finds its answers
 STREAM_READ_MAX = 256  # entries in one XREADGROUP: the batch that makes the queue fast
 
 # --- liveness -----------------------------------------------------------------------------------------------
