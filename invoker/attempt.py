@@ -199,14 +199,18 @@ class Attempt:
         told = self._tell(terms, answer, verdict.reason, now_ms)
         if state is State.DONE:
             fate = Fate(call.invocation, tenant, state, now_ms, b"", b"", self.size, terms.keep_s, *told)
-            return self.record(state, answer), fate._replace(line=self._line())
+            return self.record(state, answer), self._in_line(fate)
         letter = pack(self._letter(answer, verdict.reason, now_ms))
         fate = Fate(call.invocation, tenant, state, now_ms, pack(call), letter, self.size, limits.DEAD_KEEP_S, *told)
-        return self.record(state, answer, 0, verdict.reason), fate._replace(line=self._line())
+        return self.record(state, answer, 0, verdict.reason), self._in_line(fate)
 
-    def _line(self) -> str:
+    def _in_line(self, fate: Fate) -> Fate:
+        """With what the call behind it in its line needs to know. One under a budget or quota is asked about first."""
         revision, line = self.known.revision, self.call.line
-        return keys.line(revision.tenant, revision.function, line) if line else ""
+        if not line:
+            return fate
+        alike = "" if self.call.hold else revision.digest
+        return fate._replace(line=keys.line(revision.tenant, revision.function, line), alike=alike)
 
     def _tell(self, terms: Terms, answer: Answer, reason: str, now_ms: int) -> tuple[str, bytes]:
         """Id and packed Delivery to this end's destination; ("", b"") when there is none."""

@@ -36,6 +36,7 @@ class Fate(NamedTuple):
     keep_s: int  # how long its record is kept
     delivery_id: str = ""  # DONE, DEAD: what its destination is told, if it has one
     delivery: bytes = b""  # Delivery
+    alike: str = ""  # DONE, DEAD: the digest of its revision, if a call like it may follow it here
     line: str = ""  # DONE, DEAD: keys.line, if it has an order key
 
 

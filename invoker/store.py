@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from redis.exceptions import RedisError, ResponseError
 
 from jiffy import primary
-from jiffy.contract import address, burial, keys, limits, lines, outage, spending
+from jiffy.contract import address, burial, keys, limits, lines, lua, outage, spending
 from jiffy.contract.clock import Clock
 from jiffy.contract.errors import Conflict, JiffyError, PlatformError
 from jiffy.contract.messages import Heartbeat, Layer, Provision, Revision
@@ -36,7 +36,7 @@ NAME_MS = int(limits.TAKEN_AFTER_S * 1000)  # when its calls are anybody's, its 
 Entry = tuple[bytes, bytes]  # id in the stream, packed Call
 
 _SCRIPTS = resources.files(__package__) / "scripts"
-_COMPLETE = Script(lines.able(burial.able((_SCRIPTS / "complete.lua").read_bytes())))
+_COMPLETE = Script(lua.script((_SCRIPTS / "complete.lua").read_bytes(), burial.RULE, lines.RULE))
 _HAND_OVER = (_SCRIPTS / "hand_over.lua").read_bytes()  # rarely run: sent whole
 _ENTER = (_SCRIPTS / "enter.lua").read_bytes()
 _PROVISION = (_SCRIPTS / "provision.lua").read_bytes()
@@ -129,7 +129,7 @@ class Store:
                 names += (keys.backlog(tenant), keys.tally(tenant))
                 names += (keys.dead(tenant), keys.dead_letters(tenant), keys.dead_calls(tenant))
                 names.append(c.fate.line or self._stream)
-                values += (c.fate.state, len(c.logs), *c.logs, c.fate.invocation, *c.fate[3:10])
+                values += (c.fate.state, len(c.logs), *c.logs, c.fate.invocation, *c.fate[3:11])
             if c.spends is not None:
                 names += (*c.spends.keys, *c.spends.places)
                 values += (len(c.spends.keys), *c.spends[1:4], len(c.spends.places))

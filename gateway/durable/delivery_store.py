@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gateway.durable.store import script, text
 from gateway.store import translated
-from jiffy.contract import burial, keys, limits, wire
+from jiffy.contract import burial, keys, limits, lua, wire
 from jiffy.contract.errors import PlatformError
 from jiffy.contract.messages import DeadLetter, Delivery
 
@@ -27,8 +27,8 @@ class DeliveryStore:
     def __init__(self, client: Any) -> None:
         self._redis = client
         self._lease = script(client, "lease")
-        self._settle = client.register_script(burial.able(text("settle")))
-        self._redeliver = client.register_script(burial.able(text("redeliver")))
+        self._settle = client.register_script(lua.script(text("settle"), burial.RULE))
+        self._redeliver = client.register_script(lua.script(text("redeliver"), burial.RULE))
 
     async def lease(self, count: int, lease_ms: int) -> list[Leased]:
         """Up to `count` deliveries that are due, for `lease_ms`."""

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from gateway.store import REPLY_MAX_S, held, translated
-from jiffy.contract import burial, keys, limits, lines, outage, wire
+from jiffy.contract import burial, keys, limits, lines, lua, outage, wire
 from jiffy.contract.messages import Answer, Call, DeadLetter, Delivery, InvocationRecord
 from jiffy.line import Line, Script
 
@@ -75,13 +75,13 @@ class DurableStore:
         self._redis = client
         self._replicas = replicas
         self._accepting = Line(client.connection_pool)
-        self._accept = Script(lines.able(text("accept")))
+        self._accept = Script(lua.script(text("accept"), lines.RULE))
         self._due = script(client, "due")
         self._move = script(client, "move")
-        self._replay = client.register_script(lines.able(burial.able(text("replay"))))
-        self._purge = client.register_script(burial.able(text("purge")))
+        self._replay = client.register_script(lua.script(text("replay"), burial.RULE, lines.RULE))
+        self._purge = client.register_script(lua.script(text("purge"), burial.RULE))
         self._orphans = script(client, "orphans")
-        self._cancel = client.register_script(lines.able(text("cancel")))
+        self._cancel = client.register_script(lua.script(text("cancel"), lines.RULE))
 
     async def accept(self, batch: Sequence[Accepted], calls_max: int, bytes_max: int) -> list[int | Holder]:
         """What became of each: 1 accepted, 0 its tenant's backlog is full, or who holds its idempotency key."""

@@ -54,6 +54,7 @@
 --   keep     seconds that its record is kept
 --   id       of what its destination is told; "" when it has none
 --   delivery Delivery
+--   alike    a call behind it in its line may come to this invoker if its Call holds these bytes; "": none may
 -- and, of kind "2":
 --   n        how many counters it spends of
 --   cost     how much
@@ -73,12 +74,13 @@ local function still_ours(id)
     return #redis.call('XPENDING', calls, group, id, id, 1) == 1
 end
 
--- The call behind in its line comes to this invoker, where its function is warm, unless it waits for something else.
-local function let_go(line, invocation, backlog)
+-- The call behind in its line comes to this invoker, where its function is warm, if it is `alike`; else it waits in
+-- `later` for its time, or for a gateway to place it.
+local function let_go(line, invocation, backlog, alike)
     local following, due = leave(line, invocation, later)
     if not following then return end
     local call = redis.call('HGET', later_calls, following)
-    if due > 0 or not call then
+    if due > 0 or not call or alike == '' or not call:find(alike, 1, true) then
         redis.call('ZADD', later, math.max(due, 1), following)
         return
     end
@@ -103,7 +105,7 @@ local function follow(k, a, state)
     if state == 'dead' then
         bury(tally, KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], invocation, moment, call, ARGV[a + 3], dead_max, dead_max_bytes, dead_keep)
     end
-    if KEYS[k + 5] ~= calls then let_go(KEYS[k + 5], invocation, backlog) end
+    if KEYS[k + 5] ~= calls then let_go(KEYS[k + 5], invocation, backlog, ARGV[a + 8]) end
     if ARGV[a + 6] ~= '' then
         redis.call('ZADD', KEYS[6], moment, ARGV[a + 6])
         redis.call('HSET', KEYS[7], ARGV[a + 6], ARGV[a + 7])
@@ -181,7 +183,7 @@ while a <= #ARGV do
         end
     end
     k, a = k + 3, more
-    if state ~= '' then k, a = k + 6, a + 8 end
+    if state ~= '' then k, a = k + 6, a + 9 end
     if kind == '2' then
         local places = k + ARGV[a]
         local after = places + ARGV[a + 4]

@@ -36,13 +36,14 @@ class Line(asyncio.Protocol):
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._connection: Any = None  # redis-py's, which owns the socket
-        self._transport: Any = None  # None: not connected
+        self._transport: Any = None
+        self._lost = True  # not connected, or not any more
         self._replies: Any = None  # hiredis.Reader
         self._reply: asyncio.Future[Any] | None = None  # whoever asked waits for it
 
     async def ask(self, *command: Any, patience_s: float | None = None) -> Any:
         """The reply, undecoded; waits for it `patience_s` at most."""
-        if self._transport is None:
+        if self._lost:
             await self._connect()
         loop = asyncio.get_running_loop()
         reply = self._reply = loop.create_future()
@@ -50,8 +51,10 @@ class Line(asyncio.Protocol):
         try:
             self._transport.write(hiredis.pack_command(command))
             answer = await reply
-        except BaseException:
+        except BaseException as exc:
             await self.cut()  # what is still to come belongs to nobody
+            if isinstance(exc, RuntimeError):  # what uvloop says of a transport that is being closed
+                raise Disconnected(f"the connection was lost: {exc}") from exc
             raise
         finally:
             self._reply = None
@@ -78,15 +81,19 @@ class Line(asyncio.Protocol):
 
         Raises when the connection is lost by now: of another one WAIT would say what is true and means nothing.
         """
-        if self._transport is None:
+        if self._lost:
             raise Disconnected("the connection was lost before replicas held what was written on it")
         return int(await self.ask("WAIT", replicas, int(wait_s * 1000), patience_s=patience_s))
 
     async def cut(self) -> None:
         """End the connection; whoever waits for an answer on it gets an error. Never fails."""
-        connection, self._connection, self._transport = self._connection, None, None
+        connection, transport = self._connection, self._transport
+        self._connection = self._transport = None
+        self._lost = True
         self._tell(Disconnected("the connection was ended"))
         if connection is not None:
+            transport.set_protocol(asyncio.Protocol())  # its end is no news of the next one
+            transport.abort()
             await connection.disconnect(nowait=True)
 
     # --- within -------------------------------------------------------------------------------------------------
@@ -94,9 +101,8 @@ class Line(asyncio.Protocol):
         await self.cut()  # what is left of one that was lost
         made: Any = self._pool.connection_class(**self._pool.connection_kwargs | {"socket_timeout": None})
         await made.connect()
-        self._connection = made
+        self._connection, self._transport, self._lost = made, made._writer.transport, False
         self._replies = hiredis.Reader(replyError=made._parser.parse_error)
-        self._transport = made._writer.transport
         self._transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
@@ -110,12 +116,12 @@ class Line(asyncio.Protocol):
             self._tell(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._lost = True
         self._tell(Disconnected(f"the connection was lost: {exc or 'closed by the server'}"))
 
     def _overdue(self) -> None:
+        self._lost = True  # what is still to come belongs to nobody
         self._tell(Overdue("the server does not answer"))
-        self._transport = None  # what is still to come belongs to nobody
 
     def _tell(self, reply: Any) -> None:
         if self._reply is not None and not self._reply.done():

@@ -5,7 +5,7 @@ docs/guarantees.md.
 
 from __future__ import annotations
 
-_RULE = b"""
+RULE = b"""
 -- Keys: tally (hash of counters), dead (sorted set id -> moment), letters (hash id -> DeadLetter), dead_calls (hash id
 -- -> Call or Delivery).
 
@@ -35,9 +35,3 @@ local function bury(tally, dead, letters, dead_calls, id, now, call, letter, mos
     end
 end
 """
-
-
-def able(script: bytes) -> bytes:
-    """The script with `bury` and `exhume` in it, behind its flags where it has some."""
-    flags, _, rest = script.partition(b"\n") if script.startswith(b"#!") else (b"", b"", script)
-    return flags + _RULE + rest

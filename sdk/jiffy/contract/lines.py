@@ -11,7 +11,7 @@ import hashlib
 
 FAR = 10**15  # ms: added to a moment that must not come yet; sums stay exact in a sorted set's doubles
 
-_RULE = f"""
+RULE = f"""
 local FAR = {FAR}
 
 -- Stand in line; the moment to wait for in `later`, or 0: it is the head, and due now.
@@ -29,12 +29,6 @@ local function leave(line, invocation, later)
     return following, tonumber(redis.call('ZSCORE', later, following) or FAR) - FAR
 end
 """.encode()
-
-
-def able(script: bytes) -> bytes:
-    """A script with `stand` and `leave` in it, behind its flags if it begins with them."""
-    flags, newline, rest = script.partition(b"\n") if script.startswith(b"#!") else (b"", b"", script)
-    return flags + newline + _RULE + rest
 
 
 def digest(key: str) -> str:
