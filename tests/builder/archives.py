@@ -60,7 +60,7 @@ def docker_archive(layers: list[bytes], **config: object) -> bytes:
         "config": config,
         "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in layers]},
     }
-    names = [f"{n}/layer.tar" for n in range(len(layers))]
+    names = [f"{layers.index(layer)}/layer.tar" for layer in layers]  # equal ones are there once, as engines have it
     manifest = [{"Config": "config.json", "RepoTags": ["test:1"], "Layers": names}]
     documents = [("config.json", json.dumps(about).encode()), ("manifest.json", json.dumps(manifest).encode())]
-    return tar(*(entry(name, data) for name, data in (*documents, *zip(names, layers, strict=True))))
+    return tar(*(entry(name, data) for name, data in (*documents, *dict(zip(names, layers, strict=True)).items())))

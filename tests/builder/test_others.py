@@ -16,6 +16,7 @@ import pytest
 
 from builder.build import Builder
 from builder.processes import Processes
+from builder.runtimes.image.archive import read
 from builder.runtimes.image.rootfs import Rootfs
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import BuildFailed, SpecError
@@ -201,9 +202,27 @@ def test_an_archive_that_is_none_is_refused(host: Host) -> None:
         (tar(entry("x", b"")), "neither an index.json nor a manifest.json"),
         (good.replace(b"amd64", b"mips9").replace(b"arm64", b"mips9"), "it is for 'mips9'"),
         (good.replace(b"0/layer.tar", b"1/layer.tar", 1), "lacks"),
+        (tar(link("manifest.json", "/../x")), "lacks"),
+        (gzip.compress(good), "uncompressed as a whole"),
     ):
         with pytest.raises(BuildFailed, match=says):
             host.make(archive)
+
+
+def test_a_layer_counts_once_however_often_it_is_listed(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = tar(*SYSTEM)
+    once = host.make(docker_archive([layer], **SAYS))
+    monkeypatch.setattr(limits, "IMAGE_MAX_BYTES", 2 * len(layer))
+    monkeypatch.setattr(limits, "IMAGE_MAX_FILES", 1000)
+    archive = tmp_path / "app.tar"
+    archive.write_bytes(docker_archive([layer] * 50, **SAYS))
+    assert len(read(archive, tmp_path / "same").layers) == 50
+    assert host.make(docker_archive([layer] * 2, **SAYS)).layers == once.layers
+    archive.write_bytes(docker_archive([layer, layer + bytes(512), layer + bytes(1024)], **SAYS))
+    with pytest.raises(BuildFailed, match="its layers have more than"):
+        read(archive, tmp_path / "other")
 
 
 def test_the_same_image_comes_from_a_layout_a_registry_or_an_engine(

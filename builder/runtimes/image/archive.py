@@ -1,13 +1,15 @@
 """An image in a tar: what `docker save` writes, or an OCI image layout. Reads members by name, unpacks none of them.
 
-What is found is checked against the digests that name it. Layers are copied to files of their own; what is in them is
-rootfs.py's to say.
+What is found is checked against the digests that name it. Layers are copied to files of their own, each once and all of
+them within IMAGE_MAX_BYTES; what is in them is rootfs.py's to say. The archive itself is never inflated: reading here
+and there in a compressed one starts from the beginning each time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import re
 import tarfile
 from collections.abc import Mapping
@@ -44,16 +46,19 @@ def read(path: Path, into: Path) -> Fetched:
     """The image in the archive at `path`, with its layers as files in the new folder `into`. Raises BuildFailed."""
     into.mkdir()
     try:
-        with tarfile.open(path, "r:*") as tar:
+        with tarfile.open(path, "r:") as tar:
             return _Archive(tar, into).read()
     except (tarfile.TarError, OSError, EOFError, ValueError, LookupError, RecursionError) as exc:
-        raise BuildFailed(f"image: {path.name} is no archive that `docker save` or OCI tools write: {exc}") from exc
+        wanted = "archive that `docker save` or OCI tools write, uncompressed as a whole"
+        raise BuildFailed(f"image: {path.name} is no {wanted}: {exc}") from exc
 
 
 class _Archive:
     def __init__(self, tar: tarfile.TarFile, into: Path) -> None:
         self._tar, self._into = tar, into
         self._members: dict[str, tarfile.TarInfo] = {}
+        self._copied: dict[str, Path] = {}  # layers by name: engines list one that is empty as often as it is there
+        self._taken = 0  # of them all
         for info in tar:
             if len(self._members) >= _MEMBERS_MAX:
                 raise BuildFailed(f"image: its archive has more than {_MEMBERS_MAX} members")
@@ -89,10 +94,7 @@ class _Archive:
     def _member(self, name: str) -> tarfile.TarInfo:
         info = self._members.get(name)
         if info is not None and info.issym():  # older engines link equal layers
-            target = (Path(name).parent / info.linkname).as_posix()
-            while "/../" in (target := re.sub(r"[^/]+/\.\./", "", target, count=1)):
-                pass
-            info = self._members.get(target)
+            info = self._members.get(posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname)))
         if info is None or not info.isfile():
             raise BuildFailed(f"image: the archive lacks {name[:100]!r}")
         return info
@@ -111,15 +113,22 @@ class _Archive:
         return data
 
     def _layer(self, number: int, name: str, digest: str) -> Path:
+        path, hashed = self._into / f"layer-{number}", hashlib.sha256()
+        if name in self._copied:
+            path.hardlink_to(self._copied[name])
+            return path
         file = self._tar.extractfile(self._member(name))
         assert file is not None
-        path, hashed = self._into / f"layer-{number}", hashlib.sha256()
         with path.open("xb") as out:
             while piece := file.read(_CHUNK):
+                self._taken += len(piece)
+                if self._taken > limits.IMAGE_MAX_BYTES:
+                    raise BuildFailed(f"image: its layers have more than {limits.IMAGE_MAX_BYTES // limits.MIB} MiB")
                 hashed.update(piece)
                 out.write(piece)
         if digest and f"sha256:{hashed.hexdigest()}" != digest:
             raise BuildFailed(f"image: layer {number + 1} is not {digest}")
+        self._copied[name] = path
         return path
 
 

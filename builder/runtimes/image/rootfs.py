@@ -58,7 +58,7 @@ class Rootfs:
         self.root = Folder(0)
         self._spool = spool
         self._layer = 0
-        self._count = self._bytes = self._spooled = 0
+        self._count = self._bytes = self._spooled = self._read = 0
         spool.mkdir()
 
     # --- reading a layer --------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ class Rootfs:
         """Put one more layer on top: a tar, perhaps compressed with gzip. Raises BuildFailed."""
         self._layer += 1
         with blob.open("rb") as raw:
-            stream = _Hashed(_inflated(raw))
+            stream = _Hashed(_inflated(raw), self._read)
             try:
                 with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, errors="surrogateescape") as tar:  # type: ignore[call-overload]
                     for info in tar:
@@ -77,6 +77,7 @@ class Rootfs:
                 raise BuildFailed(f"image: layer {self._layer} is not a readable tar archive: {exc}") from exc
             except (OSError, EOFError, zlib.error) as exc:
                 raise BuildFailed(f"image: layer {self._layer} can't be read: {exc}") from exc
+        self._read = stream.count
         if stream.digest != diff_id:
             raise BuildFailed(f"image: layer {self._layer} is not the one that its configuration names: {diff_id:.100}")
 
@@ -256,18 +257,18 @@ class _Header(tarfile.TarInfo):
 
 
 class _Hashed:
-    """A tar's bytes on their way, hashed and counted."""
+    """A tar's bytes on their way, hashed, and counted with those of the layers before it."""
 
-    def __init__(self, source: IO[bytes]) -> None:
+    def __init__(self, source: IO[bytes], before: int) -> None:
         self._source = source
         self._sha256 = hashlib.sha256()
-        self._read = 0
+        self.count = before
 
     def read(self, size: int = -1) -> bytes:
         piece = self._source.read(min(size, _CHUNK) if size >= 0 else _CHUNK)
         self._sha256.update(piece)
-        self._read += len(piece)
-        if self._read > limits.IMAGE_MAX_BYTES + limits.IMAGE_MAX_FILES * 2048:  # headers and padding
+        self.count += len(piece)
+        if self.count > limits.IMAGE_MAX_BYTES + limits.IMAGE_MAX_FILES * 2048:  # headers and padding
             raise BuildFailed(f"image: unpacks to more than {limits.IMAGE_MAX_BYTES // limits.MIB} MiB")
         return piece
 

@@ -24,7 +24,8 @@ _PACKAGES_MAX = 5000
 _KINDS = ("dependencies", "optionalDependencies", "peerDependencies")
 _NAME_TEXT = r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9_~-][a-z0-9._~-]*"
 _NAME = re.compile(_NAME_TEXT, re.IGNORECASE)
-_RANGE = re.compile(r"[A-Za-z0-9.*+^~<>=| _-]{0,256}")  # versions, ranges of them, tags
+# Versions, ranges of them, tags. What begins with a dot or ends as an archive's name, npm takes for a place on disk.
+_RANGE = re.compile(r"(?!\s*\.)(?!.*\.(?:tgz|tar|tar\.gz)\s*$)[A-Za-z0-9.*+^~<>=| _-]{0,256}", re.IGNORECASE)
 _ALIAS = re.compile(rf"npm:(?P<name>{_NAME_TEXT})(?:@(?P<range>[^@/:]*))?", re.IGNORECASE)
 _PLACE = re.compile(rf"node_modules/{_NAME_TEXT}(?:/node_modules/{_NAME_TEXT})*", re.IGNORECASE)
 _VERSION = re.compile(r"\d+\.\d+\.\d+(?:[-+][A-Za-z0-9.+-]+)?")
