@@ -24,10 +24,9 @@ install_missing() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
     command -v ip >/dev/null || missing="$missing iproute2" # other hosts, in network namespaces
     command -v go >/dev/null || missing="$missing golang-go"
-    for tool in skopeo umoci docker-registry gcc rustc iptables npm; do
+    for tool in skopeo umoci docker-registry gcc rustc npm; do
         command -v $tool >/dev/null || missing="$missing $tool"
     done
-    command -v ip >/dev/null || missing="$missing iproute2"
     command -v iptables >/dev/null || missing="$missing iptables" # to lose packets of hosts
     command -v node >/dev/null || missing="$missing nodejs"
     [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"

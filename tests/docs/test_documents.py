@@ -40,7 +40,8 @@ def test_the_tables_of_triggers_are_what_the_parser_uses(kind: str) -> None:
 
 
 DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"]
-DOCUMENTS += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+DOCUMENTS += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
+DOCUMENTS += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/*/README.md"))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -48,3 +49,10 @@ def test_links_between_documents_lead_somewhere(name: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text()):
         if "://" not in target:
             assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}, which is not there"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_lines_are_no_longer_than_those_of_code(name: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / name).read_text(), flags=re.MULTILINE | re.DOTALL)
+    long = [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
+    assert not long, f"{name} has lines of more than 120 characters: {long}"
