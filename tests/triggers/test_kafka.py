@@ -41,10 +41,36 @@ def test_metadata_stays_within_what_servers_take_and_leaves_out_the_newest() -> 
     assert kept and kept == {offset for offset in progress.done if offset <= max(kept)}
 
 
-@pytest.mark.parametrize("said", ["", "another's", "[1]", '{"done": 3, "tried": 1}', '{"done": [[0]], "tried": 1}'])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "another's",
+        "[1]",
+        '{"done": 3, "tried": 1}',
+        '{"done": [[0]], "tried": 1}',
+        '{"done": [], "tried": 1e999}',
+        '{"done": [], "tried": -1}',
+        '{"done": [[-2000000000000, 1]], "tried": 2}',
+        '{"done": [[0, 999999999999]], "tried": 1}',
+        '{"done": [[3, 1]], "tried": 9}',
+        '{"done": [[0, 5], [4, 6]], "tried": 9}',
+        '{"done": [], "tried": 1' + "0" * 3000 + "}",
+        '{"done": [' + "[0, 1]," * 1000 + '[0, 1]], "tried": 9}',
+    ],
+)
 def test_anothers_metadata_says_nothing(said: str) -> None:
     assert Progress.read(7, said) == Progress(7, 7)
 
 
-def test_hostile_metadata_costs_little() -> None:
-    assert Progress.read(7, '{"tried": 1, "done": [[0, 999999999999]]}').done == {7, 8}
+def test_whatever_a_server_says_few_offsets_are_believed_and_all_others_come_again() -> None:
+    progress = Progress.read(7, '{"tried": 1000000000000, "done": [[2, 3], [5, 900000000000]]}', 4)
+    assert progress.done == {9, 10, 12, 13}
+
+
+def test_what_was_done_and_not_read_again_outlives_a_second_crash() -> None:
+    before = handed_out(6)
+    before.finish([102, 103, 105])
+    second = Progress.read(before.committed, before.metadata())
+    third = Progress.read(second.committed, second.metadata())
+    assert (third.tried, third.done) == (106, {102, 103, 105})

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice, pairwise
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -30,7 +31,8 @@ from jiffy.contract.queues import Address, public
 REPLY_MAX_MS = 5000
 LOOK_S = 10.0  # how often a silent server is asked whether it is there, and which partitions there are
 FETCH_MAX_BYTES = 8 * 1024 * 1024  # that wait here to be taken
-OUT_MAX = 1_000_000  # concurrency × batch: no more can be out
+DONE_MAX = 1_000_000  # offsets that a server is believed to be done; all beyond comes again
+OFFSET_MAX = 2**63 - 1  # the protocol has eight bytes for it
 METADATA_MAX = 4000  # characters: the servers' default is 4096 bytes
 
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say comes as SourceError
@@ -75,21 +77,33 @@ class Progress:
                 ranges[-1][1] += 1
             else:
                 ranges.append([offset - first] * 2)
-        while len(text := json.dumps({"tried": self.next - first, "done": ranges})) > METADATA_MAX:
+        tried = max(self.next, self.tried) - first
+        while len(text := json.dumps({"tried": tried, "done": ranges})) > METADATA_MAX:
             ranges = ranges[: len(ranges) * 3 // 4]  # those left out come again
         return text
 
     @classmethod
-    def read(cls, offset: int, metadata: str) -> Progress:
-        """What a consumer before us committed; another's metadata says nothing."""
+    def read(cls, offset: int, metadata: str, most: int = DONE_MAX) -> Progress:
+        """What a consumer before us committed; another's metadata says nothing, and whose server lies costs little."""
         try:
-            document = json.loads(metadata)
-            tried = min(int(document["tried"]), OUT_MAX)
-            ranges = [(int(first), min(int(last), tried)) for first, last in document["done"]]
-            done = {offset + n for first, last in ranges for n in range(first, last + 1)}
-            return cls(offset, offset + tried, done=done)
+            tried, done = _said(metadata)
         except (ValueError, TypeError, KeyError, RecursionError):
             return cls(offset, offset)
+        return cls(offset, offset + tried, done={offset + n for n in islice(chain.from_iterable(done), most)})
+
+
+def _said(metadata: str) -> tuple[int, list[range]]:
+    """What `Progress.metadata` wrote. Raises ValueError, TypeError, KeyError or RecursionError: it did not write it."""
+    if len(metadata) > METADATA_MAX:
+        raise ValueError("too long")
+    document = json.loads(metadata)
+    tried, done = document["tried"], [range(first, last + 1) for first, last in document["done"]]
+    bounds = [-1, *chain.from_iterable((one.start, one.stop) for one in done)]
+    if not isinstance(tried, int) or max(tried, bounds[-1]) > OFFSET_MAX:
+        raise ValueError("no offset")
+    if max(0, bounds[-1]) > tried or any(one >= other for one, other in pairwise(bounds)):
+        raise ValueError("not ascending, or not handed out")
+    return tried, done
 
 
 class KafkaTopic:
@@ -136,10 +150,11 @@ class KafkaTopic:
         committed = await self._admin.list_consumer_group_offsets(self._group, partitions=list(fresh))
         self._consumer.assign([*self._parts, *fresh])
         ends = await (self._consumer.end_offsets if newest else self._consumer.beginning_offsets)(list(fresh))
+        most = DONE_MAX // (len(self._parts) + len(fresh))
         for part in fresh:
             said = committed.get(part)
             known = said is not None and said.offset >= 0
-            self._parts[part] = Progress.read(said.offset, said.metadata) if known else Progress(ends[part], 0)
+            self._parts[part] = Progress.read(said.offset, said.metadata, most) if known else Progress(ends[part], 0)
         for part, progress in self._parts.items():
             self._consumer.seek(part, progress.next)
         await self._commit(fresh)
