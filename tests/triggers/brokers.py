@@ -132,7 +132,7 @@ async def nats_queue(url: str) -> AsyncIterator[Queue]:
         yield Queue(f"{url}/{name}/{name}.in", put, dead)
     finally:
         await js.delete_stream(name)
-        await js.delete_stream("jiffy-f-q-dead") if await _has(js, "jiffy-f-q-dead") else None
+        await js.delete_stream("jiffy-f--q-dead") if await _has(js, "jiffy-f--q-dead") else None
         await client.close()
 
 

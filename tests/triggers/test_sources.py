@@ -13,6 +13,8 @@ import pytest
 
 from gateway.triggers.queues import settings
 from gateway.triggers.sources.base import Message, Source, SourceError
+from gateway.triggers.sources.doors import group
+from gateway.triggers.trigger import TriggerId
 from tests import servers
 from tests.conftest import need
 from tests.triggers.brokers import (
@@ -172,6 +174,11 @@ async def test_a_server_that_is_not_there_is_said_so(queue: Queue) -> None:
     with pytest.raises(SourceError):
         await source.open(10)
     await source.close()
+
+
+def test_no_two_triggers_read_a_queue_as_one() -> None:
+    said = ["default thumbs big-queue", "default thumbs-big queue", "thumbs big queue", "big thumbs queue"]
+    assert len({group(TriggerId(*one.split())) for one in said}) == len(said)
 
 
 # NATS and SQS themselves wait for 30 s before they believe that somebody is gone.

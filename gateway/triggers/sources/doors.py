@@ -13,7 +13,7 @@ from gateway.triggers.sources.files import FilesSource, Place, Wanted
 from gateway.triggers.sources.folder import Folder, allowed
 from gateway.triggers.sources.redis_queues import RedisList, RedisStream
 from gateway.triggers.sources.topic import TopicSource, group_of
-from gateway.triggers.trigger import Trigger
+from gateway.triggers.trigger import Trigger, TriggerId
 from jiffy.contract import places, queues
 from jiffy.contract.access import DEFAULT_TENANT
 
@@ -28,10 +28,10 @@ EXTRAS = queues.EXTRAS | places.EXTRAS
 POLL_S = {"file": 1.0, "s3": 10.0}  # of places; a listing of a bucket costs
 
 
-def _group(trigger: Trigger) -> str:
-    """What a trigger is called among those that read the same queue."""
-    tenant, function, name = trigger.id
-    return f"jiffy-{function}-{name}" if tenant == DEFAULT_TENANT else f"jiffy-{tenant}_{function}-{name}"
+def group(trigger: TriggerId) -> str:
+    """What a trigger is called among those that read the same queue: no name has `_`, or two hyphens in a row."""
+    whose = "" if trigger.tenant == DEFAULT_TENANT else f"{trigger.tenant}_"
+    return f"jiffy-{whose}{trigger.function}--{trigger.name}"
 
 
 def _installed(module: str) -> bool:
@@ -70,15 +70,15 @@ class Doors:
         if trigger.type == "files":
             return self._files(trigger)
         address = queues.parse(options["source"])
-        group = _group(trigger)
+        reader = group(trigger.id)
         if address.scheme.endswith("+stream"):
             start = "0" if options["start"] == "oldest" else "$"
-            return RedisStream(f"{address.server}/{address.space}", address.name, group, start)
+            return RedisStream(f"{address.server}/{address.space}", address.name, reader, start)
         if address.scheme.endswith("+list"):
-            return RedisList(f"{address.server}/{address.space}", address.name, group, options["end"])
+            return RedisList(f"{address.server}/{address.space}", address.name, reader, options["end"])
         extra = EXTRAS[address.scheme]
         module = import_module(f"gateway.triggers.sources.{'sqs' if extra == 'aws' else extra}")
-        return cast(Source, module.open_address(address, group, options))
+        return cast(Source, module.open_address(address, reader, options))
 
     def _files(self, trigger: Trigger) -> FilesSource:
         options = trigger.options
