@@ -23,6 +23,7 @@ from jiffy.contract.errors import JiffyError, PlatformError, Unavailable
 from jiffy.contract.messages import Answer, Piece, Receipt
 
 TELL_BYTES = limits.WINDOW_BYTES // 4  # taken since the last receipt
+PIECE_BYTES = 300  # of memory that a piece takes beside what is in it: there may be one for each byte
 
 End = Answer | JiffyError
 
@@ -47,7 +48,7 @@ class Stream:
             await self._some.wait()
         item = self._items.popleft()
         if isinstance(item, Piece):
-            self._streams.admission.held -= len(item.body)
+            self._streams.admission.held -= _held(item)
         return item
 
     def took(self, size: int) -> None:
@@ -58,7 +59,7 @@ class Stream:
 
     def hang_up(self) -> None:
         """Nobody takes any more; what has come is forgotten."""
-        self._streams.admission.held -= sum(len(item.body) for item in self._items if isinstance(item, Piece))
+        self._streams.admission.held -= sum(_held(item) for item in self._items if isinstance(item, Piece))
         self._items.clear()
         self._shut_with(None)
 
@@ -80,7 +81,7 @@ class Stream:
         try:
             if piece.number > self._seen:
                 raise PlatformError("a piece of the answer was lost")
-            self._streams.admission.hold(len(piece.body))
+            self._streams.admission.hold(_held(piece))
         except JiffyError as exc:
             self._shut_with(exc)
             return
@@ -104,6 +105,11 @@ class Stream:
     def _put(self, item: Piece | End | None) -> None:
         self._items.append(item)
         self._some.set()
+
+
+def _held(piece: Piece) -> int:
+    """Bytes of memory that it takes while it waits here."""
+    return PIECE_BYTES + len(piece.head) + len(piece.body)
 
 
 class Streams:

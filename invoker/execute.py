@@ -254,7 +254,7 @@ class Executor:
         try:
             ending = classify(result, attempt.known.revision, measured_us)
             if type(result) is Reply:
-                size = attempt.size + len(ending.payload) + attempt.streamed_bytes
+                size = attempt.size + len(ending.payload)  # what was streamed went out between the stamps
                 held_us = instance.held(ending.duration_us, measured_us, size)
                 if held_us != ending.duration_us:
                     ending = ending._replace(duration_us=held_us)

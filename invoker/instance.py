@@ -173,9 +173,10 @@ class Instance:
         """Pass one on, if it is what a streaming call may say."""
         if number != self.calls or self._future is None:
             return self._is_over(number) or number == self.calls
-        if self._pieces is None or len(payload) > limits.PIECE_MAX_BYTES:
+        head = kind == "head"
+        if self._pieces is None or len(payload) > (limits.HEAD_MAX_BYTES if head else limits.PIECE_MAX_BYTES):
             return False
-        return self._pieces.take(kind == "head", payload)
+        return self._pieces.take(head, payload)
 
     def credit(self, total: int) -> None:
         """Tell a function that streams how many bytes of its answer were taken; beyond a window it waits for that."""

@@ -56,8 +56,9 @@ class Stream:
         self._head = b""
         self._body = bytearray()
         self._sending = False
-        self._taken_bytes = 0
-        self.bytes = 0  # of its body, so far
+        self._begun = False
+        self._came_bytes = self._taken_bytes = 0  # of its body
+        self.bytes = 0  # of its body, until nobody took any more
         self.heard_us = 0  # of its gateway, once it knows of us; 0: it does not
         self.gone = ""  # why nobody takes any more
 
@@ -67,18 +68,22 @@ class Stream:
 
     @property
     def pieces(self) -> int:
-        """That were sent."""
-        return self._next.number
+        """That make it whole: those that were sent, and one that never comes where it was ended before its end."""
+        return self._next.number + bool(self.gone)
 
     def take(self, head: bool, data: bytes) -> bool:
         """As Pieces.take: False when it is more than any answer may have."""
-        self.bytes += 0 if head else len(data)
-        if self.bytes > limits.STREAM_MAX_BYTES + limits.PIECE_MAX_BYTES:  # the agent ends it before
+        if head and self._begun:
+            return False
+        self._begun = True
+        self._came_bytes += 0 if head else len(data)
+        if self._came_bytes > limits.STREAM_MAX_BYTES + limits.PIECE_MAX_BYTES:  # the agent ends it before
+            return False
+        if self._came_bytes - self._taken_bytes > limits.WINDOW_BYTES + limits.PIECE_MAX_BYTES:  # it waits before
             return False
         if self.gone:
             return True
-        if self.bytes - self._taken_bytes > limits.WINDOW_BYTES + limits.PIECE_MAX_BYTES:  # it waits before
-            return False
+        self.bytes = self._came_bytes
         if head:
             self._head = data
             asyncio.get_running_loop().call_soon(self._go)  # the first piece has often come with it
@@ -106,6 +111,8 @@ class Stream:
         self._go()
 
     def received(self, receipt: Receipt, now_us: int) -> None:
+        if self.gone:
+            return  # its gateway was taken for lost: what is missing in between makes this one of no use
         self.heard_us = now_us
         if receipt.gone:
             self.cancel("the caller hung up")

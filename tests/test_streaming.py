@@ -76,6 +76,10 @@ def bad_head(query):
     yield {"statusCode": "many"}
     yield "never seen"
 
+def heads(query):
+    yield {"statusCode": 200, "headers": {"x-own": '"' * int(query["size"])}, "body": "and "}
+    yield "body"
+
 def fails(query):
     yield {"n": 1}
     raise ValueError("amid")
@@ -186,6 +190,15 @@ def test_the_first_dict_may_be_the_head(up: Up) -> None:
     bad = ask(up, "bad_head")
     assert (bad.status_code, bad.json()["errorType"]) == (502, "Jiffy.BadResponse")
     told(up, bad, "statusCode must be an integer")
+
+
+def test_a_head_may_have_all_headers_that_a_response_may_and_is_told_when_it_has_more(up: Up) -> None:
+    answer = ask(up, "heads", size="65000")
+    assert answer.text == "and body" and len(answer.headers["x-own"]) == 65_000
+    answer = ask(up, "heads", size="200000")
+    assert (answer.status_code, answer.json()["errorType"]) == (502, "Function.ResponseSizeTooLarge")
+    assert "the head of the stream" in answer.json()["errorMessage"]
+    told(up, answer, "has more than 262144 bytes")
 
 
 def test_asynchronous_generators_stream_too(up: Up) -> None:
@@ -304,4 +317,4 @@ def test_the_chat_answers_word_by_word(up: Up) -> None:
 def test_a_program_can_not_stream(tmp_path: Path, up: Up) -> None:
     (tmp_path / "jiffy.toml").write_text('[functions.c]\nruntime = "provided"\nstream = true\n')
     refused = up.jiffy("deploy", str(tmp_path), status=1)
-    assert 'stream = true; allowed: false, as runtime = "provided" answers whole' in refused.stderr
+    assert "stream = true; allowed: false, as only Python's functions answer piece by piece" in refused.stderr

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from gateway.admission import Admission
 from gateway.loops import Loops
-from gateway.streams import TELL_BYTES, Streams
+from gateway.streams import PIECE_BYTES, TELL_BYTES, Streams
 from jiffy.contract import keys, wire
 from jiffy.contract.errors import PlatformError, Unavailable
 from jiffy.contract.messages import Answer, Piece, Receipt
@@ -25,7 +25,7 @@ def piece(number: int, body: bytes = b"x") -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def sending(redis_url: str, held_max: int = 1000) -> AsyncIterator[tuple[Streams, Redis]]:
+async def sending(redis_url: str, held_max: int = 10_000) -> AsyncIterator[tuple[Streams, Redis]]:
     redis = Redis.from_url(redis_url)
     streams = Streams(redis, Admission(held_max=held_max))
     loops = Loops(*streams.loops())
@@ -47,7 +47,7 @@ async def test_pieces_come_in_order_and_resent_ones_once(redis_url: str) -> None
         stream = streams.open("i")
         for data in (piece(0, b"a"), piece(0, b"a"), piece(1, b"b"), b"rubbish", piece(1, b"b")):
             streams.arrived(data)
-        assert streams.admission.held == 2
+        assert streams.admission.held == 2 * PIECE_BYTES + len(b'{"statusCode":200}') + 2
         stream.ended(ANSWER._replace(pieces=2))
         bodies = [one.body for one in (await stream.next(), await stream.next()) if isinstance(one, Piece)]
         assert bodies == [b"a", b"b"] and await stream.next() == ANSWER._replace(pieces=2)
@@ -88,9 +88,9 @@ async def test_who_hangs_up_before_the_first_piece_is_told_of_with_it(redis_url:
 
 
 async def test_pieces_that_find_no_room_break_it_off(redis_url: str) -> None:
-    async with sending(redis_url, held_max=10) as (streams, redis):
+    async with sending(redis_url, held_max=3 * PIECE_BYTES) as (streams, redis):
         stream = streams.open("i")
         streams.arrived(piece(0, b"x" * 8))
-        streams.arrived(piece(1, b"x" * 8))
+        streams.arrived(piece(1, b"x" * 2 * PIECE_BYTES))
         assert isinstance(await stream.next(), Piece) and isinstance(await stream.next(), Unavailable)
         assert (await receipt(redis)).gone and streams.admission.held == 0

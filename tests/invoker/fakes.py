@@ -78,6 +78,7 @@ class FakeInstance:
         self.printed = b""
         self.pieces: Pieces | None = None
         self.told: list[str] = []  # of a stream: taken, cancel
+        self.size = 0  # that explains what its last call took beside its stamps
         self.log_dropped_bytes = 0
 
     def call(
@@ -110,6 +111,7 @@ class FakeInstance:
         return text
 
     def held(self, claimed_us: int, measured_us: int, size: int) -> int:
+        self.size = size
         return claimed_us
 
     def max_memory_bytes(self) -> int:

@@ -93,6 +93,15 @@ async def test_an_instance_hears_what_was_taken_and_may_not_send_far_beyond(host
     caller.end.set_result(Reply(True, b"", 1000))
 
 
+@pytest.mark.parametrize("head", [True, False])
+async def test_an_answer_has_one_head_and_it_comes_first(host: OneHost, head: bool) -> None:
+    caller = Caller(host)
+    await caller.begin()
+    assert caller.pieces.take(head, b"{}")
+    assert not caller.pieces.take(True, b"{}")
+    caller.end.set_result(Reply(True, b"", 1000))
+
+
 async def test_a_caller_who_hung_up_gets_nothing_more_and_the_function_is_told(host: OneHost) -> None:
     caller = Caller(host)
     await caller.begin()
@@ -100,10 +109,24 @@ async def test_a_caller_who_hung_up_gets_nothing_more_and_the_function_is_told(h
     await caller.piece()
     await caller.receipt(1, gone=True)
     await caller.told("cancel")
-    assert caller.pieces.take(False, b"b")
+    piece = b"x" * limits.PIECE_MAX_BYTES
+    for _ in range(limits.WINDOW_BYTES // len(piece)):
+        assert caller.pieces.take(False, piece), "it was on its way"
+    assert not caller.pieces.take(False, piece * 2), "the window is closed for good"
     caller.end.set_result(Reply(True, b"", 1000))
-    assert (await host.answer()).pieces == 1
-    assert "the caller hung up" in (await host.logs())[-1].text.decode()
+    await host.answer()
+    assert "the stream was ended after 1 bytes: the caller hung up" in (await host.logs())[-1].text.decode()
+    assert [usage.bytes_out for usage in await host.usages()] == [1]
+
+
+async def test_what_was_streamed_explains_no_time_beside_the_stamps(host: OneHost) -> None:
+    caller = Caller(host)
+    await caller.begin()
+    caller.pieces.take(False, b"x" * 1000)
+    caller.end.set_result(Reply(True, b"", 1000))
+    await caller.piece()
+    await host.answer()
+    assert caller.instance.size == len(caller.call.payload)
 
 
 async def test_a_gateway_that_falls_silent_is_gone_with_its_callers(
@@ -114,9 +137,12 @@ async def test_a_gateway_that_falls_silent_is_gone_with_its_callers(
     await caller.begin()
     caller.pieces.take(False, b"a")
     await caller.told("cancel")
+    caller.pieces.take(False, b"b")
+    await caller.receipt(1)  # it was only paused
     caller.end.set_result(Reply(True, b"", 1000))
     await caller.piece()
-    await host.answer()
+    assert (await host.answer()).pieces == 2, "more than it was sent: it must not take this for whole"
+    assert caller.instance.told == ["cancel"]
     assert "the gateway of the caller was lost" in (await host.logs())[-1].text.decode()
 
 

@@ -57,6 +57,7 @@ else:
         unmarshal,
     )
 
+HEAD_MAX = 256 * 1024  # limits.HEAD_MAX_BYTES
 PIECE_MAX = 64 * 1024  # limits.PIECE_MAX_BYTES
 WINDOW = 256 * 1024  # limits.WINDOW_BYTES
 TOTAL_MAX = 200 * 1024 * 1024  # limits.STREAM_MAX_BYTES
@@ -69,7 +70,7 @@ KINDS = {str: {"content-type": "text/plain; charset=utf-8"}, bytes: {"content-ty
 
 
 class TooLarge(Exception):
-    """The answer has more bytes than its sink takes."""
+    """The answer, or its head, has more bytes than it may."""
 
 
 class Whole:
@@ -247,7 +248,10 @@ def _begin(one: Any) -> tuple[bytes, bytes]:
 
 
 def _head(status: object, headers: object, **more: object) -> bytes:
-    return encode({"statusCode": status, "headers": headers, **more}).encode("utf-8", "surrogatepass")
+    head = encode({"statusCode": status, "headers": headers, **more}).encode("utf-8", "surrogatepass")
+    if len(head) > HEAD_MAX:
+        raise TooLarge(f"the head of the stream (statusCode, headers, cookies) has more than {HEAD_MAX} bytes as JSON")
+    return head
 
 
 def as_bytes(one: Any) -> bytes:

@@ -12,6 +12,7 @@ MIB = 1024 * 1024
 PAYLOAD_MAX_BYTES = 6 * MIB  # event and result alike; AWS Lambda's bound, so its functions fit
 HEADERS_MAX_BYTES = 64 * 1024
 STREAM_MAX_BYTES = 200 * MIB  # of one streamed answer; Lambda's bound
+HEAD_MAX_BYTES = 4 * HEADERS_MAX_BYTES  # of its head as JSON, where a character of a header is up to 2 bytes
 PIECE_MAX_BYTES = 64 * 1024  # of it in one frame from an agent
 WINDOW_BYTES = 256 * 1024  # of it on the way to a caller who takes no more; then the function waits where it yields
 RECEIPT_S = 5.0  # a gateway speaks of each streamed answer at least so often

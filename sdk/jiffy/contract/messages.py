@@ -184,7 +184,7 @@ class Answer(NamedTuple):
     queue_us: int  # accepted → handler began, init excluded; never billed
     max_memory_bytes: int
     retry_after_s: float = 0.0  # throttled: when a place is likely
-    pieces: int = 0  # streamed: how many Pieces came before
+    pieces: int = 0  # streamed: how many Pieces came before, if it is whole
 
 
 class Usage(NamedTuple):
