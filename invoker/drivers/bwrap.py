@@ -244,10 +244,9 @@ class Bwrap:
         if not tree.is_dir():
             raise SandboxFailed(f"base layer {base.digest} is not in {self.config.data}")
         if wish.tenant and self._nurseries.can(tree):
-            try:
-                return await self._bear(await self._nurseries.of(tree, command, wish.tenant), sandbox_id, wish)
-            except SandboxFailed as exc:
-                self._nurseries.failed(tree, wish.tenant, exc)
+            with contextlib.suppress(SandboxFailed):
+                async with self._nurseries.of(tree, command, wish.tenant) as nursery:
+                    return await self._bear(nursery, sandbox_id, wish)
         return await self._exec(sandbox_id, tree, command, wish)
 
     async def _exec(self, sandbox_id: str, tree: Path, command: tuple[str, ...], wish: Wish) -> Jail:

@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from .base import START_MAX_S, UID_BLOCK
 log = logging.getLogger(__name__)
 
 FILE = f"{layout.RUNTIME_DIR}/jiffy_nursery.py".lstrip("/")
-FAILURES_MAX = 3  # a host that lets bubblewrap do more than its children; stems are then started one by one
+FAILURES_MAX = 3  # in a row: a host that lets bubblewrap do more than its children; stems are then started one by one
 ERRORS_SHOWN = 2000  # characters of what a failed start printed
 NURSERIES_MAX = 8  # at a time, 7 MB each; the least recently used one goes
 IDLE_S = 600.0  # one that is retired stays as long as what it bore: bursts that come again had better share one
@@ -149,8 +149,11 @@ class Nurseries:
         """Is there any for this base layer? Not where they have failed, and for older layers."""
         return self._failures < FAILURES_MAX and (tree / FILE).exists()
 
-    async def of(self, tree: Path, command: tuple[str, ...], tenant: str) -> Nursery:
-        """The tenant's for this base layer, made now if need be. Raises SandboxFailed."""
+    @contextlib.asynccontextmanager
+    async def of(self, tree: Path, command: tuple[str, ...], tenant: str) -> AsyncIterator[Nursery]:
+        """The tenant's for this base layer, made now if need be, to bear one stem. Raises SandboxFailed, and whatever
+        fails meanwhile it hears of.
+        """
         key = tree, tenant
         made = self._all.pop(key, None) or asyncio.ensure_future(self._found(tree, command))
         self._all[key] = made  # the most recently used is the last
@@ -159,13 +162,15 @@ class Nurseries:
         self._timers[key] = asyncio.get_running_loop().call_later(IDLE_S, self._retire, key)
         if len(self._all) > NURSERIES_MAX:
             self._retire(next(iter(self._all)))
-        return await asyncio.shield(made)
-
-    def failed(self, tree: Path, tenant: str, exc: SandboxFailed) -> None:
-        """What it bore did not live, or it did not come into being."""
-        self._failures += 1
-        log.warning("%s%s", exc.message, "; no more nurseries" if self._failures == FAILURES_MAX else "")
-        self._retire((tree, tenant))
+        try:
+            yield await asyncio.shield(made)
+        except SandboxFailed as exc:
+            if self._all.get(key) is made:  # not one that had to go meanwhile, or whose failure was counted
+                self._failures += 1
+                log.warning("%s%s", exc.message, "; no more nurseries" if self._failures == FAILURES_MAX else "")
+                self._retire(key)
+            raise
+        self._failures = 0
 
     def _retire(self, key: Key) -> None:
         timer = self._timers.pop(key, None)

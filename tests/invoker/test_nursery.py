@@ -6,14 +6,16 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import pytest
 
 from invoker.drivers import DriverConfig, choose
+from invoker.drivers.nursery import FAILURES_MAX, FILE, NURSERIES_MAX, Nurseries, Nursery
 from invoker.sandbox import Sandbox
-from jiffy.contract.errors import Unavailable
+from jiffy.contract.errors import SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 from tests.conftest import need
 
@@ -53,6 +55,12 @@ def parent(sandbox: Sandbox) -> int:
     return int(Path(f"/proc/{sandbox._jail.pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def namespaces(nursery: int, number: int) -> None:
+    """How many it may have of processes, as if its host had no more to give."""
+    write = ["nsenter", "-U", "-t", str(nursery), "sh", "-c", f"echo {number} > /proc/sys/user/max_pid_namespaces"]
+    need(subprocess.run(write, capture_output=True, text=True, check=False).stderr)
+
+
 async def looks(lab: Lab, sandbox: Sandbox) -> dict[str, object]:
     loaded = await sandbox.specialise(lab.revision(LOOK))
     assert loaded.error is None, loaded
@@ -84,6 +92,7 @@ async def test_a_function_can_hardly_tell_how_its_sandbox_was_started(bwrap: Lab
 
 
 async def test_more_open_files_than_select_knows_keep_nothing_from_starting(bwrap: Lab) -> None:
+    few = (await looks(bwrap, await born(bwrap, "")))["files"]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
@@ -91,7 +100,8 @@ async def test_more_open_files_than_select_knows_keep_nothing_from_starting(bwra
         for tenant in ("", "acme"):
             sandbox = await born(bwrap, tenant)
             assert sandbox.tenant == tenant
-            assert (await looks(bwrap, sandbox))["modules"]
+            files = (await looks(bwrap, sandbox))["files"]
+            assert len(files) == len(few), "and nothing of theirs is open inside"  # type: ignore[arg-type]
             await sandbox.close()
     finally:
         for fd in held:
@@ -99,16 +109,59 @@ async def test_more_open_files_than_select_knows_keep_nothing_from_starting(bwra
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_one_that_dies_is_done_without_and_replaced(bwrap: Lab) -> None:
+async def test_a_fork_that_fails_ends_none_of_those_that_live(bwrap: Lab) -> None:
     first = await born(bwrap, "acme")
-    ended = asyncio.Event()
-    first.on_closed = lambda _: ended.set()
-    os.kill(parent(first), signal.SIGKILL)
-    await asyncio.wait_for(ended.wait(), 10)
-    second = await born(bwrap, "acme")
-    assert second.tenant == "", "the one that was asked for is started by itself"
+    loaded = await first.specialise(bwrap.revision(LOOK))
+    assert loaded.error is None
+    instance = await first.fork()
+    namespaces(parent(first), 0)
+    assert (await born(bwrap, "acme")).tenant == "", "what it can't bear is started by itself"
+    assert (await result(instance))["modules"]
+    assert (await born(bwrap, "acme")).tenant == "acme"
+
+
+async def test_one_that_dies_is_done_without_and_replaced(bwrap: Lab) -> None:
+    for _ in range(FAILURES_MAX):  # each time: what went well in between is no sign that it can't be
+        first = await born(bwrap, "acme")
+        assert first.tenant == "acme"
+        ended = asyncio.Event()
+        first.on_closed = lambda _, ended=ended: ended.set()  # type: ignore[misc]
+        os.kill(parent(first), signal.SIGKILL)
+        await asyncio.wait_for(ended.wait(), 10)
+        second = await born(bwrap, "acme")
+        assert second.tenant == "", "the one that was asked for is started by itself"
     assert (await born(bwrap, "acme")).tenant == "acme"
     assert (await looks(bwrap, second))["modules"]
+
+
+async def test_a_failure_counts_once_and_costs_no_other_nursery(tmp_path: Path) -> None:
+    async def found(tree: Path, command: tuple[str, ...]) -> Nursery:
+        return Nursery(0, {})
+
+    async def use(tenant: str, meanwhile: Awaitable[object] | None = None) -> Nursery:
+        async with nurseries.of(tmp_path, (), tenant) as nursery:
+            if meanwhile is not None:
+                await meanwhile
+                raise SandboxFailed("it bore nothing")
+        return nursery
+
+    (tmp_path / FILE).parent.mkdir(parents=True)
+    (tmp_path / FILE).touch()
+    nurseries, all_there = Nurseries(found), asyncio.Barrier(FAILURES_MAX)
+    births = [use("acme", all_there.wait()) for _ in range(FAILURES_MAX)]
+    assert [str(exc) for exc in await asyncio.gather(*births, return_exceptions=True)] == ["it bore nothing"] * 3
+    assert nurseries.can(tmp_path), "all of them were one nursery's"
+
+    async def replace() -> None:
+        for n in range(NURSERIES_MAX):
+            await use(f"tenant-{n}")
+        successors.append(await use("acme"))
+
+    successors: list[Nursery] = []
+    with pytest.raises(SandboxFailed):
+        await use("acme", replace())
+    assert await use("acme") is successors[0], "what had to go in the middle of a birth takes none with it"
+    await nurseries.close()
 
 
 async def test_what_a_nursery_bore_outlives_its_retirement_and_nothing_outlives_the_driver(bwrap: Lab) -> None:

@@ -49,10 +49,14 @@ def beget(fd: int) -> None:
         data, fds, _, _ = socket.recv_fds(control, MESSAGE_MAX, DESCRIPTORS_MAX)
         if not data:
             break
-        _check(_libc.unshare(NEW_PID), "unshare")  # for the next child, which is process 1 in there
-        pid = os.fork()
+        pid = -1
+        try:
+            _check(_libc.unshare(NEW_PID), "unshare")  # for the next child, which is process 1 in there
+            pid = os.fork()
+        except OSError as exc:  # no more processes or namespaces just now; those that live would end with this one
+            os.write(fds[1], f"{exc}\n".encode())
         if pid == 0:
-            control.detach()
+            control.close()
             try:
                 _born(json.loads(data), walls, fds)
             except BaseException as exc:
@@ -89,8 +93,9 @@ def _born(birth: dict[str, Any], walls: dict[str, Any], fds: list[int]) -> None:
     os.dup2(errors, 2)
     midwife.send(b"up")
     midwife.detach()
-    os.closerange(3, listener)
-    os.closerange(listener + 1, 1024)
+    for fd in map(int, os.listdir("/proc/self/fd")):  # whatever their numbers: bubblewrap's have those of the invoker
+        if fd > 2 and fd != listener:
+            os.closerange(fd, fd + 1)  # the one of the folder itself is closed already
     os.environ["JIFFY_LISTEN_FD"] = str(listener)
 
 
