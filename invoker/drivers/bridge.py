@@ -1,13 +1,15 @@
 """The network of functions that want one: a bridge of the engine's, and a firewall between it and the platform.
 
-Functions reach the world, not each other (the engine sees to that), and not this host: whatever comes from the bridge
-to an address of the host's own is refused, and so is what goes to a place that is `off_limits` (the queue, when it is
-on another host) or to link-local addresses (a cloud's metadata service). The rules stand in the host's iptables, where
-no function can touch them. Without them there is no network: `open` says whether they can be set.
+Functions reach the world, not each other, and not this host: whatever comes from the bridge to an address of the host's
+own is refused, and so is what goes to a place that is `off_limits` (the queue, when it is on another host) or to
+link-local addresses (a cloud's metadata service). The rules stand in the host's iptables, where no function can touch
+them, but others may: `guard` looks at them before each start. Without them there is no network: `open` says whether
+they can be set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -19,11 +21,14 @@ from typing import Any
 
 from jiffy.contract.errors import SandboxFailed
 
-HERE, BEYOND = "INPUT", "DOCKER-USER"  # chains: to this host; to others, before the engine lets it pass
+HERE, PASSING = "INPUT", "FORWARD"  # chains: what goes to this host; what goes to others
+BEYOND = "DOCKER-USER"  # the second's first part, before the engine lets it pass
 LINK_LOCAL = "169.254.0.0/16"
 SBIN = ":/usr/sbin:/sbin"  # where iptables is, and an ordinary PATH does not lead
 RULE_MAX_S = 10.0
 LOCK_S = "5"  # others change rules, too
+
+Rule = tuple[str, tuple[str, ...]]  # a chain, and what iptables is told
 
 
 class Bridge:
@@ -33,6 +38,7 @@ class Bridge:
         self._label, invoker = owner
         self._invoker = invoker
         self._off_limits = tuple(off_limits)
+        self._rules: tuple[Rule, ...] | None = None  # its addresses are as they were when they were first wanted
         self.name = f"jiffy-{zlib.crc32(invoker.encode()):08x}"  # of the interface too; 15 characters at most
 
     def open(self, client: Any) -> str:
@@ -45,9 +51,7 @@ class Bridge:
         return ""
 
     def make(self, client: Any) -> str:
-        """The network's name. Raises SandboxFailed, and what the engine raises."""
-        for chain, words in self._rules():
-            _iptables("-I", chain, *words)
+        """The network's name; nothing is to be started on it before `guard`. Raises what the engine raises."""
         options = {
             "com.docker.network.bridge.name": self.name,
             "com.docker.network.bridge.enable_icc": "false",
@@ -55,6 +59,21 @@ class Bridge:
         labels = {self._label: self._invoker}
         client.networks.create(self.name, driver="bridge", options=options, labels=labels, check_duplicate=True)
         return self.name
+
+    def guard(self) -> None:
+        """See to it that all rules stand: a firewall that is flushed or loaded anew has lost them. Raises SandboxFailed
+        when they can't be set.
+        """
+        if self._rules is None:
+            self._rules = tuple(self._wanted())
+        for chain, words in self._rules:
+            with contextlib.suppress(SandboxFailed):
+                _iptables("-C", chain, *words)
+                continue
+            try:
+                _iptables("-I", chain, *words)
+            except SandboxFailed as exc:
+                raise SandboxFailed(f"functions get no network, their firewall can't be set: {exc.message}") from exc
 
     def remove(self, client: Any) -> None:
         """The network and its rules, in this order. Raises what the engine raises."""
@@ -69,9 +88,11 @@ class Bridge:
         except SandboxFailed:
             pass  # who may not set rules has set none
 
-    def _rules(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def _wanted(self) -> Iterator[Rule]:
         come = "-i", self.name
+        yield PASSING, ("-j", BEYOND)  # the engine's own, without which those of BEYOND hold nothing
         yield HERE, (*come, "-j", "REJECT")
+        yield BEYOND, (*come, "-o", self.name, "-j", "REJECT")  # as the engine has it, too, until that is flushed
         yield BEYOND, (*come, "-d", LINK_LOCAL, "-j", "REJECT")
         for host, port in self._off_limits:
             for address in _addresses(host):

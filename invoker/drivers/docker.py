@@ -280,12 +280,16 @@ class Docker:
             raise
 
     async def bridge(self) -> str:
-        """The network of functions that want one, made for the first of them. Raises Unavailable where none can be."""
+        """The network of functions that want one, made for the first of them, behind a firewall that stands now. Raises
+        Unavailable where none can be, SandboxFailed when it fails.
+        """
         if self._no_network:
             raise Unavailable(f"the function wants a network, and this host can't wall one off: {self._no_network}")
         if self._bridge is None or (self._bridge.done() and (self._bridge.cancelled() or self._bridge.exception())):
             self._bridge = asyncio.ensure_future(self.ask(self._net.make, self.client))
-        return await asyncio.shield(self._bridge)
+        name = await asyncio.shield(self._bridge)
+        await self.ask(self._net.guard)
+        return name
 
     def walls(self, uid: int, folder: Path, bridge: str, places: Mapping[str, str]) -> dict[str, Any]:
         """The options of a container; `bridge` "" is no network, `places` is as in base.Program."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -17,8 +18,8 @@ from invoker.drivers import DriverConfig, choose
 from invoker.drivers.base import Wish
 from invoker.drivers.bridge import Bridge
 from invoker.drivers.docker import LABEL
-from invoker.sandbox import Sandbox
-from jiffy.contract.errors import Unavailable
+from invoker.sandbox import Instance, Sandbox
+from jiffy.contract.errors import SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 from tests.conftest import need
 from tests.elsewhere import Host, another_host
@@ -79,12 +80,24 @@ def rules(invoker: str) -> list[str]:
     return [line for line in found.splitlines() if Bridge((LABEL, invoker), ()).name in line]
 
 
-async def test_a_function_reaches_the_world_and_nothing_of_the_platform(lab: Lab, elsewhere: Elsewhere) -> None:
-    there, here = elsewhere.host.address, elsewhere.host.ours
+async def networked(lab: Lab) -> Instance:
     sandbox = await Sandbox.start(lab.driver, lab.data, lab.base_runtime, lab.base, Wish(network=True))
     lab.sandboxes.append(sandbox)
     await sandbox.specialise(lab.revision(CONNECT, network=True))
-    instance = await sandbox.fork()
+    return await sandbox.fork()
+
+
+def break_iptables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = folder / "tools"
+    tools.mkdir()
+    (tools / "iptables").write_text("#!/bin/sh\necho Permission denied >&2\nexit 4\n")
+    (tools / "iptables").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+
+
+async def test_a_function_reaches_the_world_and_nothing_of_the_platform(lab: Lab, elsewhere: Elsewhere) -> None:
+    there, here = elsewhere.host.address, elsewhere.host.ours
+    instance = await networked(lab)
 
     async def reach(host: str, port: int) -> Any:
         return await result(instance, [host, port])
@@ -99,14 +112,35 @@ async def test_a_function_reaches_the_world_and_nothing_of_the_platform(lab: Lab
     assert await reach("169.254.169.254", 80) == "ConnectionRefusedError"
 
 
+async def test_a_firewall_that_was_flushed_is_put_up_again_before_the_next_start(
+    lab: Lab, elsewhere: Elsewhere, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ours() -> list[str]:
+        return sorted(rule for rule in rules(f"net-{os.getpid()}") if "REJECT" in rule)
+
+    first = await networked(lab)
+    stood = ours()
+    for rule in stood:
+        subprocess.run(["iptables", "-w", "5", "-D", *shlex.split(rule)[1:]], check=True)
+    assert stood and not ours()
+    second = await networked(lab)
+    assert ours() == stood, "each of them once"
+    with socket.create_server(("0.0.0.0", 0)) as own:
+        for instance in (first, second):
+            here = [elsewhere.host.ours, own.getsockname()[1]]
+            assert await result(instance, here) == "ConnectionRefusedError"
+    with monkeypatch.context() as broken:
+        break_iptables(data_dir, broken)
+        with pytest.raises(SandboxFailed, match=r"functions get no network, their firewall can't be set: .*denied"):
+            await networked(lab)
+    await networked(lab)
+    assert ours() == stood, "what stands is not put up twice"
+
+
 async def test_without_a_firewall_there_is_no_network(
     lab: Lab, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tools = data_dir / "tools"
-    tools.mkdir()
-    (tools / "iptables").write_text("#!/bin/sh\necho Permission denied >&2\nexit 4\n")
-    (tools / "iptables").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    break_iptables(data_dir, monkeypatch)
     driver = await choose("docker", DriverConfig(lab.data, f"bare-{os.getpid()}"))
     try:
         assert driver.network is False
