@@ -280,6 +280,28 @@ def mqtt_broker() -> Iterator[int]:
             yield port
 
 
+@contextlib.asynccontextmanager
+async def hostile_mqtt(topic: bytes, count: int) -> AsyncIterator[str]:
+    """A broker that sends `count` messages at once to who subscribes, whatever it was asked for; their address."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                kind, length = await reader.readexactly(2)  # no packet of ours is longer than 127 bytes
+                packet = await reader.readexactly(length)
+                if kind >> 4 == 1:
+                    writer.write(bytes([0x20, 3, 0, 0, 0]))
+                elif kind >> 4 == 8:
+                    writer.write(bytes([0x90, 4, *packet[:2], 0, 1]))
+                    for number in range(1, count + 1):
+                        body = len(topic).to_bytes(2) + topic + number.to_bytes(2) + b"\0" + b"%d" % number
+                        writer.write(bytes([0x32, len(body)]) + body)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}/in"
+
+
 @contextlib.contextmanager
 def nats_server() -> Iterator[str]:
     """A NATS server with JetStream; its URL."""

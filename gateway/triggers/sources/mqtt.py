@@ -54,6 +54,8 @@ class MqttTopic:
         self._inbox: asyncio.Queue[MQTTMessage | None] = asyncio.Queue()  # None: the connection is gone
         self._replies: dict[str, asyncio.Future[str]] = {}  # what is waited for → why it failed, or ""
         self._out: set[str] = set()
+        self._owed = 0  # acknowledgements
+        self._why = ""  # the connection is gone
         self._client: Client | None = None
 
     async def open(self, most: int) -> None:
@@ -120,10 +122,19 @@ class MqttTopic:
             reply.set_result(why)
 
     def _came(self, message: MQTTMessage) -> None:
-        if message.qos or self._inbox.qsize() < self._most:  # who sends with QoS 0 takes it that some are lost
+        if not message.qos:
+            if self._inbox.qsize() < self._most:  # who sends with QoS 0 takes it that some are lost
+                self._inbox.put_nowait(message)
+            return
+        self._owed += 1
+        if self._owed <= self._most:
             self._inbox.put_nowait(message)
+        elif self._owed == self._most + 1 and self._client is not None:
+            self._lost("the broker does not mind the receive maximum")
+            self._client.disconnect()
 
     def _lost(self, why: str) -> None:
+        self._why = self._why or why
         for what in list(self._replies):
             self._settle(what, why)
         self._inbox.put_nowait(None)
@@ -134,19 +145,25 @@ class MqttTopic:
         found: list[Message] = []
         try:
             async with asyncio.timeout(wait_s):
-                found.append(_message(await self._inbox.get()))
+                found.append(self._read(await self._inbox.get()))
         except TimeoutError:
             return []
         while len(found) < most and not self._inbox.empty():
-            found.append(_message(self._inbox.get_nowait()))
+            found.append(self._read(self._inbox.get_nowait()))
         self._out |= {message.id for message in found}
         return found
+
+    def _read(self, found: MQTTMessage | None) -> Message:
+        if found is None:
+            raise SourceError(f"the connection was closed: {self._why}")
+        return _message(found)
 
     async def done(self, messages: Sequence[Message]) -> None:
         assert self._client is not None
         for message in messages:
             if code := self._client.ack(message.receipt.mid, message.receipt.qos):
                 raise SourceError(f"the connection was closed: {code.name}")
+            self._owed -= bool(message.receipt.qos)
             self._out.discard(message.id)
         with _translated():
             async with asyncio.timeout(REPLY_MAX_S):
@@ -180,17 +197,22 @@ def _said(message: MQTTMessage) -> list[tuple[str, str]]:
     return list(getattr(message.properties, "UserProperty", None) or ())
 
 
-def _message(found: MQTTMessage | None) -> Message:
-    if found is None:
-        raise SourceError("the connection was closed")
-    now_ms = int(time.time() * 1000)
+def _topic(found: MQTTMessage) -> str:
+    try:
+        return found.topic
+    except UnicodeDecodeError as exc:  # as with a body that is no text
+        return exc.object.decode("utf-8", "replace")
+
+
+def _message(found: MQTTMessage) -> Message:
+    now_ms, topic = int(time.time() * 1000), _topic(found)
     # Packet ids come again and again; what is sent with QoS 0 has none.
-    content = sha256(found.topic.encode() + b"\0" + found.payload).hexdigest()[:16]
+    content = sha256(topic.encode() + b"\0" + found.payload).hexdigest()[:16]
     return Message(
         id=f"{found.mid}-{content}" if found.qos else f"{time.monotonic_ns()}-{content}",
         body=found.payload.decode("utf-8", "replace"),
         tries=2 if found.dup else 1,
         sent_ms=now_ms,
-        attributes={**dict(_said(found)), "topic": found.topic},
+        attributes={**dict(_said(found)), "topic": topic},
         receipt=found,
     )
