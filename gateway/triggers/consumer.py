@@ -192,8 +192,15 @@ class Consumer:
             self._turn.set()
 
     async def _serve(self, batch: list[Held]) -> None:
+        now_ms = int(time.time() * 1000)
+        try:
+            event = self._settings.shape.event(batch, now_ms)
+        except Exception:
+            batch = await self._presentable(batch, now_ms)
+            if not batch:
+                return
+            event = self._settings.shape.event(batch, now_ms)
         messages = [held.message for held in batch]
-        event = self._settings.shape.event(batch, int(time.time() * 1000))
         try:
             answer = await self._call(event, batch)
         except JiffyError as exc:
@@ -209,6 +216,17 @@ class Consumer:
             why = f"{len(failed)} of {len(batch)} messages failed: {_why(answer)}"
             self._notes.note("failed", answer.invocation, why, len(failed))
             await self._failed([held for held in batch if held.message.id in failed], why)
+
+    async def _presentable(self, batch: list[Held], now_ms: int) -> list[Held]:
+        """Those of which an event can be made. The others never become one, however often they come: buried."""
+        found = []
+        for held in batch:
+            try:
+                self._settings.shape.event([held], now_ms)
+                found.append(held)
+            except Exception as exc:  # whatever a server of others may hand out
+                await self._bury(held, f"no event can be made of it: {exc}"[:300])
+        return found
 
     async def _failed(self, batch: list[Held], why: str) -> None:
         """Those with tries left come again, together; the others are buried."""
@@ -279,6 +297,6 @@ def _why(answer: Answer) -> str:
         return "the function named them in batchItemFailures"
     try:
         error = json.loads(answer.payload)
-        return f"{error['errorType']}: {error['errorMessage']}"[:300]
+        return f"{error['errorType']}: {error['errorMessage']}"[:300].encode("utf-8", "replace").decode()
     except (ValueError, TypeError, KeyError, RecursionError):
         return str(answer.outcome)

@@ -30,11 +30,11 @@ class Notes:
         if kind == "fired":
             self._fired = invocation
         elif len(self._lines) < LINES_MAX:
-            self._lines.append(LogLine(0, kind, invocation, text))
+            self._lines.append(LogLine(0, kind, invocation, _written(text)))
 
     def state(self, **fields: int | str) -> None:
         """Fields of the trigger's state: lag, error."""
-        self._fields |= fields
+        self._fields |= {name: _written(value) if isinstance(value, str) else value for name, value in fields.items()}
 
     async def write(self, now_ms: int) -> None:
         """Write down what has gathered. Raises Unavailable, and then has lost it."""
@@ -45,3 +45,8 @@ class Notes:
             fields["last"] = now_ms
         if counts or lines or fields:
             await self._store.write(self._key, {k: n for k, n in counts.items() if n}, fields, lines)
+
+
+def _written(text: str) -> str:
+    """What servers and functions of others said may hold what can't be written."""
+    return text.encode("utf-8", "replace").decode()

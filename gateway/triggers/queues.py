@@ -192,18 +192,15 @@ class Queues:
                 except JiffyError:  # Redis is gone for now
                     await asyncio.sleep(pause_s)
                     continue
-                source = await asyncio.to_thread(self._doors.source, trigger, state.since_ms)
-                served.consumer = Consumer(settings(trigger), source, self._caller(trigger, notes), notes)
-                watching = asyncio.create_task(self._watch_lag(trigger, source, notes))
                 began = asyncio.get_running_loop().time()
                 try:
-                    await served.consumer.run()
+                    await self._consume(served, state.since_ms, notes)
                 except SourceError as exc:
-                    text = queues.public(str(exc))
-                    notes.state(error=text)
-                    notes.note("failed", "", f"the queue is not there: {text}", 0)
-                finally:
-                    watching.cancel()
+                    _told(notes, f"the queue is not there: {exc}", str(exc))
+                except Exception as exc:  # what a server of others answers must not end a trigger unseen
+                    why = f"the queue can't be read: {type(exc).__name__}: {exc}"[:300]
+                    log.warning("trigger %s of %s: %s", trigger.id, trigger.id.tenant, why, exc_info=exc)
+                    _told(notes, why, why)
                 if served.stopping:
                     return
                 if asyncio.get_running_loop().time() - began > RETRY_MAX_S:
@@ -214,6 +211,17 @@ class Queues:
         finally:
             writing.cancel()
             await self._write_once(notes)
+
+    async def _consume(self, served: _Served, since_ms: int, notes: Notes) -> None:
+        """One consumer, until it is stopped or its queue is not there: raises SourceError."""
+        trigger = served.trigger
+        source = await asyncio.to_thread(self._doors.source, trigger, since_ms)
+        served.consumer = Consumer(settings(trigger), source, self._caller(trigger, notes), notes)
+        watching = asyncio.create_task(self._watch_lag(trigger, source, notes))
+        try:
+            await served.consumer.run()
+        finally:
+            watching.cancel()
 
     def _caller(self, trigger: Trigger, notes: Notes) -> Call:
         tenant, name, _ = trigger.id
@@ -236,8 +244,8 @@ class Queues:
             await asyncio.sleep(LAG_S)
             try:
                 waiting = await source.lag()
-            except SourceError:
-                continue  # the consumer meets the same
+            except Exception:  # noqa: S112 - the consumer meets the same, and tells it
+                continue
             notes.state(lag=waiting, error="")
             self._metrics.waiting(trigger.id, waiting)
 
@@ -251,6 +259,12 @@ class Queues:
             await notes.write(self._now_ms())
         except JiffyError as exc:
             log.warning("a trigger's counters are lost: %s", exc.message)
+
+
+def _told(notes: Notes, line: str, error: str) -> None:
+    """Why a queue is not served now, in the trigger's log and its state."""
+    notes.state(error=queues.public(error))
+    notes.note("failed", "", queues.public(line), 0)
 
 
 def settings(trigger: Trigger) -> Settings:

@@ -111,6 +111,24 @@ async def test_a_queue_that_is_not_there_is_told_without_its_password(served: Se
         assert "secret" not in (await served.http.get(path)).text
 
 
+async def test_a_server_that_answers_nonsense_is_told_and_the_trigger_tries_on(served: Served, redis_url: str) -> None:
+    async def yes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """To each command of Redis's protocol; no client makes a list of messages of it."""
+        while line := await reader.readline():
+            if line.startswith(b"*"):
+                writer.write(b"+OK\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(yes, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        source = f"redis+stream://reader:secret@127.0.0.1:{port}/0/in"
+        await deploy(served, redis_url, {"type": "queue", "name": "q", "source": source})
+        document = await until(served, PATH, lambda d: d["error"])
+        assert document["state"] == "failing" and "can't be read" in document["error"]
+        logged = (await served.http.get(f"{PATH}/logs")).json()["entries"]
+        assert any("can't be read" in entry["text"] for entry in logged)
+
+
 def test_a_client_library_that_is_missing_is_named() -> None:
     source = {"type": "queue", "source": "nats://127.0.0.1:4222/S/s"}
     assert Doors().missing(triggers.check([source])) == ""

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gateway.triggers.consumer import Consumer, Held
 from gateway.triggers.queues import settings
+from gateway.triggers.sources.base import Message, Source
 from gateway.triggers.sources.doors import Doors
+from gateway.triggers.sources.redis_queues import RedisStream
 from jiffy.contract.errors import Unavailable
 from jiffy.contract.messages import Answer
 from tests import servers
@@ -74,10 +77,12 @@ async def stream(redis_server: servers.RedisServer, redis_url: str) -> AsyncIter
 
 
 @contextlib.asynccontextmanager
-async def consuming(queue: Queue, function: Function, **options: Any) -> AsyncIterator[Notes]:
+async def consuming(
+    queue: Queue, function: Function, source: Source | None = None, **options: Any
+) -> AsyncIterator[Notes]:
     trigger = queue.trigger(**{"retry_delay_s": 0.0} | options)
     notes = Notes()
-    consumer = Consumer(settings(trigger), Doors().source(trigger), function, notes)
+    consumer = Consumer(settings(trigger), source or Doors().source(trigger), function, notes)
     task = asyncio.create_task(consumer.run())
     try:
         yield notes
@@ -85,6 +90,13 @@ async def consuming(queue: Queue, function: Function, **options: Any) -> AsyncIt
         consumer.stop()
         async with asyncio.timeout(20):
             await task
+
+
+class Mangled(RedisStream):
+    """A queue as a server of others may hand it out: with text that no event can hold."""
+
+    async def take(self, most: int, wait_s: float) -> list[Message]:
+        return [replace(one, body=one.body.replace("?", "\ud800")) for one in await super().take(most, wait_s)]
 
 
 async def left(queue: Queue) -> int:
@@ -258,3 +270,23 @@ async def test_a_message_that_takes_too_long_to_filter_is_passed_over_and_told(s
     assert function.seen() == ['{"x": "abc"}']
     assert [kind for kind, text, _ in notes.told if "passed over" in text] == ["failed"]
     assert await left(stream) == 0
+
+
+async def test_what_can_be_no_event_is_buried_and_its_batch_goes_on(stream: Queue, redis_url: str) -> None:
+    function = Function()
+    await stream.put("a", "?", "b")
+    async with consuming(stream, function, Mangled(redis_url, "in", "g")) as notes:
+        await function.until(lambda: bool(function.batches))
+    assert function.batches == [["a", "b"]]
+    assert await stream.dead() == ["?"]
+    assert ["no event can be made" in text for kind, text, _ in notes.told if kind == "dead"] == [True]
+
+
+async def test_an_error_that_is_no_text_buries_its_message_all_the_same(stream: Queue) -> None:
+    async def work(bodies: list[str]) -> Answer:
+        return BROKEN._replace(payload=b'{"errorType": "E", "errorMessage": "\\ud800"}')
+
+    await stream.put("bad")
+    async with consuming(stream, Function(work), tries=1) as notes:
+        await Function().until(lambda: any(kind == "dead" for kind, _, _ in notes.told))
+    assert await stream.dead() == ["bad"]

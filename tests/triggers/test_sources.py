@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aio_pika
 import pytest
 
 from gateway.triggers.queues import settings
@@ -174,6 +176,19 @@ async def test_a_server_that_is_not_there_is_said_so(queue: Queue) -> None:
     with pytest.raises(SourceError):
         await source.open(10)
     await source.close()
+
+
+async def test_what_a_sender_says_of_tries_is_not_believed(rabbit_url: str) -> None:
+    async with rabbit_queue(rabbit_url) as queue:
+        connection = await aio_pika.connect(rabbit_url)
+        channel, name = await connection.channel(), f"classic-{secrets.token_hex(4)}"
+        await channel.declare_queue(name)
+        sent = aio_pika.Message(b"a", headers={"x-delivery-count": "many"})
+        await channel.default_exchange.publish(sent, routing_key=name)
+        source = await queue._replace(source=f"{rabbit_url}/%2f/{name}").opened()
+        assert [(message.body, message.tries) for message in await take(source, 1)] == [("a", 1)]
+        await source.close()
+        await connection.close()
 
 
 def test_no_two_triggers_read_a_queue_as_one() -> None:

@@ -122,7 +122,8 @@ def _message(found: AbstractIncomingMessage | None) -> Message:
     if found is None:
         raise SourceError("the connection was closed")
     sent_ms = int((found.timestamp.timestamp() if found.timestamp else time.time()) * 1000)
-    redelivered = int(str(found.headers.get("x-delivery-count", int(bool(found.redelivered)))))
+    count = found.headers.get("x-delivery-count")  # a quorum queue's own; of another's it is what the sender says
+    redelivered = count if isinstance(count, int) and 0 <= count < 2**31 else int(bool(found.redelivered))
     return Message(
         id=found.message_id or str(found.delivery_tag),
         body=found.body.decode("utf-8", "replace"),
