@@ -28,7 +28,8 @@ from .base import START_MAX_S, UID_BLOCK
 log = logging.getLogger(__name__)
 
 FILE = f"{layout.RUNTIME_DIR}/jiffy_nursery.py".lstrip("/")
-FAILURES_MAX = 3  # in a row: a host that lets bubblewrap do more than its children; stems are then started one by one
+FAILURES_MAX = 3  # in a row: a host that lets bubblewrap do more than its children, or has nothing to give just now
+REST_S = 600.0  # stems are then started one by one, until one more is tried
 ERRORS_SHOWN = 2000  # characters of what a failed start printed
 NURSERIES_MAX = 8  # at a time, 7 MB each; the least recently used one goes
 IDLE_S = 600.0  # one that is retired stays as long as what it bore: bursts that come again had better share one
@@ -136,18 +137,20 @@ class Nursery:
 
 
 class Nurseries:
-    """Those of one invoker. `found` makes one for a root file system and a command."""
+    """Those of one invoker. `found` makes one for a root file system and a command; `rest_s`: see REST_S."""
 
-    def __init__(self, found: Callable[[Path, tuple[str, ...]], Awaitable[Nursery]]) -> None:
+    def __init__(self, found: Callable[[Path, tuple[str, ...]], Awaitable[Nursery]], *, rest_s: float = REST_S) -> None:
         self._found = found
+        self._rest_s = rest_s
         self._all: dict[Key, asyncio.Future[Nursery]] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._retired: list[Nursery] = []
         self._failures = 0
+        self._not_before = 0.0  # on the loop's clock
 
     def can(self, tree: Path) -> bool:
-        """Is there any for this base layer? Not where they have failed, and for older layers."""
-        return self._failures < FAILURES_MAX and (tree / FILE).exists()
+        """Is there any for this base layer? Not while they rest because they failed, and not for older layers."""
+        return asyncio.get_running_loop().time() >= self._not_before and (tree / FILE).exists()
 
     @contextlib.asynccontextmanager
     async def of(self, tree: Path, command: tuple[str, ...], tenant: str) -> AsyncIterator[Nursery]:
@@ -167,7 +170,10 @@ class Nurseries:
         except SandboxFailed as exc:
             if self._all.get(key) is made:  # not one that had to go meanwhile, or whose failure was counted
                 self._failures += 1
-                log.warning("%s%s", exc.message, "; no more nurseries" if self._failures == FAILURES_MAX else "")
+                resting = self._failures >= FAILURES_MAX
+                if resting:
+                    self._not_before = asyncio.get_running_loop().time() + self._rest_s
+                log.warning("%s%s", exc.message, f"; no nurseries for {self._rest_s:g} s" if resting else "")
                 self._retire(key)
             raise
         self._failures = 0

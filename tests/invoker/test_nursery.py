@@ -134,33 +134,53 @@ async def test_one_that_dies_is_done_without_and_replaced(bwrap: Lab) -> None:
     assert (await looks(bwrap, second))["modules"]
 
 
-async def test_a_failure_counts_once_and_costs_no_other_nursery(tmp_path: Path) -> None:
-    async def found(tree: Path, command: tuple[str, ...]) -> Nursery:
-        return Nursery(0, {})
+async def unborn(tree: Path, command: tuple[str, ...]) -> Nursery:
+    return Nursery(0, {})
 
-    async def use(tenant: str, meanwhile: Awaitable[object] | None = None) -> Nursery:
-        async with nurseries.of(tmp_path, (), tenant) as nursery:
-            if meanwhile is not None:
-                await meanwhile
-                raise SandboxFailed("it bore nothing")
-        return nursery
 
+async def use(nurseries: Nurseries, tree: Path, tenant: str, *, bears: Awaitable[object] | None = None) -> Nursery:
+    """`bears` ends in a failure."""
+    async with nurseries.of(tree, (), tenant) as nursery:
+        if bears is not None:
+            await bears
+            raise SandboxFailed("it bore nothing")
+    return nursery
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """As far as its nurseries look at it."""
     (tmp_path / FILE).parent.mkdir(parents=True)
     (tmp_path / FILE).touch()
-    nurseries, all_there = Nurseries(found), asyncio.Barrier(FAILURES_MAX)
-    births = [use("acme", all_there.wait()) for _ in range(FAILURES_MAX)]
+    return tmp_path
+
+
+async def test_a_failure_counts_once_and_costs_no_other_nursery(tree: Path) -> None:
+    nurseries, all_there = Nurseries(unborn), asyncio.Barrier(FAILURES_MAX)
+    births = [use(nurseries, tree, "acme", bears=all_there.wait()) for _ in range(FAILURES_MAX)]
     assert [str(exc) for exc in await asyncio.gather(*births, return_exceptions=True)] == ["it bore nothing"] * 3
-    assert nurseries.can(tmp_path), "all of them were one nursery's"
+    assert nurseries.can(tree), "all of them were one nursery's"
 
     async def replace() -> None:
         for n in range(NURSERIES_MAX):
-            await use(f"tenant-{n}")
-        successors.append(await use("acme"))
+            await use(nurseries, tree, f"tenant-{n}")
+        successors.append(await use(nurseries, tree, "acme"))
 
     successors: list[Nursery] = []
     with pytest.raises(SandboxFailed):
-        await use("acme", replace())
-    assert await use("acme") is successors[0], "what had to go in the middle of a birth takes none with it"
+        await use(nurseries, tree, "acme", bears=replace())
+    assert await use(nurseries, tree, "acme") is successors[0], "one that had to go meanwhile takes none with it"
+    await nurseries.close()
+
+
+@pytest.mark.parametrize("rest_s", [3600.0, 0.0])
+async def test_those_that_fail_again_and_again_rest_for_a_while(tree: Path, rest_s: float) -> None:
+    nurseries = Nurseries(unborn, rest_s=rest_s)
+    for _ in range(FAILURES_MAX):
+        assert nurseries.can(tree)
+        with pytest.raises(SandboxFailed):
+            await use(nurseries, tree, "acme", bears=asyncio.sleep(0))
+    assert nurseries.can(tree) is (rest_s == 0), "once the rest is over, they are tried again"
     await nurseries.close()
 
 
