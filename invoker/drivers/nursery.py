@@ -21,9 +21,10 @@ from typing import Any
 
 from jiffy.contract import layout
 from jiffy.contract.errors import SandboxFailed
+from jiffy.contract.walls import UID_BLOCK
 
 from . import launch
-from .base import START_MAX_S, UID_BLOCK
+from .base import START_MAX_S
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,13 @@ import pytest
 
 from invoker import sandbox as sandboxes
 from invoker.drivers import DriverConfig, choose
-from invoker.drivers.base import UID_FIRST, Folder, Uids, Wish
+from invoker.drivers.base import Folder, Uids, Wish
 from invoker.sandbox import MOVES, Sandbox, State
 from invoker.staging import link_tree, mounted_below
 from jiffy.contract import layout
 from jiffy.contract.errors import SandboxFailed, Unavailable
 from jiffy.contract.messages import Layer
+from jiffy.contract.walls import UID_FIRST
 from tests.conftest import need
 
 from .lab import Lab, call, ended, error, result
