@@ -55,6 +55,7 @@ class LayerStore:
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
         self._root.chmod(0o711)  # sandboxes' users must get through to their layers, and see no others
+        (data / layout.OCI).chmod(0o700)  # images are for the builder alone
 
     @property
     def id(self) -> str:

@@ -331,7 +331,6 @@ async def serve(config: Config, listener: socket.socket) -> int:
 
 def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    os.umask(0o077)  # the ledger is nobody else's
     config = configure(sys.argv[1:], dict(os.environ))
     try:
         keys.share(address.parse(config.redis).name)

@@ -6,8 +6,9 @@ The SQL is the part that SQLite and PostgreSQL share. Every database error leave
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, func, insert, inspect, select
@@ -107,6 +108,9 @@ def _transaction(engine: Engine, **options: str) -> Iterator[Connection]:
 
 
 def _prepare_sqlite(engine: Engine) -> None:
+    if engine.url.database:
+        _keep_private(engine.url.database)
+
     @event.listens_for(engine, "connect")
     def opened(raw: Any, _record: object) -> None:
         raw.isolation_level = None  # the driver shall begin nothing by itself
@@ -118,6 +122,15 @@ def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("jiffy_begin", "BEGIN"))
+
+
+def _keep_private(path: str) -> None:
+    """The ledger is nobody else's, whoever makes it: SQLite gives the files beside it the mode that it finds here."""
+    with suppress(OSError):  # it is there, or it can't be made: SQLite says why. Opened, it would lose SQLite's locks
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with suppress(OSError):
+            os.chmod(name, 0o600)  # noqa: PTH101
 
 
 @contextmanager

@@ -42,6 +42,12 @@ def test_folder_umask_order_and_clock_don_t_matter(tmp_path: Path) -> None:
     assert put(LayerStore(tmp_path / "one"), files | {"a.py": "other"}).layer.digest != one.layer.digest
 
 
+def test_nobody_else_can_list_layers_or_images(tmp_path: Path) -> None:
+    with umask(0o022):
+        LayerStore(tmp_path / "data")
+    assert {(tmp_path / "data" / name).stat().st_mode & 0o044 for name in (layout.LAYERS, layout.OCI)} == {0}
+
+
 def test_the_digest_is_that_of_the_tar_and_the_tree_is_what_it_holds(tmp_path: Path) -> None:
     store = LayerStore(tmp_path)
     stored = put(store, {"a.py": "1", "d/c.py": "3"}, 0o077)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,21 @@ async def test_reopened_it_knows_everything(tmp_path: Path, redis_url: str) -> N
     async with opened(url, redis_url) as ledger:
         await ledger.settle_now()
         assert (await ledger.ask(TOTAL)).total.calls == 2
+
+
+async def test_it_is_its_users_alone_whatever_the_umask_is_or_was(tmp_path: Path, redis_url: str) -> None:
+    path = tmp_path / "l.sqlite3"
+    before = os.umask(0o022)
+    try:
+        for _ in range(2):
+            async with opened(f"sqlite:///{path}", redis_url) as ledger:
+                meter_into(redis_url, record())
+                await ledger.settle_now()
+                modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.glob("l.sqlite3*")}
+                assert modes == {"l.sqlite3": 0o600, "l.sqlite3-wal": 0o600, "l.sqlite3-shm": 0o600}
+            path.chmod(0o644)  # as an earlier release left it
+    finally:
+        os.umask(before)
 
 
 async def test_it_waits_for_a_redis_that_went_away_and_says_so_once(
