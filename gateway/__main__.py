@@ -311,9 +311,8 @@ async def serve(config: Config, listener: socket.socket) -> int:
     def end() -> None:
         gateway.following.stop()
         running.should_exit = True
-        loop.call_later(
-            endings.GATEWAY_CALLS_S - 0.5, gateway.dispatcher.give_up
-        )  # an answer is better than a closed connection
+        # An answer is better than a closed connection.
+        loop.call_later(endings.GATEWAY_CALLS_S - 0.5, gateway.dispatcher.give_up)
 
     async def watch() -> None:
         await gateway.loops.failed.wait()

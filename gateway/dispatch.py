@@ -83,13 +83,17 @@ class Dispatcher:
         return self._send, self._receive, self._sweep
 
     def give_up(self) -> None:
-        """Tell all who still wait, once the loops have ended."""
-        self._give_up("this gateway is stopping")
+        """Tell all who still wait, as this gateway ends; what was sent goes on, and whoever calls again calls twice."""
+        for _, invocation in self._outgoing.clear():
+            self.abandon(invocation, Unavailable("this gateway is stopping", retry_after_s=RETRY_AFTER_S))
+        for invocation in tuple(self._waiting):
+            text = f"this gateway stopped before invocation {invocation} ended; it may have run, or run on"
+            self.abandon(invocation, PlatformError(text))
 
     def submit(self, invoker: str, call: Call, wait_s: float, done: Done) -> None:
         """Send a synchronous call; `done` hears of its end within `wait_s` (deadline − now) and a grace.
 
-        That is an Answer, or Unavailable (the queue is lost), or DeadlineExceeded.
+        That is an Answer, or Unavailable (the queue is lost), DeadlineExceeded, or PlatformError (this gateway ends).
         """
         self.expect(call.invocation, wait_s, done)
         self._outgoing.add((Sent(keys.calls(invoker), wire.pack(call)), call.invocation))

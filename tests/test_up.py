@@ -41,7 +41,7 @@ def up(data_dir: Path) -> Iterator[Up]:
 def test_a_signal_ends_it_in_good_order(data_dir: Path, number: signal.Signals) -> None:
     with platform(data_dir, "--sandbox", "bwrap") as up:
         assert up.stop(number) == 0
-        assert up.told().endswith("jiffy: stopping: calls that run may end first; once more ends all at once\n")
+        assert up.told().endswith("jiffy: stopping: calls that run have 10 s to end; once more ends all at once\n")
         assert up.left() == []
         with (
             pytest.raises(ConnectionRefusedError),

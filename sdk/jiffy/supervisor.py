@@ -228,7 +228,9 @@ class Supervisor:
                 for child in self._running.values():
                     child.kill()
             else:
-                self._say("stopping: calls that run may end first; once more ends all at once")
+                self._say(
+                    f"stopping: calls that run have {endings.GATEWAY_CALLS_S:g} s to end; once more ends all at once"
+                )
             stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -21,6 +21,10 @@ def test_no_process_is_killed_while_it_keeps_its_own_budget() -> None:
     assert max(endings.GATEWAY_S, endings.WORKER_S, endings.QUEUE_S) < endings.ORPHANS_S
 
 
+def test_a_caller_waits_as_long_as_his_call_may_take() -> None:
+    assert endings.GATEWAY_CALLS_S >= endings.INVOKER_CALLS_S
+
+
 def test_systemd_waits_as_long_as_we_do() -> None:
     unit = (Path(__file__).parents[2] / "deploy/jiffy.service").read_text()
     [waits_s] = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)

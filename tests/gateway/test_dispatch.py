@@ -14,7 +14,7 @@ from gateway.loops import Loops
 from gateway.outbox import BATCH_MAX
 from gateway.store import ANSWERS_MAX_BYTES, Sent, Store
 from jiffy.contract import keys, limits, wire
-from jiffy.contract.errors import DeadlineExceeded, JiffyError, Unavailable
+from jiffy.contract.errors import DeadlineExceeded, JiffyError, PlatformError, Unavailable
 from jiffy.contract.messages import Answer, Call
 from tests.gateway.fake_invoker import answer
 
@@ -171,11 +171,19 @@ async def test_a_call_that_was_given_up_before_it_was_sent_is_not_sent() -> None
         assert wire.unpack(Call, queue.batches[1][0].call).invocation == "id-2"
 
 
-async def test_stopping_answers_everyone() -> None:
-    async with dispatching() as (dispatcher, _):
-        future = submit(dispatcher, call(1), 60)
-    with pytest.raises(Unavailable, match="stopping"):
-        await future
+async def test_stopping_tells_everyone_whether_his_call_may_have_run() -> None:
+    async with dispatching() as (dispatcher, queue):
+        queue.gate.clear()
+        sent = submit(dispatcher, call(0), 60)
+        await queue.sending.wait()
+        gathered = submit(dispatcher, call(1), 60)
+        dispatcher.give_up()
+        with pytest.raises(PlatformError, match=r"id-0 ended; it may have run") as told:
+            await sent
+        assert (told.value.status, told.value.retry_after_s) == (502, None)
+        with pytest.raises(Unavailable, match="stopping"):
+            await gathered
+        queue.gate.set()
 
 
 @pytest.mark.redis

@@ -6,8 +6,8 @@ left where it is; what it leaves behind is cleaned up at the next start. tests/c
 
 from __future__ import annotations
 
-GATEWAY_S = 10.0
-GATEWAY_CALLS_S = 4.0  # callers that still wait
+GATEWAY_S = 16.0
+GATEWAY_CALLS_S = 10.0  # callers that still wait: as long as the calls that they wait for may take
 GATEWAY_TRIGGERS_S = 3.0  # calls of queues that are consumed; their messages come again
 
 WORKER_S = 26.0
