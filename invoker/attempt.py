@@ -181,7 +181,8 @@ class Attempt:
         return Completion(
             *(self.entry, answers_key, self.known.logs_key, record_key, False),
             *(pack(answer) if answers_key else b"", pack(usage), record, logs, fate),
-            *((_spends(call, billed_ms),) if call.hold else ()),
+            _spends(call, billed_ms) if call.hold else None,
+            revision.tenant,
         )
 
     def _follow(self, answer: Answer, now_ms: int) -> tuple[bytes, Fate]:

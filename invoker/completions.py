@@ -64,6 +64,7 @@ class Completion(NamedTuple):
     logs: tuple[bytes, ...]
     fate: Fate | None = None
     spends: Spends | None = None
+    tenant: str = ""  # whose record it is
 
 
 Send = Callable[[list[Completion]], Awaitable[None]]  # raises Unavailable (send it again), or PlatformError (never)

@@ -117,9 +117,12 @@ class Store:
             *(keys.GROUP, limits.ANSWERS_KEEP_S, limits.LOG_ENTRIES_MAX),
             *(limits.DEAD_MAX, limits.DEAD_MAX_BYTES, limits.DEAD_KEEP_S * 1000, limits.RESULT_KEEP_S),
             *(limits.LOG_KEEP_S, limits.LOG_MAX_BYTES, spending.KEEP_S),
+            *(limits.RESULT_LARGE_BYTES, limits.RESULTS_MAX_BYTES),
         ]
         for c in batch:
             names += (c.answers_key or self._stream, c.logs_key or self._stream, c.record_key or self._stream)
+            if not c.note and len(c.record) >= limits.RESULT_LARGE_BYTES:
+                names.append(keys.results(c.tenant))
             kind = "1" if c.note else "0" if c.spends is None else "2"
             values += (c.entry, kind, c.answer, c.usage, c.record)
             if c.fate is None:

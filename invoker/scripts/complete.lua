@@ -17,6 +17,8 @@
 --   answers:{gateway}        list of Answer, Piece    KEYS[1] when nobody waits
 --   logs:{tenant}:{function} stream {l: LogEntry}
 --   invocation:{id}          string InvocationRecord, KEYS[1] for a synchronous call that has none
+-- one more where a record has ended and is large:
+--   results:{tenant}         sorted set "key bytes" → when that record expires, in ms
 -- and six more for the end of an asynchronous one:
 --   backlog:{tenant}         hash invocation → where it is
 --   tally:{tenant}           hash of counters
@@ -34,6 +36,7 @@
 -- ARGV[7]  seconds that the records of synchronous calls are kept
 -- ARGV[8]  seconds that a function's log is kept after its last entry, [9] the bytes that it may take
 -- ARGV[10] seconds that counters of spending are kept
+-- ARGV[11] from how many bytes on a record is large, [12] the bytes of a tenant's large ones that are kept
 -- then per item:
 --   id       the entry's id in the calls stream
 --   kind     "1": the attempt still runs; its log entries, its record and a piece of its answer, if it is still ours
@@ -67,7 +70,8 @@ local calls, usage_key, later, later_calls = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 local group, answers_keep, log_length = ARGV[1], ARGV[2], ARGV[3]
 local dead_max, dead_max_bytes, dead_keep = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local sync_keep, log_keep, log_max_bytes = ARGV[7], ARGV[8], tonumber(ARGV[9])
-local k, a, items, written, metered = 8, 11, 0, 0, 0
+local large, results_max_bytes = tonumber(ARGV[11]), tonumber(ARGV[12])
+local k, a, items, written, metered = 8, 13, 0, 0, 0
 local touched, printed = {}, {}
 
 local function still_ours(id)
@@ -145,12 +149,34 @@ local function bound(logs, bytes)
     redis.call('EXPIRE', size, log_keep)
 end
 
+-- Large records are counted by tenant: expired ones no more, and when they are too many, those go that expire first.
+local function keep(results, record_key, bytes, keep_s)
+    local time, sum = redis.call('TIME'), results .. ':bytes'
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    local function forget(member)
+        local key, size = member:match('^(.*) (%d+)$')
+        redis.call('ZREM', results, member)
+        return key, redis.call('DECRBY', sum, size)
+    end
+    for _, member in ipairs(redis.call('ZRANGE', results, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do forget(member) end
+    local added = redis.call('ZADD', results, now + keep_s * 1000, record_key .. ' ' .. bytes)
+    local total = redis.call('INCRBY', sum, added * bytes)
+    while total > results_max_bytes do
+        local first = redis.call('ZRANGE', results, 0, 0)[1]
+        if not first then break end
+        local key
+        key, total = forget(first)
+        redis.call('DEL', key)
+    end
+end
+
 while a <= #ARGV do
     local answers, logs, record_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
     local id, kind = ARGV[a], ARGV[a + 1]
     local note = kind == '1'
     local record, state, n = ARGV[a + 4], ARGV[a + 5], tonumber(ARGV[a + 6])
     local more = a + 7 + n
+    local counted = (not note and #record >= large) and 1 or 0
     local ours
     items = items + 1
     if note then ours = still_ours(id) else ours = redis.call('XACK', calls, group, id) == 1 end
@@ -172,7 +198,7 @@ while a <= #ARGV do
             printed[logs] = (printed[logs] or 0) + #ARGV[i]
         end
         if state ~= '' then
-            follow(k + 3, more, state)
+            follow(k + 3 + counted, more, state)
             redis.call('SET', record_key, record, 'EX', ARGV[more + 5])
         elseif record_key ~= calls and note then
             redis.call('SET', record_key, record, 'XX', 'KEEPTTL')
@@ -181,8 +207,9 @@ while a <= #ARGV do
         elseif record_key ~= calls then
             redis.call('SET', record_key, record, 'EX', sync_keep)
         end
+        if counted == 1 then keep(KEYS[k + 3], record_key, #record, state ~= '' and ARGV[more + 5] or sync_keep) end
     end
-    k, a = k + 3, more
+    k, a = k + 3 + counted, more
     if state ~= '' then k, a = k + 6, a + 9 end
     if kind == '2' then
         local places = k + ARGV[a]

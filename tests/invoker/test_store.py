@@ -383,3 +383,18 @@ async def test_a_name_is_one_process_alone(redis_url: str, redis: Redis) -> None
     await first.open()
     for store in (first, again, other):
         await store.close()
+
+
+async def test_what_results_take_is_bounded_by_tenant(store: Store, redis: Redis) -> None:
+    old, new, small = (keys.invocation(name) for name in ("old", "new", "small"))
+    soon = ((await redis.time())[0] + 60) * 1000
+    await redis.mset({old: b"another result", keys.results("t") + ":bytes": limits.RESULTS_MAX_BYTES})
+    await redis.zadd(keys.results("t"), {f"{old} {limits.RESULTS_MAX_BYTES}": soon})
+    one, two = (entry for entry, _ in await delivered(store, redis, b"1", b"2"))
+    record = b"r" * limits.RESULT_LARGE_BYTES
+    ended = [completion(one, record_key=new, record=record, fate=fate("new"), tenant="t")]
+    ended.append(completion(two, record_key=small, record=record[1:], fate=fate("small"), tenant="t"))
+    for _ in range(2):  # a resend counts nothing
+        await store.complete(ended)
+    assert [await redis.exists(key) for key in (old, new, small)] == [0, 1, 1], "what expires first makes way"
+    assert [int(n or 0) for n in await redis.mget(keys.results("t") + ":bytes")] == [len(record)]

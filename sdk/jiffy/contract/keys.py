@@ -65,6 +65,11 @@ def line(tenant: str, name: str, digest: str) -> str:
     return f"{P}line:{tenant}:{name}:{digest}"
 
 
+def results(tenant: str) -> str:
+    """sorted set "key bytes" → when that large InvocationRecord expires, in ms; beside it, as ":bytes", their sum."""
+    return f"{P}results:{tenant}"
+
+
 def once(tenant: str, name: str, digest: str) -> str:
     """string "fingerprint invocation": who has this idempotency key (its digest); expires with its window."""
     return f"{P}once:{tenant}:{name}:{digest}"

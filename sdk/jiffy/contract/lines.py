@@ -23,7 +23,7 @@ end
 -- Leave the line; the invocation behind, if that is its head now, and its own moment.
 local function leave(line, invocation, later)
     local head = redis.call('LINDEX', line, 0)
-    redis.call('LREM', line, 1, invocation)
+    redis.call('LREM', line, head == invocation and 1 or -1, invocation) -- of a long line from the nearer end
     local following = head == invocation and redis.call('LINDEX', line, 0)
     if not following then return nil end
     return following, tonumber(redis.call('ZSCORE', later, following) or FAR) - FAR
