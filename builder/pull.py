@@ -20,7 +20,7 @@ from builder.runtimes.image import archive
 from builder.runtimes.image.archive import Fetched
 from jiffy.contract import limits
 from jiffy.contract.errors import BuildFailed, Unavailable
-from jiffy.contract.registry import Challenge, Reference, credentials, safe, token
+from jiffy.contract.registry import Challenge, Reference, credentials, public, safe, token
 
 DOCKER_HUB, _HUB_HOST, _HUB_LOGIN = "docker.io", "registry-1.docker.io", "https://index.docker.io/v1/"
 _CHUNK = 1024 * 1024
@@ -32,29 +32,32 @@ _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 def pull(text: str, into: Path, docker_config: str, *, trusted: bool) -> Fetched:
     """The image that `text` names, HOST/NAME[:TAG][@DIGEST], with its layers as files in the new folder `into`.
 
-    Who is not `trusted` gets none of this host's credentials, and reaches no registry on it.
+    Who is not `trusted` gets none of this host's credentials, and neither the name nor what the registry answers leads
+    us to this host itself or to its link.
     """
     name, _, digest = text.partition("@")
     of = Reference.parse(name)
-    if of.scheme == "http" and not trusted:
-        raise BuildFailed(f"image: {of.host} is this host's own; name a registry that all can reach")
     login = _HUB_LOGIN if of.host == DOCKER_HUB else of.host
     basic = credentials(docker_config, login) if trusted else ""
     into.mkdir()
     try:
         with httpx.Client(timeout=_TIMEOUT, follow_redirects=False) as client:
-            return _Puller(client, of, basic).image(digest, into)
+            return Puller(client, of, basic, trusted=trusted).image(digest, into)
+    except httpx.InvalidURL as exc:
+        raise BuildFailed(f"image: {of.host} names an address that is none: {exc}") from exc
     except httpx.HTTPError as exc:
         raise Unavailable(f"the registry {of.host} doesn't answer: {exc}") from exc
 
 
-class _Puller:
-    """One pull."""
+class Puller:
+    """One pull. Raises BuildFailed when the registry is one that who is not `trusted` may not reach."""
 
-    def __init__(self, client: httpx.Client, of: Reference, basic: str) -> None:
-        self._client, self._of, self._basic = client, of, basic
+    def __init__(self, client: httpx.Client, of: Reference, basic: str, *, trusted: bool) -> None:
+        self._client, self._of, self._basic, self._trusted = client, of, basic, trusted
         self._base = httpx.URL(f"{of.scheme}://{_HUB_HOST if of.host == DOCKER_HUB else of.host}")
         self._authorization = ""
+        if not self._may(self._base):
+            raise BuildFailed(f"image: {of.host} is this host's own; name a registry that all can reach")
 
     def image(self, digest: str, into: Path) -> Fetched:
         manifest = self._manifest(digest)
@@ -110,7 +113,7 @@ class _Puller:
                 if not answer.is_redirect:
                     raise self._refusal(answer)
                 where = where.join(answer.headers.get("location", ""))
-                if not safe(str(where)) or (where.scheme == "http" and self._of.scheme != "http"):
+                if not self._may(where):
                     raise BuildFailed(f"image: {self._of.host} sends us for its parts to a place that is not safe")
         raise BuildFailed(f"image: {self._of.host} sends us from place to place")
 
@@ -121,11 +124,19 @@ class _Puller:
             self._authorization = f"Basic {self._basic}"
         elif challenge.kind == "bearer":
             known = {"authorization": f"Basic {self._basic}"} if self._basic else {}
-            url = challenge.token_url(f"repository:{self._of.name}:pull")
+            url = httpx.URL(challenge.token_url(f"repository:{self._of.name}:pull"))
+            if not self._may(url):
+                raise BuildFailed(f"image: {self._of.host} sends us for a token to a place that is not safe")
             with self._client.stream("GET", url, headers=known) as answer:
                 said = b"".join(self._bounded(answer.iter_bytes(_CHUNK), archive.DOCUMENT_MAX_BYTES))
             found = token(archive.document(said)) if answer.status_code == 200 else ""
             self._authorization = f"Bearer {found}" if found else ""
+
+    def _may(self, where: httpx.URL) -> bool:
+        """May we go where the function's author, or the registry, sends us?"""
+        if not self._trusted:
+            return public(where.scheme, where.raw_host.decode())
+        return safe(str(where)) and (where.scheme == "https" or self._of.scheme == "http")
 
     def _refusal(self, answer: httpx.Response) -> BuildFailed:
         said = next(answer.iter_bytes(_ERROR_MAX_BYTES), b"")

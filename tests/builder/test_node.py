@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ CODE = """
 exports.handler = async (event, context) => {
   if (event.rawPath === "/boom") throw new TypeError("boom");
   if (event.rawPath === "/slow") await new Promise((done) => setTimeout(done, 60000));
+  if (event.rawPath === "/while") await new Promise((done) => setTimeout(done, 500));
   if (event.rawPath === "/raw") return { statusCode: 201, headers: { "X-A": "b" }, cookies: ["c=1"], body: "made" };
   if (event.rawPath === "/stray") { Promise.reject(new Error("stray")); await new Promise((d) => setTimeout(d, 9000)); }
   return { who: require("greeter")(), name: context.functionName, user: process.getuid(), env: process.env.GREETING,
@@ -295,5 +297,9 @@ def test_docker_loads_the_image_and_it_answers_by_itself(
         assert (status, json.loads(body)["errorType"], json.loads(body)["errorMessage"]) == (502, "TypeError", "boom")
         status, _, body = ask(port, "POST", "/x", b"x" * (6 * 1024 * 1024 + 1))
         assert status == 413
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as hasty:
+            hasty.sendall(b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nthat was all")
+        status, _, body = ask(port, "GET", "/while")
+        assert (status, json.loads(body)["who"]) == (200, "world"), "who hangs up ends nobody else's call"
         status, _, body = ask(port, "GET", "/slow")
         assert (status, json.loads(body)["errorMessage"][37:]) == (504, "Task timed out after 1.00 seconds")

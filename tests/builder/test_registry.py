@@ -17,6 +17,7 @@ import pytest
 from builder import image
 from builder.build import Builder
 from builder.processes import Processes
+from builder.pull import Puller
 from builder.registry import _Auth, _upload
 from builder.runtimes.python.interpreter import Interpreter
 from jiffy.contract.errors import BuildFailed, InvalidRequest
@@ -128,6 +129,35 @@ def test_plain_http_is_for_this_machine_alone() -> None:
 
 REGISTRY_URL = httpx.URL("https://registry.example")
 ASKED = httpx.Request("GET", "https://registry.example/v2/")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("http://127.0.0.1:9/x", "https://127.0.0.1:9/x", "https://localhost/x", "https://127.1/x", "https://0/x"),
+        *("https://[::1]/x", "https://[::ffff:127.0.0.1]/x", "https://169.254.169.254/x", "http://other.example/x"),
+    ],
+)
+@pytest.mark.parametrize("status", [302, 401])
+def test_a_strangers_registry_leads_nowhere_on_this_host(place: str, status: int, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        headers = {"location": place, "www-authenticate": f'Bearer realm="{place}"'}
+        return httpx.Response(status if request.url.host == "registry.example" else 404, headers=headers)
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        of = Reference.parse("registry.example/x")
+        with pytest.raises(BuildFailed, match=r"not safe|https only"):
+            Puller(client, of, "", trusted=False).image("", tmp_path)
+        assert asked == ["registry.example"]
+        place = "https://other.example/x"
+        with pytest.raises(BuildFailed, match="x:latest"):
+            Puller(client, of, "", trusted=False).image("", tmp_path)
+        assert "other.example" in asked
+        with pytest.raises(BuildFailed, match="this host's own"):
+            Puller(client, Reference.parse("169.254.169.254/x"), "", trusted=False)
 
 
 def test_credentials_go_to_the_registry_alone() -> None:

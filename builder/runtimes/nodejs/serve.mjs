@@ -74,12 +74,18 @@ class Server {
       const body = await bodyOf(request);
       text = raw ? body.toString() || "{}" : eventOf(request, body, id);
     } catch (thrown) {
-      if (!(thrown instanceof Unfit || thrown instanceof Refused)) throw thrown;
+      if (!(thrown instanceof Unfit || thrown instanceof Refused)) {
+        if (request.destroyed) return; // its client hung up before all was sent: no reason to end others' calls
+        throw thrown;
+      }
       out.shouldKeepAlive = false;
       return answer(out, thrown.status ?? 400, [], failure("InvalidRequest", thrown.message).payload);
     }
     const before = this.turn;
-    this.turn = before.then(() => this.call(text, id, out, raw));
+    this.turn = before.then(() => this.call(text, id, out, raw)).catch((thrown) => {
+      told(describe(thrown), "Server Error"); // the next call must have its turn all the same
+      out.destroy();
+    });
     return this.turn;
   }
 

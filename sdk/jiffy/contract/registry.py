@@ -9,6 +9,7 @@ against the same digest: a registry that lies, or somebody on the way to it, can
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ _NAME = r"[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
 _REFERENCE = re.compile(rf"{_HOST}/(?P<name>{_NAME})(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}}))?")
 _REGISTRY = re.compile(rf"(?:(?P<scheme>https?)://)?{_HOST}(?:/(?P<prefix>{_NAME}))?/?")
 _LOOPBACK = re.compile(r"(?:localhost|127\.[\d.]+|\[::1\])(?::\d+)?")
+
+_NUMBER = re.compile(r"(?:.*\.)?(?:\d+|0x[0-9a-f]*)")  # resolvers take 127.1 and 0x7f000001 for addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,20 @@ def safe(url: str) -> bool:
     """May something be sent there that others must not read?"""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and bool(_LOOPBACK.fullmatch(parts.netloc)))
+
+
+def public(scheme: str, host: str) -> bool:
+    """May a stranger send us there? By HTTPS, so that it is who it says, and to no address of this host's own or of its
+    link, where clouds keep credentials. `host` as it will be connected to, without brackets.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        name = host.lower().removesuffix(".")
+        own = name == "localhost" or name.endswith(".localhost") or _NUMBER.fullmatch(name)
+        return scheme == "https" and bool(name) and not own
+    address = getattr(address, "ipv4_mapped", None) or address
+    return scheme == "https" and not (address.is_loopback or address.is_link_local or address.is_unspecified)
 
 
 @dataclass(frozen=True, slots=True)
