@@ -32,7 +32,7 @@ class QueueShape:
 class FileShape:
     """A place's files: S3's notification of one object, with its bytes in `content` where the trigger asks for them.
 
-    Patterns see `key`, `size` and `event` ("created" or "removed").
+    Patterns see `key`, `size` and `event` ("created" or "removed"). Of one that can't be read there is no event.
     """
 
     def __init__(self, bucket: str) -> None:
@@ -45,6 +45,8 @@ class FileShape:
     def event(self, batch: Sequence[Held], now_ms: int) -> bytes:
         (held,) = batch
         document = json.loads(held.message.body)
+        if "unreadable" in document:
+            raise ValueError(document["unreadable"])
         event = events.s3(
             bucket=self._bucket,
             key=document["key"],

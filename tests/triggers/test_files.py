@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from gateway.triggers.consumer import Held
 from gateway.triggers.queues import settings
 from gateway.triggers.sources.base import Message, Source, SourceError
 from gateway.triggers.sources.doors import Doors
+from gateway.triggers.sources.files import FILES_MAX, File, FilesSource, Listing, Wanted
 from gateway.triggers.trigger import Trigger, TriggerId
 from jiffy.contract import keys, triggers
 from tests import servers
@@ -30,6 +33,7 @@ class Place(NamedTuple):
     source: str
     put: Callable[[str, bytes], Awaitable[None]]
     remove: Callable[[str], Awaitable[None]]
+    lock: Callable[[str], Awaitable[None]]  # it is there, and can't be read
     url: str  # of the platform's Redis
     roots: tuple[Path, ...] = ()
 
@@ -47,12 +51,32 @@ class Place(NamedTuple):
         return source
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """One that others may enter, too: pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory(prefix="jiffy-test-files-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """As somebody to whom files can be forbidden."""
+    was = os.geteuid()
+    if not was:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
 @pytest.fixture(params=["folder", "bucket"])
 async def place(
     request: pytest.FixtureRequest, tmp_path: Path, redis_server: servers.RedisServer, redis_url: str
 ) -> AsyncIterator[Place]:
     own = f"redis://127.0.0.1:{await tcp(redis_server)}/0"
     if request.param == "folder":
+        tmp_path.chmod(0o755)
 
         async def put(key: str, content: bytes) -> None:
             path = tmp_path / "in" / key
@@ -62,8 +86,11 @@ async def place(
         async def remove(key: str) -> None:
             (tmp_path / "in" / key).unlink()
 
+        async def lock(key: str) -> None:
+            (tmp_path / "in" / key).chmod(0)
+
         (tmp_path / "in").mkdir()
-        yield Place(f"file://{tmp_path}/in", put, remove, own, (tmp_path,))
+        yield Place(f"file://{tmp_path}/in", put, remove, lock, own, (tmp_path,))
         return
     server = request.getfixturevalue("amazon_url")
     bucket = f"b-{secrets.token_hex(4)}"
@@ -77,8 +104,11 @@ async def place(
         async def remove_object(key: str) -> None:
             await client.delete_object(Bucket=bucket, Key=f"in/{key}")
 
+        async def archive(key: str) -> None:
+            await client.put_object(Bucket=bucket, Key=f"in/{key}", Body=b"1", StorageClass="GLACIER")
+
         where = server.partition("://")[2]
-        yield Place(f"s3+http://key:secret@{where}/{bucket}/in/", put_object, remove_object, own)
+        yield Place(f"s3+http://key:secret@{where}/{bucket}/in/", put_object, remove_object, archive, own)
 
 
 async def take(source: Source, count: int) -> list[Message]:
@@ -180,6 +210,64 @@ async def test_one_that_is_given_up_is_told_to_a_topic_and_comes_no_more(place: 
     assert "content" not in event["data"]
 
 
+async def test_one_that_can_not_be_read_is_given_up_and_holds_up_nobody(place: Place) -> None:
+    await place.put("a", b"1")
+    await place.lock("a")
+    await place.put("b", large := os.urandom(2_000_000))
+    source = await place.opened(content=True, tries=3)
+    with unprivileged() if place.roots else contextlib.nullcontext():
+        (readable,), (locked,) = await take(source, 1), await take(source, 1)
+    assert names([readable, locked]) == [("created", "a"), ("created", "b")]
+    assert base64.b64decode(json.loads(readable.body)["content"]) == large
+    assert locked.tries == 3
+    with pytest.raises(ValueError, match=r"InvalidObjectState|Permission denied"):  # so the consumer buries it
+        settings(place.trigger()).shape.event([Held(locked, 3)], 0)
+    await source.bury(locked, "dead.f.t", "why")
+    assert await source.take(10, 0.5) == []
+    await source.close()
+
+
+def test_no_more_names_are_held_than_a_gateway_has_room_for() -> None:
+    file = File("v", 1, 1)
+    with pytest.raises(SourceError, match="1024 bytes"):
+        Listing("b").add("x" * 1025, file)
+    with pytest.raises(SourceError, match="1024 bytes"):
+        Listing("b").add("x", file._replace(version="v" * 1025))
+    held = Listing("b")
+    with pytest.raises(SourceError, match="holds more than"):
+        for number in range(FILES_MAX):
+            held.add(f"{number:01000}", file)
+    assert len(held.files) < 20_000
+
+
+class Endless:
+    """A place in which all is new at each look, with as many names as it may have."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def look(self) -> dict[str, File]:
+        self._looks += 1
+        return {f"{self._looks}-{number:0900}": File("v", 1, 1) for number in range(15_000)}
+
+    async def content(self, key: str, file: File) -> bytes | None:
+        return None
+
+
+async def test_what_is_remembered_of_a_place_has_a_bound(redis_url: str) -> None:
+    wanted = Wanted(created=False, removed=True, content=False, poll_s=0, tries=3, newest=False)
+    source = FilesSource(Endless(), "endless", redis_url, ("default", "f", "t"), wanted)
+    for _ in range(4):  # each time it looks
+        await source.open(1)
+        await source.close()
+    async with Redis.from_url(redis_url, protocol=2) as redis:
+        assert await redis.hlen(keys.files("default", "f", "t")) <= 1 + 2 * 18_000
+
+
 async def test_a_place_that_is_not_there_is_said_so(place: Place) -> None:
     gone = place._replace(source=place.source.replace("/in", "/gone") if place.roots else f"{place.source[:-12]}x/")
     with pytest.raises(SourceError):
@@ -201,7 +289,7 @@ async def test_a_folder_shows_no_more_than_it_may(tmp_path: Path, redis_server: 
     (inside / "plain").write_text("p")
     (inside / "way").mkdir()
     (inside / "way/secret").write_text("s")
-    place = Place(f"file://{inside}", nothing, nothing, own, (inside,))
+    place = Place(f"file://{inside}", nothing, nothing, nothing, own, (inside,))
     source = await place.opened(content=True)
     (inside / "way").rename(inside / ".way")  # after the look, the folder on the way becomes a link
     (inside / "way").symlink_to(outside)

@@ -50,7 +50,12 @@ def translated() -> Iterator[None]:
     try:
         yield
     except ClientError as exc:
-        error = exc.response.get("Error", {})
-        raise SourceError(f"{error.get('Code', 'refused')}: {error.get('Message') or exc}"[:300]) from exc
+        raise SourceError(refusal(exc)) from exc
     except (BotoCoreError, OSError, TimeoutError, ValueError) as exc:
         raise SourceError(str(exc)[:300] or type(exc).__name__) from exc
+
+
+def refusal(exc: ClientError) -> str:
+    """What the server said."""
+    error = exc.response.get("Error", {})
+    return f"{error.get('Code', 'refused')}: {error.get('Message') or exc}"[:300]

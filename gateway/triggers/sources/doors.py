@@ -92,6 +92,7 @@ class Doors:
             removed="removed" in options["events"],
             content=options["content"],
             poll_s=options["poll_s"] or POLL_S[address.scheme.partition("+")[0]],
+            tries=options["tries"],
             newest=options["start"] == "newest",
         )
         return FilesSource(place, queues.public(options["source"]), self._own_url, trigger.id, wanted)

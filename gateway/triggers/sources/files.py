@@ -11,7 +11,7 @@ import base64
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +24,9 @@ from jiffy import primary
 from jiffy.contract import keys
 
 CONNECT_MAX_S, PATIENCE_S = 5.0, 10.0
-FILES_MAX = 100_000  # of one place: all of their names are held in memory
+FILES_MAX = 100_000  # of one place: all of their names are held in memory, and kept in Redis
+KEY_MAX_BYTES = 1024  # S3's own bound; a version has no more either
+NAMES_MAX_BYTES = 16 * 1024 * 1024  # of all keys and versions of one place
 CONTENT_MAX_BYTES = 3 * 1024 * 1024  # more would not fit an event, as base64
 WRITE_MAX = 1000  # fields of one command
 OF = ""  # the field that says which place the others are of: no file has this name
@@ -39,6 +41,28 @@ class File(NamedTuple):
     whole: bool = True  # False: somebody may still be writing to it
 
 
+class Unreadable(Exception):
+    """This one file can't be read, and the place is there; the message says why."""
+
+
+class Listing:
+    """What a look finds in `place`. `add` raises SourceError when it is more than a gateway holds."""
+
+    def __init__(self, place: str) -> None:
+        self.files: dict[str, File] = {}
+        self._place = place
+        self._bytes = 0
+
+    def add(self, key: str, file: File) -> None:
+        if max(sizes := (len(key.encode()), len(file.version.encode()))) > KEY_MAX_BYTES:
+            raise SourceError(f"{self._place} has a name of more than {KEY_MAX_BYTES} bytes: {key[:60]}…")
+        self.files[key] = file
+        self._bytes += sum(sizes)
+        if len(self.files) > FILES_MAX or self._bytes > NAMES_MAX_BYTES:
+            most = f"{FILES_MAX} files, or of {NAMES_MAX_BYTES} bytes of names"
+            raise SourceError(f"{self._place} holds more than {most}; watch a part of it")
+
+
 class Place(Protocol):
     """Where files are. All methods raise SourceError when it is not there."""
 
@@ -50,7 +74,7 @@ class Place(Protocol):
         """All files there are, by key, a path without a leading slash."""
 
     async def content(self, key: str, file: File) -> bytes | None:
-        """The bytes of a file; None when it went or is another by now."""
+        """The bytes of a file; None when it went or is another by now. Raises Unreadable, too."""
 
 
 class Wanted(NamedTuple):
@@ -60,6 +84,7 @@ class Wanted(NamedTuple):
     removed: bool
     content: bool
     poll_s: float
+    tries: int  # to read a file's content
     newest: bool  # what is there when the trigger begins is none of its business
 
 
@@ -129,7 +154,8 @@ class FilesSource:
         ]
         gone = [Change(key, None) for key in self._known if key not in there and key not in self._out]
         if not self._wanted.created:
-            await self._settle(changed)
+            if _size(self._known, gone) <= NAMES_MAX_BYTES:  # or what is remembered would grow with each look
+                await self._settle(changed)
             changed = []
         if not self._wanted.removed:
             await self._settle(gone)
@@ -157,32 +183,42 @@ class FilesSource:
     async def take(self, most: int, wait_s: float) -> list[Message]:
         until = time.monotonic() + wait_s
         while True:
-            if found := await self._next(most):
+            if found := await self._next(most, until):
                 return found
             next_look = self._looked + self._wanted.poll_s
             await asyncio.sleep(max(0.0, min(until, next_look) - time.monotonic()))
-            if time.monotonic() >= next_look:
+            if time.monotonic() >= next_look and not self._waiting:
                 await self._look()
             elif time.monotonic() >= until:
                 return []
 
-    async def _next(self, most: int) -> list[Message]:
+    async def _next(self, most: int, until: float) -> list[Message]:
         found: list[Message] = []
         while self._waiting and len(found) < most:
             change = self._waiting.popleft()
-            content = b""
-            if self._wanted.content and change.file and change.file.size <= CONTENT_MAX_BYTES:
-                read = await self._place.content(change.key, change.file)
+            content, trouble = b"", ""
+            if change.file and self._holds_content(change.file):
+                try:
+                    read = await self._place.content(change.key, change.file)
+                except Unreadable as exc:
+                    read, trouble = b"", str(exc)
                 if read is None:
                     continue  # the next look tells what became of it
                 content = read
             with _translated():
                 tries = int(await self._redis.hincrby(self._tries_key, change.key, 1))
-            self._out.add(change.key)
-            found.append(self._message(change, tries, content))
+            if not trouble or tries >= self._wanted.tries:
+                self._out.add(change.key)
+                found.append(self._message(change, tries, content, trouble))
+            elif time.monotonic() >= until:  # the next look tells of it again
+                break
         return found
 
-    def _message(self, change: Change, tries: int, content: bytes) -> Message:
+    def _holds_content(self, file: File) -> bool:
+        return self._wanted.content and file.size <= CONTENT_MAX_BYTES
+
+    def _message(self, change: Change, tries: int, content: bytes, trouble: str) -> Message:
+        """With `trouble` it is one that no event can be made of."""
         file = change.file or File("", 0, int(time.time() * 1000))
         document: dict[str, Any] = {
             "event": "created" if change.file else "removed",
@@ -190,7 +226,9 @@ class FilesSource:
             "size": file.size,
             "version": file.version,
         }
-        if change.file and self._wanted.content and file.size <= CONTENT_MAX_BYTES:
+        if trouble:
+            document["unreadable"] = trouble
+        elif change.file and self._holds_content(change.file):
             document["content"] = base64.b64encode(content).decode()
         body = json.dumps(document, ensure_ascii=False)
         return Message(f"{change.key}:{file.version}", body, tries, file.at_ms, receipt=change)
@@ -202,7 +240,8 @@ class FilesSource:
     async def bury(self, message: Message, target: str, reason: str) -> None:
         """Tell it to the topic `target`, as a CloudEvent without the content."""
         document = json.loads(message.body)
-        document.pop("content", None)
+        for ours in ("content", "unreadable"):
+            document.pop(ours, None)
         attributes = {
             "id": str(uuid7()),
             "source": f"/{target}",
@@ -225,3 +264,8 @@ class FilesSource:
         if self._redis is not None:
             with _translated():
                 await self._redis.aclose()
+
+
+def _size(known: Mapping[str, str], changes: Iterable[Change]) -> int:
+    """Bytes of these keys and of their versions."""
+    return sum(len(change.key.encode()) + len(known[change.key].encode()) for change in changes)

@@ -7,14 +7,16 @@ left out too, since an event could not say them.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gateway.triggers.sources.base import SourceError
-from gateway.triggers.sources.files import FILES_MAX, File
+from gateway.triggers.sources.files import File, Listing, Unreadable
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)  # or it is a link or a pipe by now
 
 
 def allowed(folder: str, roots: Sequence[Path]) -> bool:
@@ -43,15 +45,13 @@ class Folder:
     def _all(self) -> dict[str, File]:
         if not allowed(self._path, self._roots):  # again each time: links change
             raise SourceError(f"{self._path} may not be watched; start the gateways with --files {self._path}")
-        found: dict[str, File] = {}
+        found = Listing(self._path)
         try:
             for key, entry in _files(self._path, ""):
-                found[key] = entry
-                if len(found) > FILES_MAX:
-                    raise SourceError(f"there are more than {FILES_MAX} files in {self._path}")
+                found.add(key, entry)
         except OSError as exc:
             raise SourceError(f"{self._path}: {exc.strerror or exc}") from exc
-        return found
+        return found.files
 
     async def content(self, key: str, file: File) -> bytes | None:
         return await asyncio.to_thread(self._read, key, file)
@@ -72,8 +72,10 @@ class Folder:
                     return opened.read(file.size)
             finally:
                 os.close(at)
-        except OSError:
-            return None
+        except OSError as exc:
+            if exc.errno in _GONE:
+                return None
+            raise Unreadable(f"{key}: {exc.strerror or exc}") from exc
 
 
 def _files(folder: str, prefix: str) -> Iterator[tuple[str, File]]:
