@@ -94,7 +94,7 @@ class Acceptance:
     def envelope(
         self, function: Function, payload: bytes, *, trigger: str, wishes: Wishes, invocation: str
     ) -> Accepted:
-        """A call, ready to be accepted. Raises Unavailable: it is due now, and no invoker lives."""
+        """A call, ready to be accepted. Raises Unavailable: it is due now, and no host that is up can run it."""
         return envelope(function, payload, trigger, wishes, invocation, self._now_ms(), self._placement, self._guard)
 
     async def offer(self, accepted: Accepted) -> str:
@@ -160,15 +160,17 @@ def envelope(
     placement: Placement,
     guard: Guard,
 ) -> Accepted:
-    """A call with its terms, its record and its place. Raises Unavailable: it is due now, and no invoker lives.
+    """A call with its terms, its record and its place. Raises Unavailable: it is due now, and no host can run it.
 
-    One under a hard budget or a quota waits in `later` even when it is due: there it is let in (later.py).
+    It waits in `later` even when it is due where no invoker takes calls now, until one does, and where it is under a
+    hard budget or a quota: there it is let in (later.py).
     """
     revision = function.revision
     terms = wishes.terms(revision.spec, now_ms)
     plan = guard.plan(revision)
     wait_ms = int(wishes.delay_s * 1000)
-    due_ms = now_ms + wait_ms if wait_ms or (plan is not None and plan.asks) else 0
+    waits = wait_ms or not placement.invokers or (plan is not None and plan.asks)
+    due_ms = now_ms + wait_ms if waits else 0
     invoker = "" if due_ms else placement.place(function.tenant, function.name, revision.network, revision.store)
     deadline_ms = terms.expires_ms + revision.timeout_ms
     call = Call(

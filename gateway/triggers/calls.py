@@ -23,7 +23,7 @@ class Calls:
         self._guard = guard
 
     def envelope(self, function: Function, trigger: Trigger, event: Callable[[str], bytes], now_ms: int) -> Accepted:
-        """The call that `trigger` makes; `event` is given the invocation's id. Raises Unavailable: no invoker."""
+        """The call that `trigger` makes; `event` is given the invocation's id. Raises as `envelope`."""
         invocation = str(uuid7())
         return envelope(
             *(function, event(invocation), trigger.label, NONE, invocation, now_ms),
