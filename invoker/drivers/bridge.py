@@ -24,6 +24,7 @@ from jiffy.contract.errors import SandboxFailed
 HERE, PASSING = "INPUT", "FORWARD"  # chains: what goes to this host; what goes to others
 BEYOND = "DOCKER-USER"  # the second's first part, before the engine lets it pass
 LINK_LOCAL = "169.254.0.0/16"
+METADATA = "168.63.129.16", "100.100.100.200", "192.0.0.192"  # the same of Azure, Alibaba and Oracle, elsewhere
 SBIN = ":/usr/sbin:/sbin"  # where iptables is, and an ordinary PATH does not lead
 RULE_MAX_S = 10.0
 LOCK_S = "5"  # others change rules, too
@@ -94,6 +95,8 @@ class Bridge:
         yield HERE, (*come, "-j", "REJECT")
         yield BEYOND, (*come, "-o", self.name, "-j", "REJECT")  # as the engine has it, too, until that is flushed
         yield BEYOND, (*come, "-d", LINK_LOCAL, "-j", "REJECT")
+        for address in METADATA:  # Azure's answers names there, too
+            yield BEYOND, (*come, "-d", address, "-p", "tcp", "!", "--dport", "53", "-j", "REJECT")
         for host, port in self._off_limits:
             for address in _addresses(host):
                 yield BEYOND, (*come, "-d", address, "-p", "tcp", "--dport", str(port), "-j", "REJECT")

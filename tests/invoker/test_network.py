@@ -109,7 +109,8 @@ async def test_a_function_reaches_the_world_and_nothing_of_the_platform(lab: Lab
         socket.create_connection((here, port), timeout=2).close()
         assert await reach(here, port) == "ConnectionRefusedError"
         assert await reach("172.17.0.1", port) == "ConnectionRefusedError"
-    assert await reach("169.254.169.254", 80) == "ConnectionRefusedError"
+    for metadata in ("169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192"):
+        assert await reach(metadata, 80) == "ConnectionRefusedError"
 
 
 async def test_a_firewall_that_was_flushed_is_put_up_again_before_the_next_start(
