@@ -28,6 +28,7 @@ FORK_MAX_S = 5.0  # a fork takes a millisecond; beyond this something is badly w
 STATUS_MAX_S = 0.5  # between the end of a connection and the zygote's word on how the process ended
 CLOSE_MAX_S = 1.0  # what an idle instance may take to leave by itself
 PAYLOAD_SLACK_BYTES = limits.MIB  # the agent bounds results itself, and says so in an error of its own
+LATE_MAX = 8  # frames for a call that is over, before they are garbage; an agent of ours sends none
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -90,6 +91,7 @@ class Instance:
         self.held = self._witness.held
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._numbers = False
+        self._late = 0  # frames for calls that were over
         self._future: asyncio.Future[Reply | Exit] | None = None
         self._pieces: Pieces | None = None  # of the call that runs
         self._began_ns = 0
@@ -172,7 +174,7 @@ class Instance:
     def _streamed(self, kind: str, number: object, payload: bytes) -> bool:
         """Pass one on, if it is what a streaming call may say."""
         if number != self.calls or self._future is None:
-            return self._is_over(number) or number == self.calls
+            return self._is_over(number)
         head = kind == "head"
         if self._pieces is None or len(payload) > (limits.HEAD_MAX_BYTES if head else limits.PIECE_MAX_BYTES):
             return False
@@ -187,7 +189,9 @@ class Instance:
         self._channel.send({"t": "cancel", "c": self.calls})
 
     def _is_over(self, number: object) -> bool:
-        return type(number) is int and 0 < number < self.calls
+        """Is it a call that is over? Said for the first few frames only: a flood of them would hold up the host."""
+        self._late += 1
+        return self._late <= LATE_MAX and type(number) is int and 0 < number <= self.calls - (self._future is not None)
 
     def _introduce(self) -> None:
         """The kernel said who sent the first frame: that process is the instance."""
@@ -216,8 +220,9 @@ class Instance:
         self._condemn()
 
     def _garbage(self) -> None:
-        self._fate = "closed"
-        self._condemn()
+        if not self._fate:  # what it has sent besides is read until it is gone
+            self._fate = "closed"
+            self._condemn()
 
     def _lost(self, why: str) -> None:
         if why == "garbage":
