@@ -95,6 +95,11 @@ class Client:
         self._fate = "timeout"
         self._condemn()
 
+    def misused(self) -> None:
+        """It is told as one that ended its connection, not as one that a signal ended."""
+        self._fate = self._fate or "closed"
+        self._condemn()
+
     def _condemn(self) -> None:
         self.sandbox.kill()
         self._loop.call_later(STATUS_MAX_S, self.exited, Exit("closed", 0, 0))

@@ -136,6 +136,13 @@ class Program(Microcontainer):
         if not self._awaited.done():
             self._awaited.set_result(Loaded(0, None, b""))
 
+    def misused(self) -> None:
+        log.warning("sandbox %s floods its Runtime API, and is ended", self.id)
+        if self._client is not None:
+            self._client.misused()
+        else:
+            self.kill()
+
     def asked(self) -> None:
         self._loaded(None)
 

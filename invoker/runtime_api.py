@@ -1,8 +1,9 @@
 """The Lambda Runtime API, served into one sandbox: how a program that is no agent gets its events and answers them.
 
 HTTP/1.1 over connections from inside; the program is the client and asks for one event at a time. This module knows the
-protocol and its order, program.py what follows from it. The peer is hostile: sizes are checked as bytes come, and only
-the answer to the event that is out is kept in memory.
+protocol and its order, program.py what follows from it. The peer is hostile: sizes are checked as bytes come, only the
+answer to the event that is out is kept in memory, a connection has one request at a time, and whoever asks on and on
+for what there is not is at its end.
 
 Source of the contract: AWS Lambda, "Using the Lambda runtime API for custom runtimes", version 2018-06-01.
 """
@@ -26,7 +27,9 @@ from .refusal import error_json
 HOST, PORT = "127.0.0.1", 9001  # as AWS Lambda has it
 BASE = "/2018-06-01/runtime/"
 LOAD = "/jiffy/load"  # for agents of ours that wait as stems: one more long poll, for the function
-CONNECTIONS_MAX = 16  # a client needs one
+CONNECTIONS_MAX = 8  # a client needs one; each may leave an event unread
+NOISE_MAX = 50  # refusals and connections, since it got an event, within NOISE_S: each costs this host a little
+NOISE_S = 1.0
 HEADERS_MAX_BYTES = 64 * 1024
 RESULT_MAX_BYTES = limits.PAYLOAD_MAX_BYTES
 ERROR_MAX_BYTES = 256 * 1024  # of an error's JSON: far above any stack trace
@@ -62,6 +65,9 @@ class Owner(Protocol):
     def waits(self) -> None:
         """An agent of ours waits for its function."""
 
+    def misused(self) -> None:
+        """It makes nothing but noise: it is to end."""
+
 
 class RuntimeApi:
     """See the module."""
@@ -74,7 +80,8 @@ class RuntimeApi:
         self._waiting: _Connection | None = None  # asks for one
         self._loading: _Connection | None = None
         self._out = ""  # the id of the event that is being worked on
-        self._started = False  # the program asked for an event once
+        self._started = False  # the program asked for an event once, or said that it can't start
+        self._noise, self._noise_until = 0, 0.0
 
     @property
     def env(self) -> dict[str, str]:
@@ -110,6 +117,7 @@ class RuntimeApi:
         assert self._event is not None
         event, self._event = self._event, None
         self._out = event.id
+        self._noise = 0
         headers = {
             "Lambda-Runtime-Aws-Request-Id": event.id,
             "Lambda-Runtime-Deadline-Ms": str(event.deadline_ms),
@@ -144,13 +152,28 @@ class RuntimeApi:
             self._loading = connection
             self.owner.waits()
         elif what == ("POST", f"{BASE}init/error"):
-            connection.accept()
-            if not self._started:
-                self.owner.failed(error_document(request))
+            self._fail(connection, request)
         elif what[0] == "POST" and what[1].startswith(f"{BASE}invocation/"):
             self._answer(connection, request)
         else:
             connection.refuse(404, "InvalidRequest", f"there is no {request.method} {request.path[:100]}")
+
+    def noise(self) -> None:
+        """Count what brings no call on."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._noise_until:
+            self._noise, self._noise_until = 0, now + NOISE_S
+        self._noise += 1
+        if self._noise > NOISE_MAX:
+            self.close()
+            self.owner.misused()
+
+    def _fail(self, connection: _Connection, request: Request) -> None:
+        if self._started:
+            return connection.refuse(403, "InvalidStateTransition", "it has started, or failed to, already")
+        self._started = True
+        connection.accept()
+        return self.owner.failed(error_document(request))
 
     def _next(self, connection: _Connection) -> None:
         if self._out or self._waiting is not None:
@@ -204,17 +227,28 @@ class _Connection(asyncio.Protocol):
         self._api = api
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
-        self.on_message_begin()
+        self._asks = False  # a whole request, that was not answered yet
+        self._clear()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # a TCP server has no other
         self._api.connections.add(self)
         if len(self._api.connections) > CONNECTIONS_MAX:
             self.abort()
+        self._api.noise()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._api.gone(self)
+
+    def pause_writing(self) -> None:
+        """It does not read what it asked for: nor do we. An event comes here whole, so there is no more than one."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -224,11 +258,16 @@ class _Connection(asyncio.Protocol):
 
     # --- the parser -------------------------------------------------------------------------------------------
     def on_message_begin(self) -> None:
+        if self._asks or self._transport is None or self._transport.is_closing():
+            raise ValueError("one request at a time")
+        self._clear()
+
+    def _clear(self) -> None:
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._trailers: dict[bytes, bytes] = {}
         self._header_bytes = 0
-        self._body: list[bytes] = []
+        self._body = bytearray()
         self._room = -1  # how much of a body is still taken; -1: the headers are not whole yet
         self._too_long = False
 
@@ -256,11 +295,12 @@ class _Connection(asyncio.Protocol):
             self._body.clear()
         else:
             self._room -= len(data)
-            self._body.append(data)
+            self._body += data
 
     def on_message_complete(self) -> None:
-        request = Request(self._method, self._path, self._headers, self._trailers, b"".join(self._body), self._too_long)
-        self._body = []
+        request = Request(self._method, self._path, self._headers, self._trailers, bytes(self._body), self._too_long)
+        self._body.clear()
+        self._asks = True
         self._api.serve(self, request)
 
     @property
@@ -273,6 +313,7 @@ class _Connection(asyncio.Protocol):
 
     # --- answering --------------------------------------------------------------------------------------------
     def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self._asks = False
         if self._transport is None:
             return
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Content-Type: application/json"]
@@ -287,6 +328,7 @@ class _Connection(asyncio.Protocol):
 
     def refuse(self, status: int, kind: str, text: str) -> None:
         self.reply(status, json.dumps({"errorType": kind, "errorMessage": text}).encode())
+        self._api.noise()
 
     def abort(self) -> None:
         if self._transport is not None:

@@ -140,6 +140,17 @@ int main(int argc, char **argv) {
         case 'h':  /* hangs */
             pause();
             break;
+        case 'p': {  /* pipelines, and never reads */
+            char many[] = "GET /nothing HTTP/1.1\r\nHost: api\r\n\r\nGET /nothing HTTP/1.1\r\nHost: api\r\n\r\n";
+            for (;;) {
+                int flood = socket(AF_INET, SOCK_STREAM, 0);
+                if (!connect(flood, (struct sockaddr *)&to, sizeof to))
+                    while (send(flood, many, sizeof many - 1, MSG_NOSIGNAL) > 0);
+                close(flood);
+            }
+        }
+        case 'r':  /* takes every refusal, and asks again */
+            for (;;) free(ask("GET", "restore/next", "", "", 0, NULL));
         case 'x':
             return 5;
         case 'k':
@@ -274,7 +285,11 @@ async def test_what_is_said_out_of_order_is_refused(make: Make, begin: Begin) ->
 
 
 @pytest.mark.parametrize(
-    ("event", "reason", "code"), [("x", "exit", 5), ("k", "signal", 11), ("m", "out_of_memory", 9), ("h", "timeout", 9)]
+    ("event", "reason", "code"),
+    [
+        *(("x", "exit", 5), ("k", "signal", 11), ("m", "out_of_memory", 9), ("h", "timeout", 9)),
+        *(("p", "closed", 9), ("r", "closed", 9)),
+    ],
 )
 async def test_it_ends_instead_of_answering(make: Make, begin: Begin, event: str, reason: str, code: int) -> None:
     client = await instance(begin, make())
