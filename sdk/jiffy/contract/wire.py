@@ -73,7 +73,7 @@ def unpack(kind: type[M], data: bytes) -> M:
             return kind(*values)
         except TypeError:
             return kind(*values[: len(kind._fields)])  # type: ignore[attr-defined]
-    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as exc:
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as exc:
         raise PlatformError(f"not a {kind.__name__} message: {exc}") from exc
 
 
