@@ -16,6 +16,8 @@ from pathlib import Path
 from jiffy.contract.errors import Unavailable
 
 _OUTPUT_MAX_LINES = 100_000  # of one child; a job on 20,000 files says two lines for each
+_OUTPUT_MAX_CHARS = 16 * 1024 * 1024  # … of which that job's have a few hundred each
+_LINE_MAX_CHARS = 64 * 1024  # a longer one is told in pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Ended:
     """How a child ended: its exit code (negative: a signal) and what it wrote."""
 
     code: int
-    output: str
+    output: str  # its first 16 MiB, and a line that says so where there was more
     late: bool  # killed because its time was up
 
 
@@ -55,7 +57,7 @@ class Processes:
         late = threading.Event()
         timer = threading.Timer(timeout_s, self._expire, (process.pid, late))
         timer.start()
-        lines: list[str] = []
+        kept, size, dropped = list[str](), 0, 0
         try:
             assert process.stdin is not None and process.stdout is not None
             try:
@@ -63,11 +65,14 @@ class Processes:
                     pipe.write(stdin)
             except BrokenPipeError:
                 pass  # it ended without reading; its exit code tells
-            for line in process.stdout:
-                if len(lines) < _OUTPUT_MAX_LINES:
-                    lines.append(line)
+            while piece := process.stdout.readline(_LINE_MAX_CHARS):
+                if dropped or len(kept) >= _OUTPUT_MAX_LINES or size + len(piece) > _OUTPUT_MAX_CHARS:
+                    dropped += len(piece)
+                else:
+                    kept.append(piece)
+                    size += len(piece)
                 if say is not None:
-                    say(line)
+                    say(piece)
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and its id still its own
         finally:
             timer.cancel()
@@ -75,7 +80,9 @@ class Processes:
         with self._lock:
             if self._closed:
                 raise Unavailable("the builder is stopping")
-        return Ended(code, "".join(lines), late.is_set())
+        if dropped:
+            kept.append(f"\nit wrote too much: {dropped} characters after the first {size} were not kept\n")
+        return Ended(code, "".join(kept), late.is_set())
 
     def _start(
         self, command: Sequence[str], env: Mapping[str, str], cwd: Path | None, fds: tuple[int, ...]

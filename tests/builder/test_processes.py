@@ -48,6 +48,23 @@ def test_output_comes_line_by_line_and_stdin_arrives() -> None:
     assert sorted(said) == ["err\n", "in\n"]
 
 
+def test_what_floods_its_output_is_kept_within_bounds() -> None:
+    most = 16 * 1024 * 1024
+    program = "import os\nfor _ in range(40): os.write(1, bytes(1024 * 1024))\n"
+    longest = 0
+
+    def say(piece: str) -> None:
+        nonlocal longest
+        longest = max(longest, len(piece))
+
+    ended = Processes().run([sys.executable, "-c", program], env={}, timeout_s=60, say=say)
+    assert ended.code == 0 and longest <= 64 * 1024
+    assert most <= len(ended.output) < most + 200
+    assert ended.output.endswith(
+        f"it wrote too much: {24 * 1024 * 1024} characters after the first {most} were not kept\n"
+    )
+
+
 def test_a_child_that_forks_and_stays_is_killed_with_its_group() -> None:
     ended = Processes().run([sys.executable, "-c", FORKS + "os._exit(0)"], env={}, timeout_s=1)
     assert not stays(group_of(ended.output))
