@@ -18,24 +18,21 @@ import zlib
 from pathlib import Path
 from typing import IO
 
+from builder.tar import Tar
 from jiffy.contract import limits
 from jiffy.contract.errors import BuildFailed
 
 _CHUNK = 1024 * 1024
 _BLOCK = 512
-_NAME_HEADER_MAX_BYTES = 64 * 1024  # extended headers hold names and times; ours are bounded far below
 _COMPONENT_MAX_BYTES = 255  # of every file system we know
 # A tar's own cost beside contents: a header and padding per entry, once more for long names, and the end.
 _INFLATED_MAX_BYTES = limits.SOURCE_UNPACKED_MAX_BYTES + limits.SOURCE_MAX_FILES * 6 * _BLOCK
-_HEADERS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
 _LINKS_MAX = 1_000  # each is looked up, through up to 40 others
-_LONG_NAMES = frozenset({tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK})
 _KINDS = {
     tarfile.CHRTYPE: "a character device",
     tarfile.BLKTYPE: "a block device",
     tarfile.FIFOTYPE: "a FIFO",
     tarfile.CONTTYPE: "a contiguous file",
-    tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
 # Made by interpreters and version control, of no use at run time. A stale .pyc could even hide the code beside it.
 _IGNORED = frozenset({"__pycache__"})
@@ -58,8 +55,8 @@ def unpack(archive: bytes, digest: str, into: Path) -> int:
         inflated.seek(0)
         unpacker = _Unpacker(into)
         try:
-            with tarfile.open(fileobj=inflated, mode="r:", tarinfo=_Header, errors="surrogateescape") as tar:
-                for info in tar:
+            with Tar.open(fileobj=inflated, mode="r:", errors="surrogateescape") as tar:
+                for info in tar.each():
                     unpacker.take(tar, info)
                 _nothing_after(inflated, tar.offset, size)
         except (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError) as exc:
@@ -97,15 +94,6 @@ def _nothing_after(file: IO[bytes], offset: int, size: int) -> None:
             raise BuildFailed(f"source: the archive is damaged near byte {offset}")
 
 
-class _Header(tarfile.TarInfo):
-    """A header whose extensions are bounded before tarfile reads them into memory."""
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.size < 0 or (self.type in _HEADERS | _LONG_NAMES and self.size > _NAME_HEADER_MAX_BYTES):
-            raise BuildFailed(f"source: an extended header of {self.size} bytes")
-        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
-
-
 class _Unpacker:
     """Takes one entry after the other; links are made last, so nothing can be written through one."""
 
@@ -139,7 +127,7 @@ class _Unpacker:
             assert source is not None
             self._write(path, source, info.size, info.mode)
         else:
-            kind = _KINDS.get(tarfile.GNUTYPE_SPARSE if getattr(info, "sparse", None) else info.type, "a special file")
+            kind = "a sparse file" if info.sparse is not None else _KINDS.get(info.type, "a special file")
             raise BuildFailed(f"source: {path!r} is {kind}; only files, folders and links inside are allowed")
 
     def _checked(self, info: tarfile.TarInfo) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,21 @@ def test_nothing_is_written_through_a_link_or_outside(tmp_path: Path) -> None:
         ([link("a", "b"), link("b", "a"), entry("a/x", b"1")], "lies in something that is no folder"),
         ([link("h", "nowhere", tarfile.LNKTYPE)], "is a hard link to 'nowhere', which is no file"),
         ([link("l", "")], "is a link to a name that is empty"),
+        ([entry("d/" * 900 + "f", b"1")], "more than 200 folders deep"),
+        (
+            [*(link(f"l{n}", f"l{n - 1}/" + "d/" * 99) for n in range(1, 25)), link("l0", "/"), entry("l24/f", b"1")],
+            "more than 200 folders deep",
+        ),
+        (
+            [
+                *(folder(f"{'n' * 250}/" * 8) for _ in "1"),
+                link("l", f"{'n' * 250}/" * 8),
+                entry("l/" + "n" * 250, b"1"),
+            ],
+            "names are too long together",
+        ),
+        ([entry("f"), *(link(str(n), "f", tarfile.LNKTYPE) for n in range(10_001))], "more than 10000 hard links"),
+        ([entry("f", kind=tarfile.GNUTYPE_SPARSE)], "is a sparse file"),
     ],
 )
 def test_what_no_image_needs_is_refused(tmp_path: Path, entries: list[Entry], says: str) -> None:
@@ -207,6 +223,43 @@ def test_an_archive_that_is_none_is_refused(host: Host) -> None:
     ):
         with pytest.raises(BuildFailed, match=says):
             host.make(archive)
+
+
+def extended(headers: int, settings: int, kind: bytes = tarfile.XHDTYPE, files: int = 1) -> bytes:
+    """A tar of empty files, with so many extended headers before each one, of so many settings each."""
+    records = b"".join(b"8 %04x=\n" % n for n in range(settings))
+    one = tar(entry("header", records, kind))[: 512 + (len(records) + 511) // 512 * 512]
+    return (one * headers + tar(entry("f"))[:512]) * files + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("archive", "says"),
+    [
+        (extended(1, 100_000), "an extended header of"),
+        (extended(20, 10), "too many of them"),
+        (extended(1, 1000, tarfile.XGLTYPE), "too many global headers"),
+    ],
+)
+def test_extended_headers_are_bounded_wherever_a_tar_comes_from(
+    host: Host, tmp_path: Path, archive: bytes, says: str
+) -> None:
+    with pytest.raises(BuildFailed, match=says):
+        host.make(archive)
+    (tmp_path / "layer").write_bytes(archive)
+    with pytest.raises(BuildFailed, match=says):
+        Rootfs(tmp_path / "spool").apply(tmp_path / "layer", digest(archive))
+
+
+def test_what_headers_say_is_not_remembered(tmp_path: Path) -> None:
+    data = extended(1, 2000, files=40)
+    (tmp_path / "layer").write_bytes(data)
+    tracemalloc.start()
+    try:
+        Rootfs(tmp_path / "spool").apply(tmp_path / "layer", digest(data))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * limits.MIB, f"{peak} bytes: 40 headers of 2,000 settings take more"
 
 
 def test_a_layer_counts_once_however_often_it_is_listed(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import image
+from builder.tar import Tar
 from jiffy.contract import limits
 from jiffy.contract.errors import BuildFailed
 
@@ -46,7 +47,7 @@ def read(path: Path, into: Path) -> Fetched:
     """The image in the archive at `path`, with its layers as files in the new folder `into`. Raises BuildFailed."""
     into.mkdir()
     try:
-        with tarfile.open(path, "r:") as tar:
+        with Tar.open(path, "r:") as tar:
             return _Archive(tar, into).read()
     except (tarfile.TarError, OSError, EOFError, ValueError, LookupError, RecursionError) as exc:
         wanted = "archive that `docker save` or OCI tools write, uncompressed as a whole"
@@ -54,12 +55,12 @@ def read(path: Path, into: Path) -> Fetched:
 
 
 class _Archive:
-    def __init__(self, tar: tarfile.TarFile, into: Path) -> None:
+    def __init__(self, tar: Tar, into: Path) -> None:
         self._tar, self._into = tar, into
         self._members: dict[str, tarfile.TarInfo] = {}
         self._copied: dict[str, Path] = {}  # layers by name: engines list one that is empty as often as it is there
         self._taken = 0  # of them all
-        for info in tar:
+        for info in tar.each():
             if len(self._members) >= _MEMBERS_MAX:
                 raise BuildFailed(f"image: its archive has more than {_MEMBERS_MAX} members")
             self._members[info.name.removeprefix("./")] = info

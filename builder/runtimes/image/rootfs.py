@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from builder.tar import Tar
 from jiffy.contract import layout, limits
 from jiffy.contract.errors import BuildFailed
 
@@ -24,10 +27,9 @@ _CHUNK = 1024 * 1024
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _LINKS_MAX = 40  # that one path leads through; the kernel's bound
-_PATH_MAX_CHARS, _NAME_MAX_BYTES = 4096, 255
-_HEADER_MAX_BYTES = 64 * 1024
-_HEADERS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
-_LONG_NAMES = frozenset({tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK})
+_PATH_MAX_BYTES, _NAME_MAX_BYTES = 2048, 255  # the kernel's 4096 have to do for our folders above it, too
+_DEPTH_MAX = 200  # of folders in folders; whoever walks the tree later goes as deep
+_HARD_LINKS_MAX = 10_000  # to one file; ext4 bears 65,000
 _MOUNTED = ("proc", "dev", "sys", "tmp", "etc", layout.SOCKET_DIR[1:])  # folders that a sandbox needs
 
 
@@ -59,6 +61,7 @@ class Rootfs:
         self._spool = spool
         self._layer = 0
         self._count = self._bytes = self._spooled = self._read = 0
+        self._linked_to: Counter[Path] = Counter()  # a file in the spool → its hard links
         spool.mkdir()
 
     # --- reading a layer --------------------------------------------------------------------------------------
@@ -68,8 +71,8 @@ class Rootfs:
         with blob.open("rb") as raw:
             stream = _Hashed(_inflated(raw), self._read)
             try:
-                with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, errors="surrogateescape") as tar:  # type: ignore[call-overload]
-                    for info in tar:
+                with Tar.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:  # type: ignore[call-overload]
+                    for info in tar.each():
                         self._take(tar, info)
                 while stream.read(_CHUNK):
                     pass  # what is behind the end of the archive is part of the digest
@@ -100,7 +103,7 @@ class Rootfs:
             if not isinstance(folder.entries.get(name), Folder):
                 folder.entries[name] = Folder(self._layer)
         elif info.issym():
-            if not info.linkname or len(info.linkname) > _PATH_MAX_CHARS or "\0" in info.linkname:
+            if not info.linkname or _length(info.linkname) > _PATH_MAX_BYTES or "\0" in info.linkname:
                 raise BuildFailed(f"image: {_shown(info.name)} is a link to a name that is empty or too long")
             folder.entries[name] = Link(info.linkname, self._layer)
         elif info.islnk():
@@ -137,8 +140,8 @@ class Rootfs:
                 names += reversed([part for part in entry.target.split("/") if part not in ("", ".")])
             elif isinstance(entry, Folder):
                 way.append(entry)
-                if len(way) > _PATH_MAX_CHARS // 2:
-                    return None
+                if len(way) > _DEPTH_MAX:
+                    raise BuildFailed(f"image: {_shown('/'.join(parts))}: more than {_DEPTH_MAX} folders deep")
             else:
                 return entry if not names else None
         return way[-1]
@@ -153,6 +156,9 @@ class Rootfs:
         if not isinstance(first, File):
             raise BuildFailed(f"image: {_shown(info.name)} is a hard link to {_shown(info.linkname)}, which is no file")
         self._add(first.size)
+        self._linked_to[first.spool] += 1
+        if self._linked_to[first.spool] > _HARD_LINKS_MAX:
+            raise BuildFailed(f"image: {_shown(info.linkname)} has more than {_HARD_LINKS_MAX} hard links")
         return File(first.spool, first.size, first.executable, self._layer)
 
     def _file(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> File:
@@ -193,7 +199,7 @@ class Rootfs:
             if isinstance(etc, Folder) and not isinstance(etc.entries.get(name), File):
                 etc.entries[name] = self._empty()
         links: list[tuple[Path, str]] = []
-        _write(self.root, into, links, set())
+        _write(self.root, into, links, len(os.fsencode(into)) + _PATH_MAX_BYTES)
         for path, target in links:
             path.symlink_to(target)
         (into / "tmp").chmod(0o1777)
@@ -214,26 +220,25 @@ class Rootfs:
         return File(place, 0, False, self._layer)
 
 
-def _write(folder: Folder, into: Path, links: list[tuple[Path, str]], used: set[Path]) -> None:
+def _write(folder: Folder, into: Path, links: list[tuple[Path, str]], most: int) -> None:
     into.mkdir()
     for name, entry in folder.entries.items():
         path = into / name
+        if len(os.fsencode(path)) > most:
+            raise BuildFailed(f"image: {_shown(name)} lies in folders whose names are too long together")
         if isinstance(entry, Folder):
-            _write(entry, path, links, used)
+            _write(entry, path, links, most)
         elif isinstance(entry, Link):
             links.append((path, entry.target))
         else:
             entry.spool.chmod(0o755 if entry.executable else 0o644)
             path.hardlink_to(entry.spool)
-            used.add(entry.spool)
 
 
 def _parts(name: str) -> list[str]:
     """A path's names, from the root on. Raises BuildFailed."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    too_long = len(name) > _PATH_MAX_CHARS or any(
-        len(part.encode(errors="surrogateescape")) > _NAME_MAX_BYTES for part in parts
-    )
+    too_long = _length(name) > _PATH_MAX_BYTES or any(_length(part) > _NAME_MAX_BYTES for part in parts)
     if ".." in parts or "\0" in name or too_long:
         raise BuildFailed(f"image: {_shown(name)}: a path that leaves the image or is too long")
     try:
@@ -243,17 +248,12 @@ def _parts(name: str) -> list[str]:
     return parts
 
 
+def _length(name: str) -> int:
+    return len(name.encode(errors="surrogateescape"))
+
+
 def _shown(name: str) -> str:
     return repr(name if len(name) <= 80 else name[:77] + "…")
-
-
-class _Header(tarfile.TarInfo):
-    """A header whose extensions are bounded before tarfile reads them into memory."""
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.size < 0 or (self.type in _HEADERS | _LONG_NAMES and self.size > _HEADER_MAX_BYTES):
-            raise BuildFailed(f"image: an extended header of {self.size} bytes")
-        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
 
 
 class _Hashed:
