@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import deps, image, inventory, libraries, lock, registry, sbom, source
+from builder import deps, image, inventory, libraries, lock, pruning, registry, sbom, source
 from builder.layers import LayerStore, StoredLayer
 from builder.lock import Lock
 from builder.part import WARNING, Part, Source, Step, Tell, size, timed
@@ -106,7 +106,7 @@ class Builder:
             manifests = {one.layer.digest: image.write_layer(self._store, one) for one in stored}
             sent = registry.keep(self._data, self._shelf, manifests, self._basic)
             step.cached = not sent
-            step.text = f"{sent} of {len(manifests)} layers sent to {self._shelf.id}"
+            step.text = f"{sent} of {len(manifests)} layer{'s' * (len(manifests) != 1)} sent to {self._shelf.id}"
         return self._shelf.id
 
     def make(self, request: BuildRequest, archive: bytes, tell: Tell, locked: Lock | None = None) -> Revision:
@@ -121,6 +121,7 @@ class Builder:
             making = self._makers[language(spec.runtime)]
             part = making(Source(request.tenant, spec, request.source, archive, folder, code, locked), tell)
             _check_size(part.code_bytes, part.layers[1:])
+            self._warn_of_settings(spec, part.layers, tell)
             layers = tuple(part.layers)
             if part.process is None:
                 with timed(tell, "code") as step:
@@ -207,6 +208,19 @@ class Builder:
         nowhere = "neither in the standard library, nor your code, nor its dependencies"
         for name in check.missing(imports, trees):
             tell(Step(WARNING, f"{module} imports {name}, which is {nowhere}"))
+
+    def _warn_of_settings(self, spec: FunctionSpec, layers: list[StoredLayer], tell: Tell) -> None:
+        """Of those that have no effect."""
+        for key in ("keep", "test_event"):
+            if getattr(spec, key) and not spec.slim:
+                tell(Step(WARNING, f"{key} has no effect without slim = true"))
+        trees = [
+            layout.layer_tree(self._data, one.layer.digest) for one in layers if spec.whole and one.layer.kind == "deps"
+        ]
+        there = {pruning.normal(package.name) for tree in trees for package in inventory.packages(tree)}
+        for name in spec.whole:
+            if pruning.normal(name) not in there:
+                tell(Step(WARNING, f"whole names {name}, which is none of the packages that were installed"))
 
     def _slim(self, of: Source, python: Interpreter, layers: list[StoredLayer], tell: Tell) -> StoredLayer:
         """A base layer with what this function can reach alone. Functions that reach the same share one."""

@@ -184,7 +184,7 @@ def find(data: Path, tenant: str, function: str, number: int = 0) -> tuple[int, 
     chosen = number or max(found, default=0)
     if chosen not in found:
         what = f"revision {number} of {function!r}" if number else f"function {function!r}"
-        raise NotFound(f"{data} has no image of {what}")
+        raise NotFound(f"{data} has no image of {what}; if its platform has another data folder, name that with --data")
     return chosen, found[chosen]
 
 

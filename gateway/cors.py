@@ -54,9 +54,10 @@ def answer(edge: Edge, cors: Cors, preflight: Preflight) -> Response:
     elif preflight.headers and _NAMES.fullmatch(preflight.headers):
         headers.append((b"access-control-allow-headers", preflight.headers))
     headers.append((b"access-control-max-age", b"%d" % cors.max_age_s))
-    headers.append((b"vary", b"access-control-request-method, access-control-request-headers"))
-    status, more, body = marked(cors, preflight.origin, (204, headers, b""))
-    return status, [*more, *headers], body
+    status, more, body = marked(cors, preflight.origin, (204, [], b""))
+    vary = [b"access-control-request-method", b"access-control-request-headers"]
+    vary[:0] = [value for name, value in more if name == b"vary"]  # one header: not every cache reads a second one
+    return status, [*(one for one in more if one[0] != b"vary"), *headers, (b"vary", b", ".join(vary))], body
 
 
 def marked(cors: Cors, origin: str, response: Response) -> Response:

@@ -54,7 +54,7 @@ def unclassified(measured_us: int) -> Ending:
 
 def _ended(end: Exit, revision: Revision) -> Ending:
     if end.reason == "timeout":
-        text = f"Task timed out after {revision.timeout_ms / 1000:.2f} seconds"
+        text = f"Task timed out after {revision.timeout_ms / 1000:.2f} seconds; raise timeout_s in jiffy.toml"
         duration_us = min(end.duration_us, revision.timeout_ms * 1000)  # the kill is our time, not the function's
         return Ending(Outcome.TIMEOUT, error_json("Sandbox.Timedout", text), duration_us, True)
     if end.reason == "out_of_memory":

@@ -98,7 +98,10 @@ class Invocations:
 def _invocation(request: Request) -> str:
     invocation: str = request.path_params["invocation"]
     if not _ID.fullmatch(invocation):
-        raise NotFound(f"there is no invocation {invocation[:80]!r}")
+        raise NotFound(
+            f"there is no invocation {invocation[:80]!r}: an id has 36 characters, and is wanted whole; the log, "
+            "`jiffy bill --wide` and `jiffy invoke --async` show it so"
+        )
     return invocation
 
 

@@ -308,6 +308,9 @@ class Client:
         return answer
 
     def _unreachable(self, exc: httpx.TransportError) -> Unavailable:
+        if isinstance(exc, httpx.ConnectError) and "SSL" in str(exc):
+            plain = "; it may speak plain HTTP: set JIFFY_URL to http://…" if "CERTIFICATE" not in str(exc) else ""
+            return Unavailable(f"no TLS connection to {self.url}: {exc}{plain}")
         if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
             return Unavailable(
                 f"no platform answers at {self.url}: start one with `jiffy up`, or set JIFFY_URL to where it is"

@@ -188,6 +188,15 @@ def handler(event, context):
 """
 
 
+def test_settings_without_effect_are_told(slimmer: Slimmer) -> None:
+    slimmer.make(HELLO, slim=False, keep=["json"], test_event="event.json", whole=["nosuch"])
+    assert [step.text for step in slimmer.steps if step.name == "warning"] == [
+        "keep has no effect without slim = true",
+        "test_event has no effect without slim = true",
+        "whole names nosuch, which is none of the packages that were installed",
+    ]
+
+
 def test_a_hostile_handler_is_held(slimmer: Slimmer) -> None:
     slimmer.make({"app.py": HOSTILE, "event.json": json.dumps(KNOWN)}, test_event="event.json")
     assert not [step.text for step in slimmer.steps if step.name == "warning"]

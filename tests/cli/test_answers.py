@@ -152,7 +152,80 @@ def test_removing_what_others_name_as_their_destination_is_a_warning(platform: P
     platform.say("GET", "/v1/functions", 200, {"functions": [*found, {"name": "x", "destinations": ["function:x"]}]})
     platform.say("DELETE", "/v1/functions/x", 204, b"")
     out, err = start(platform, "x", "--yes", command="remove").communicate(timeout=20)
-    assert (out, err) == ("removed x\n", "jiffy: warning: x is a destination of a: what it is told will wait\n")
+    queued = "jiffy: calls that were queued before still run; `jiffy cancel ID` takes one back\n"
+    assert out == "removed x\n"
+    assert err == "jiffy: warning: x is a destination of a: what it is told will wait\n" + queued
+
+
+def test_a_tenants_function_is_told_with_the_url_that_has_its_tenant(platform: Platform, tmp_path: Path) -> None:
+    deploy(platform, tmp_path, "a", events=(done(),))
+    platform.say("GET", "/v1/functions/a", 200, {"url": "http://inside:1/t/acme/function/a"})
+    out, _ = start(platform, "-q", str(tmp_path)).communicate(timeout=20)
+    assert out == f"a  revision 1  {platform.url}/t/acme/function/a\n"
+
+
+def test_an_alias_that_a_trigger_names_and_nobody_set_is_a_warning(platform: Platform, tmp_path: Path) -> None:
+    more = "".join(
+        f'[[functions.a.triggers]]\ntype = "http"\nname = "{alias}"\npath = "/{alias}"\nalias = "{alias}"\n'
+        for alias in ("prod", "none")
+    )
+    deploy(platform, tmp_path, "a", events=(done(),), more=more)
+    platform.say("GET", "/v1/functions/a/aliases", 200, {"aliases": [{"alias": "prod"}]})
+    _, err = (command := start(platform, "-q", str(tmp_path))).communicate(timeout=20)
+    assert command.returncode == 0
+    assert err.startswith("jiffy: warning: a has an http trigger with alias = 'none'") and err.count("warning") == 1
+
+
+@pytest.mark.parametrize("name", ["a", "nobody"])
+def test_a_limit_for_a_function_that_is_not_there_is_a_warning(platform: Platform, name: str) -> None:
+    platform.say("GET", "/v1/functions", 200, {"functions": [{"name": "a"}]})
+    platform.say("PUT", "/v1/quotas/q", 200, {"name": "q", "function": name, "rate": 3})
+    words = ("set", "q", "--rate", "3", "--function", name)
+    out, err = (command := start(platform, *words, command="quota")).communicate(timeout=20)
+    assert command.returncode == 0 and name in out
+    text = "jiffy: warning: the quota q names the function nobody, and there is no function nobody yet\n"
+    assert err == (text if name == "nobody" else "")
+
+
+def test_what_an_invocation_raised_is_shown_as_python_does_with_the_hint_from_its_log(platform: Platform) -> None:
+    frames = ['  File "/var/task/a.py", line 2, in handler\n    import x\n']
+    error = {"errorType": "ModuleNotFoundError", "errorMessage": "No module named 'x'", "stackTrace": frames}
+    how = {"jiffy_outcome": "error", "jiffy_invocation_id": "019a", "jiffy_revision": "1"}
+    platform.say("POST", "/v1/functions/a:prod/invocations", 200, error, **how)
+    platform.say("GET", "/v1/functions/a/logs", 200, b"START\n[HINT] no module 'x'\nEND\n")
+    _, err = start(platform, "a:prod", command="invoke").communicate(timeout=20)
+    assert err.splitlines()[:-1] == [
+        "Traceback (most recent call last):",
+        '  File "/var/task/a.py", line 2, in handler',
+        "    import x",
+        "ModuleNotFoundError: No module named 'x'",
+        "[HINT] no module 'x'",
+    ]
+
+
+def test_triggers_of_a_function_that_has_routes_alone(platform: Platform) -> None:
+    platform.say("GET", "/v1/triggers", 200, {"triggers": []})
+    platform.say("GET", "/v1/functions/a", 200, {"spec": {"triggers": [{"type": "http"}]}})
+    _, err = start(platform, "show", "a", command="triggers").communicate(timeout=20)
+    assert err == "jiffy: a has http triggers only, and those are routes: jiffy show a\n"
+
+
+def test_a_host_that_is_not_there_is_not_drained(platform: Platform) -> None:
+    platform.say("GET", "/v1/status", 200, {"invokers": [{"invoker": "inv-1", "host": "vm"}]})
+    _, err = start(platform, "nosuch", command="drain").communicate(timeout=20)
+    assert err.endswith("Error: there is no host 'nosuch'; hosts: inv-1\n")
+
+
+def test_https_where_plain_http_is_spoken(platform: Platform) -> None:
+    platform.url = platform.url.replace("http://", "https://")
+    _, err = start(platform, command="list").communicate(timeout=20)
+    assert err.startswith(f"jiffy: no TLS connection to {platform.url}: [SSL")
+    assert err.endswith("; it may speak plain HTTP: set JIFFY_URL to http://…\n")
+
+
+def test_a_log_is_of_a_function_not_of_an_alias(platform: Platform) -> None:
+    _, err = (command := start(platform, "a:prod", command="logs")).communicate(timeout=20)
+    assert command.returncode == 2 and err.endswith("whatever revision or alias was called: jiffy logs a\n")
 
 
 @pytest.mark.parametrize("status", [401, 403])

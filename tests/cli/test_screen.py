@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from jiffy.cli.bill import _books
 from jiffy.cli.deploy import _progress
-from jiffy.cli.screen import printable
+from jiffy.cli.screen import columns, counted, printable
 from jiffy.cli.status import _health
 
 HOSTILE = "\x1b]0;title\x07\x1b[2Jseen\x9b31m\u202ereversed\r\x00 é漢\tok\n"
@@ -62,3 +63,14 @@ def test_status_tells_draining_hosts_from_dead_ones() -> None:
     assert _health({"missing": ["invoker"], "invokers": []}) == "not healthy: no invoker is alive"
     draining = _health({"missing": ["invoker", "builder"], "invokers": [host]})
     assert draining == "not healthy: no builder is alive; all invokers are draining (jiffy drain inv-1 --undo)"
+
+
+def test_words_for_people() -> None:
+    assert (counted(1, "call"), counted(2000, "call")) == ("1 call", "2,000 calls")
+    assert [_books(versions) for versions in ([1], [1, 2], [1, 2, 3])] == [
+        "price book 1",
+        "price books 1 and 2",
+        "price books 1, 2 and 3",
+    ]
+    assert columns(("A", "B"), []) == ""
+    assert columns(("A", "B"), [(True, False)]).splitlines()[1] == "yes  no"

@@ -33,7 +33,7 @@ def test_what_is_said_is_kept(text: str, shares: tuple[tuple[int, int], ...]) ->
         ("prod=", "sets no alias"),
         ("prod=0", "sets no alias"),
         ("prod=x", "sets no alias"),
-        ("3=4", "can't name a alias"),
+        ("3=4", "can't name an alias"),
         ("prod=3:60%,4:50%", "110%"),
         ("prod=3:0%", "from 1% to 100%"),
         ("prod=3:50%,3:50%", "twice"),

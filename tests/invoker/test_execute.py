@@ -127,7 +127,12 @@ async def test_the_log_of_a_call_that_runs_can_be_followed(host: OneHost) -> Non
     ("result", "outcome", "kind", "text"),
     [
         (Reply(False, b'{"errorType":"ValueError","errorMessage":"no"}', 9), Outcome.ERROR, "ValueError", "no"),
-        (Exit("timeout", 9, 9), Outcome.TIMEOUT, "Sandbox.Timedout", "Task timed out after 3.00 seconds"),
+        (
+            Exit("timeout", 9, 9),
+            Outcome.TIMEOUT,
+            "Sandbox.Timedout",
+            "Task timed out after 3.00 seconds; raise timeout_s in jiffy.toml",
+        ),
         (Exit("out_of_memory", 9, 9), Outcome.OUT_OF_MEMORY, "Runtime.OutOfMemory", "memory_mb = 128"),
         (Reply(False, b'{"errorType":"MemoryError"}', 9), Outcome.OUT_OF_MEMORY, "Runtime.OutOfMemory", "128"),
         (Exit("exit", 1, 9), Outcome.CRASH, "Runtime.ExitError", "exited with status 1"),

@@ -101,11 +101,10 @@ def environment(environ: Mapping[str, str], home: Path, node: Node) -> dict[str,
 
 
 def reason(output: str) -> str:
-    """The lines of npm's output that say why, as one line."""
+    """The lines of npm's output that say why, as one line. Of a 404 the first one says it, and the rest is advice."""
     lines = [re.sub(r"^npm (?:error|ERR!)\s*(?:code \S+)?\s*", "", line).strip() for line in output.splitlines()]
-    told = ": ".join(
-        line for line in lines if line and not line.startswith(("A complete log", "npm warn", "npm notice"))
-    )
+    lines = [line for line in lines if line and not line.startswith(("A complete log", "npm warn", "npm notice"))]
+    told = lines[0].removeprefix("404 ") if lines and lines[0].startswith("404 ") else ": ".join(lines)
     told = told or "npm failed and gave no reason"
     return told if len(told) <= _REASON_MAX_CHARS else told[: _REASON_MAX_CHARS - 1] + "…"
 

@@ -158,16 +158,16 @@ def _page(document: dict[str, Any], wide: bool) -> str:
         if rounded:
             parts.append("Amounts are rounded to fit, so that they still add up; --wide shows every digit.")
     if document["unsettled"]:
-        parts.append(f"{document['unsettled']} calls are not in this bill yet; ask again in a moment.")
+        parts.append(f"{_are(document['unsettled'])} not in this bill yet; ask again in a moment.")
     return "\n".join(parts)
 
 
 def _notes(document: dict[str, Any]) -> Iterator[str]:
     rows, total = document["rows"], document["total"]
-    books = ", ".join(map(str, total["price_books"]))
     days = {row["started"][:10] for row in rows if "started" in row}
     when = f" on {days.pop()}" if len(days) == 1 and _hidden(document) is None else ""
-    yield f"{counted(total['calls'], 'call')}{when} (UTC), in {document['currency']}, by price book {books}."
+    books = _books(total["price_books"])
+    yield f"{counted(total['calls'], 'call')}{when} (UTC), in {document['currency']}, by {books}."
     free = total["calls"] - total["charged_calls"]
     if free:
         yield f"{counted(free, 'call')} that never began, or that the platform failed, cost nothing."
@@ -187,6 +187,18 @@ def _notes(document: dict[str, Any]) -> Iterator[str]:
             f"{short(total['provisioned_price'])} {document['currency']}."
         )
     yield from _beside(document)
+
+
+def _books(versions: list[int]) -> str:
+    """ "price book 1", "price books 1, 2 and 3"."""
+    if not versions:
+        return "no price book"
+    *most, last = map(str, versions)
+    return f"price books {', '.join(most)} and {last}" if most else f"price book {last}"
+
+
+def _are(calls: int) -> str:
+    return f"{counted(calls, 'call')} {'is' if calls == 1 else 'are'}"
 
 
 def _ready(document: dict[str, Any]) -> Decimal:

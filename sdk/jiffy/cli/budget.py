@@ -9,7 +9,8 @@ import click
 from jiffy.budgets import Budgets
 from jiffy.client import Client
 
-from .screen import columns, json_option, short, show_json
+from .screen import columns, json_option, short, show_json, shown
+from .warnings import FUNCTION, warn_of_names
 
 
 @click.group(short_help="Say what calls may cost, and see what is spent.")
@@ -56,6 +57,8 @@ def set_budget(
     rest = {"per": per, "hard": hard, "warn_at": warn_at, "notify": notify}
     with Client() as client:
         found = Budgets(client).set(name, limit=limit, **scope, **rest)
+        told = [notify.removeprefix(FUNCTION)] if notify.startswith(FUNCTION) else []
+        warn_of_names(client, [*told, *([function] if function else [])], f"the budget {name}")
     show_json(found) if as_json else click.echo(_table([found]))
 
 
@@ -84,7 +87,7 @@ def show(name: str, as_json: bool) -> None:
         show_json(found)
         return
     for key, value in found.items():
-        click.echo(f"{key:<10}{str(value).lower() if isinstance(value, bool) else value or '-'}")
+        click.echo(f"{key:<10}{shown(value) or '-'}")
 
 
 @budget.command(short_help="Remove a budget.")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import click
 
 from jiffy.client import LAST_EVENTS, Client, declared
 from jiffy.contract.errors import JiffyError, Unavailable
-from jiffy.contract.spec import FunctionSpec
 from jiffy.costs import Costs
 
 from .screen import counted, json_option, say, short, show_json, size
+from .warnings import warn_of_functions
 
 Show = Callable[[str, str, bool], None]  # function, text, has it ended?
 SHOWN_MAX = 3  # functions whose steps are worth a line each in a log
@@ -66,9 +67,7 @@ def deploy(folder: Path, only: tuple[str, ...], locked: bool, quiet: bool, as_js
         _show(done, as_json)
         for line in warnings:
             say(line, err=True)
-        if any(one.network for one in specs):
-            _warn_of_no_network(client, [one.name for one in specs if one.network])
-        _warn_of_nobody(client, specs)
+        warn_of_functions(client, specs)
     if any("error" in result for result in done):
         sys.exit(1)
 
@@ -94,35 +93,6 @@ def _interrupted(going: list[str], why: BaseException) -> NoReturn:
     sys.exit(1 if lost else INTERRUPTED)
 
 
-def _warn_of_no_network(client: Client, names: list[str]) -> None:
-    try:
-        hosts = client.status()["invokers"]
-    except JiffyError:  # deployed it is; calls will tell
-        return
-    if hosts and not any(host["network"] for host in hosts):
-        has = f"{names[0]} has" if len(names) == 1 else f"{', '.join(names)} have"
-        click.echo(
-            f"jiffy: warning: {has} network = true, and no host here can give it one, so calls will be refused: only "
-            "Docker's sandboxes have a network (jiffy up --sandbox docker)",
-            err=True,
-        )
-
-
-def _warn_of_nobody(client: Client, specs: Sequence[FunctionSpec]) -> None:
-    """Destinations may be deployed later, so one that is not there is no error."""
-    targets = {(one.name, to) for one in specs for to in (one.on_success, one.on_failure) if to.startswith("function:")}
-    if not targets:
-        return
-    try:
-        known = {one["name"] for one in client.functions()}
-    except JiffyError:  # deployed it is; `jiffy result` will tell
-        return
-    for function, target in sorted(targets):
-        if (name := target.removeprefix("function:")) not in known:
-            text = f"{function} names the destination {target}, and there is no function {name} yet"
-            click.echo(f"jiffy: warning: {text}: what it is told waits for it, at most a day", err=True)
-
-
 def _result(client: Client, event: dict[str, Any]) -> dict[str, Any]:
     if event["kind"] == "failed":
         return {"function": event["function"], "error": {"code": event["error_code"], "message": event["text"]}}
@@ -130,9 +100,17 @@ def _result(client: Client, event: dict[str, Any]) -> dict[str, Any]:
         "function": event["function"],
         "revision": event["revision"],
         "unchanged": event["unchanged"],
-        "url": f"{client.url}/function/{event['function']}",
+        "url": client.url + _path(client, event["function"]),
         **_costs(client, event["function"]),
     }
+
+
+def _path(client: Client, name: str) -> str:
+    """Where it is called: a tenant's has its tenant in it. The host is the one that we know the platform by."""
+    try:
+        return urlsplit(str(client.function(name)["url"])).path
+    except JiffyError:  # deployed it is
+        return f"/function/{name}"
 
 
 def _costs(client: Client, name: str) -> dict[str, Any]:

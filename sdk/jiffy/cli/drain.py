@@ -44,7 +44,7 @@ def drain(host: str | None, undo: bool, wait_s: int, as_json: bool) -> None:
     elif undo:
         click.echo(f"{invoker} takes calls again")
     else:
-        left = "nothing runs on it" if done else f"{beat['running']} calls run and {beat['waiting']} wait on it still"
+        left = "nothing runs on it" if done else _left(beat)
         click.echo(f"{invoker} takes no further calls; {left}")
     if not done:
         sys.exit(1)
@@ -55,8 +55,16 @@ def _named(invokers: list[dict[str, Any]], host: str | None) -> str:
     if len(names) == 1:
         return str(names[0])
     known = ", ".join(one["invoker"] for one in invokers) or "none is alive"
-    what = f"{host!r} names {len(names)} of them" if host else "say which"
-    raise click.UsageError(f"{what}; invokers: {known}")
+    if names and host:
+        what = f"{len(names)} invokers run on the host {host!r}: say which"
+    else:
+        what = f"there is no host {host!r}" if host else "say which"
+    raise click.UsageError(f"{what}; hosts: {known}")
+
+
+def _left(beat: dict[str, Any]) -> str:
+    run = "1 call runs" if beat["running"] == 1 else f"{beat['running']} calls run"
+    return f"{run} and {beat['waiting']} wait{'s' * (beat['waiting'] == 1)} on it still"
 
 
 def _await(client: Client, invoker: str, draining: bool, wait_s: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jiffy import parquet
 from jiffy.client import Client
 from jiffy.contract.errors import InvalidRequest, Unavailable
 
-from .screen import json_option, show_json
+from .screen import counted, json_option, show_json
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -56,7 +56,7 @@ def export(
     if as_json:
         show_json({"file": str(file), "calls": count})
     else:
-        click.echo(f"{count} calls written to {file}")
+        click.echo(f"{counted(count, 'call')} written to {file}")
 
 
 @contextlib.contextmanager

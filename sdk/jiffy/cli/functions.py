@@ -8,7 +8,7 @@ import click
 
 from jiffy.client import Client
 
-from .screen import columns, json_option, show_json, size, when
+from .screen import columns, json_option, show_json, shown, size, when
 
 HIDDEN = "(hidden; see --show-env)"
 ELSEWHERE = ("env", "triggers")  # settings that are not shown as they stand
@@ -102,15 +102,13 @@ def _facts(function: dict[str, Any]) -> list[tuple[str, object]]:
 
 
 def _setting(key: str, value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if isinstance(value, dict):
         return ", ".join(f"{name}={text}" for name, text in sorted(value.items()))
     if isinstance(value, float):
         return f"{value:g}"
-    return "no bound" if key == "max_requests" and value == 0 else str(value)
+    return "no bound" if key == "max_requests" and value == 0 else shown(value)
 
 
 @click.command(short_help="Remove a function.")
@@ -119,6 +117,8 @@ def _setting(key: str, value: object) -> str:
 @json_option
 def remove(name: str, yes: bool, as_json: bool) -> None:
     """Remove the function NAME: its URL, routes, revisions and logs. What its calls cost stays on the bill.
+
+    Calls that are queued already still run, with the revision that they were queued for; `jiffy cancel` takes one back.
 
     \b
     Example:
@@ -131,6 +131,15 @@ def remove(name: str, yes: bool, as_json: bool) -> None:
         if others := ", ".join(one for one in tellers if one != name):
             click.echo(f"jiffy: warning: {name} is a destination of {others}: what it is told will wait", err=True)
         if not yes:
-            click.confirm(f"Remove {name} with all of its revisions and logs?", abort=True, err=True)
+            click.confirm(
+                f"Remove {name} with all of its revisions and logs? Calls that are queued still run.",
+                abort=True,
+                err=True,
+            )
         client.remove(name)
-    show_json({"removed": name}) if as_json else click.echo(f"removed {name}")
+    if as_json:
+        show_json({"removed": name})
+        return
+    click.echo(f"removed {name}")
+    if yes:  # who was asked knows
+        click.echo("jiffy: calls that were queued before still run; `jiffy cancel ID` takes one back", err=True)

@@ -12,6 +12,7 @@ import click
 
 from jiffy.client import Client
 from jiffy.contract import samples
+from jiffy.contract.errors import JiffyError
 from jiffy.invocation import Invocation
 
 from .screen import json_option, say, show_json
@@ -70,7 +71,7 @@ def invoke(
             _show(client, name, event)
             return
         if not background:
-            _tell(client.invoke(name, raw=event, idempotency_key=key), as_json)
+            _tell(client, client.invoke(name, raw=event, idempotency_key=key), as_json)
             return
         invocation = client.invoke_async(
             name,
@@ -82,7 +83,7 @@ def invoke(
             idempotency_key=key,
         )
         if wait:
-            _tell(_ended(name, await_end(client, invocation)), as_json)
+            _tell(client, _ended(name, await_end(client, invocation)), as_json)
         else:
             show_json({"invocation": invocation}) if as_json else click.echo(invocation)
 
@@ -140,17 +141,17 @@ def _show(client: Client, name: str, event: bytes) -> None:
     if out.isatty() and not last.endswith(b"\n"):
         click.echo()
     assert answer.ended is not None
-    _tell(answer.ended, streamed=pieces)
+    _tell(client, answer.ended, streamed=pieces)
 
 
-def _tell(call: Invocation, as_json: bool = False, streamed: bool = False) -> None:
+def _tell(client: Client, call: Invocation, as_json: bool = False, streamed: bool = False) -> None:
     if as_json:
         show_json(_document(call))
     else:
         if call.ok and not streamed:
             show_json(call.result)
         elif not call.ok:
-            say(failure(call.result), err=True)
+            say("\n".join([failure(call.result), *_hints(client, call)]), err=True)
         cold = f", cold start {call.init_ms:.1f} ms" if call.cold else ""
         click.echo(
             f"{call.outcome} in {call.duration_ms:.3f} ms, billed {call.billed_ms} ms{cold}  "
@@ -159,6 +160,17 @@ def _tell(call: Invocation, as_json: bool = False, streamed: bool = False) -> No
         )
     if not call.ok:
         sys.exit(1)
+
+
+def _hints(client: Client, call: Invocation) -> list[str]:
+    """What the platform wrote into the call's log on how to mend it; nothing for who may not read logs."""
+    if call.outcome != "error":
+        return []  # the others say it themselves
+    try:
+        lines = client.logs(call.function.partition(":")[0], invocation=call.id)
+        return [line for line in lines if line.startswith("[HINT] ")]
+    except JiffyError:
+        return []
 
 
 def _document(call: Invocation) -> dict[str, Any]:
@@ -181,5 +193,6 @@ def failure(result: Any) -> str:
     error = result if isinstance(result, dict) else {"errorMessage": str(result)}
     python, node = error.get("stackTrace"), error.get("trace")  # the latter begins with type and message
     lines = python if isinstance(python, list) else [f"{line}\n" for line in node[1:]] if isinstance(node, list) else []
-    stack = "".join(map(str, lines))
-    return f"{stack.rstrip()}\n{error.get('errorType', 'Error')}: {error.get('errorMessage', '')}".strip()
+    stack = "".join(map(str, lines)).rstrip()
+    head = "Traceback (most recent call last):\n" if isinstance(python, list) and stack else ""
+    return f"{head}{stack}\n{error.get('errorType', 'Error')}: {error.get('errorMessage', '')}".strip("\n")

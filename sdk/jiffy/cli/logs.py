@@ -38,6 +38,9 @@ def logs(
       jiffy logs hello --since 10m --timestamps
       jiffy logs hello --invocation 7c0e91d2
     """
+    function, colon, _ = name.partition(":")
+    if colon:
+        raise click.UsageError(f"a log is its function's, whatever revision or alias was called: jiffy logs {function}")
     form = "json" if as_json else "text"
     found = False
     with Client() as client, contextlib.suppress(KeyboardInterrupt):

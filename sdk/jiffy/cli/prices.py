@@ -10,7 +10,7 @@ import click
 from jiffy.client import Client
 from jiffy.costs import Costs
 
-from .screen import columns, json_option, show_json
+from .screen import columns, json_option, show_json, shown
 
 
 @click.group(short_help="Show and publish what calls cost.")
@@ -115,4 +115,4 @@ def _flat(name: str, value: Any) -> list[tuple[str, str]]:
         return [pair for key, inner in value.items() for pair in _flat(f"{name}.{key}", inner)]
     if isinstance(value, list):
         return [pair for n, inner in enumerate(value, 1) for pair in _flat(f"{name}.{n}", inner)]
-    return [(name, str(value).lower() if isinstance(value, bool) else str(value))]
+    return [(name, shown(value))]

@@ -15,7 +15,7 @@ from jiffy import home, queue
 from jiffy.contract import layout
 from jiffy.contract.errors import Unavailable
 
-from .screen import json_option, show_json, size
+from .screen import counted, json_option, show_json, size
 
 
 @click.command(short_help="Remove old revisions, and layers that nothing needs.")
@@ -69,7 +69,7 @@ def _tell(pruned: dict[str, Any]) -> None:
     for revision in pruned["revisions"]:
         click.echo(revision)
     verb = "would go" if pruned["dry_run"] else "went"
-    what = ", ".join(f"{pruned[kind]} {kind}" for kind in ("layers", "images", "blobs"))
-    click.echo(f"{len(pruned['revisions'])} revisions, {what} {verb}: {size(pruned['bytes'])}")
+    what = ", ".join(counted(pruned[f"{kind}s"], kind) for kind in ("layer", "image", "blob"))
+    click.echo(f"{counted(len(pruned['revisions']), 'revision')}, {what} {verb}: {size(pruned['bytes'])}")
     if pruned["waiting"]:
         click.echo(f"{size(pruned['waiting_bytes'])} more may go once they have been unused for an hour")

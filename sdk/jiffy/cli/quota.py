@@ -10,6 +10,7 @@ from jiffy.budgets import Quotas
 from jiffy.client import Client
 
 from .screen import columns, json_option, show_json
+from .warnings import warn_of_names
 
 
 @click.group(short_help="Say how many calls may come.")
@@ -46,6 +47,7 @@ def set_quota(
     given = {"rate": rate, "burst": burst, "concurrency": concurrency, "function": function, "tag": tag}
     with Client() as client:
         found = Quotas(client).set(name, **{key: value for key, value in given.items() if value is not None})
+        warn_of_names(client, [function] if function else [], f"the quota {name}")
     show_json(found) if as_json else click.echo(_table([found]))
 
 

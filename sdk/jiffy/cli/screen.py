@@ -35,8 +35,10 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table of left-aligned columns; nothing is cut off, and empty cells are "-"."""
-    cells = [[str(cell) if cell not in ("", None) else "-" for cell in row] for row in rows]
+    """A table of left-aligned columns; nothing is cut off, and empty cells are "-". Without rows: nothing."""
+    if not rows:
+        return ""
+    cells = [[shown(cell) if cell not in ("", None) else "-" for cell in row] for row in rows]
     widths = [max(len(line[n]) for line in [list(heads), *cells]) for n in range(len(heads))]
     lines = [click.style(_line(heads, widths), bold=True), *(_line(row, widths) for row in cells)]
     return "\n".join(lines)
@@ -56,6 +58,11 @@ def size(count: int) -> str:
             break
         value, unit = value / 1024, bigger
     return f"{value:.1f} {unit}"
+
+
+def shown(value: object) -> str:
+    """Any value for people: "yes" and "no" for truth."""
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def counted(count: int, what: str) -> str:

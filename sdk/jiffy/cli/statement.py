@@ -13,7 +13,7 @@ from jiffy.client import Client
 from jiffy.contract.errors import InvalidRequest, Unavailable
 from jiffy.costs import Costs
 
-from .screen import columns, json_option, short, show_json, size
+from .screen import columns, counted, json_option, short, show_json, size
 
 ADVICE_LINES = 3  # beneath a table; `jiffy bill advice` shows all
 
@@ -155,7 +155,7 @@ def _statement(document: Mapping[str, Any]) -> str:
     parts += [columns(("", "calls", "GB-seconds", document["currency"]), rows), ""]
     late = document["late"]
     if late["calls"]:
-        parts.append(f"{late['calls']} calls of earlier months that came late are in it: {late['price']}.")
+        parts.append(f"{counted(late['calls'], 'call')} of earlier months that came late: {late['price']}.")
     parts += advice_lines(document["advice"], document["currency"])
     return "\n".join(parts).rstrip()
 

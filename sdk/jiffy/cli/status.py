@@ -16,7 +16,7 @@ from jiffy.budgets import Budgets, sentence
 from jiffy.client import Client
 from jiffy.contract import limits
 
-from .screen import columns, json_option, show_json, size
+from .screen import columns, counted, json_option, show_json, size
 
 INVOKER = ("INVOKER", "HOST", "SANDBOX", "INSTANCES", "RUNNING", "WAITING", "STEMS", "FREE MEMORY")
 BUILDER = ("BUILDER", "HOST", "BUILDING", "RUNTIMES")
@@ -81,16 +81,14 @@ def _watch(client: Client, as_json: bool) -> None:
 
 def _text(url: str, platform: dict[str, Any]) -> str:
     health = _health(platform)
-    functions = "1 function" if platform["functions"] == 1 else f"{platform['functions']} functions"
     parts = [
-        f"{url}  jiffy {platform['version']}  {health}  {functions}",
+        f"{url}  jiffy {platform['version']}  {health}  {counted(platform['functions'], 'function')}",
         columns(INVOKER, [_invoker(one) for one in platform["invokers"]]),
         columns(BUILDER, [_builder(one) for one in platform["builders"]]),
     ]
     rows = [_function(invoker["invoker"], one) for invoker in platform["invokers"] for one in invoker["functions"]]
-    if rows:
-        parts.append(columns(FUNCTION, sorted(rows)))
-    return "\n\n".join(parts)
+    parts.append(columns(FUNCTION, sorted(rows)))
+    return "\n\n".join(filter(None, parts))
 
 
 def _health(platform: dict[str, Any]) -> str:

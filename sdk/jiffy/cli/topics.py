@@ -78,6 +78,8 @@ def events(topic: str, since: str, limit: int, as_json: bool) -> None:
         found = client.get_json(f"/v1/topics/{topic}/events", {"since": moment(since), "limit": limit})["events"]
     if as_json:
         show_json({"events": found})
+    elif not found:
+        click.echo(f"{topic} keeps no event since {since}", err=True)
     else:
         rows = [(e["event"]["time"], e["event"]["type"], e["event"]["id"], _short(e["event"])) for e in found]
         click.echo(columns(("TIME", "TYPE", "ID", "DATA"), rows))

@@ -153,8 +153,10 @@ def _resolve(client: Client, trigger: tuple[str, str]) -> tuple[str, str]:
     names = [one["name"] for one in client.triggers() if one["function"] == function]
     if len(names) == 1:
         return function, names[0]
-    client.function(function)  # says that it is not there
-    if not names:
+    spec = client.function(function)["spec"]  # says that it is not there
+    if not names and spec.get("triggers"):
+        click.echo(f"jiffy: {function} has http triggers only, and those are routes: jiffy show {function}", err=True)
+    elif not names:
         click.echo(f"jiffy: {function} declares no trigger; docs/events.md shows how", err=True)
     else:
         choices = ", ".join(f"{function}/{name}" for name in names)

@@ -186,8 +186,9 @@ KEYS: dict[str, Key] = {
 def check_name(name: object, what: str = "function") -> str:
     """`name` if it may name a function or tenant. Raises SpecError."""
     if not isinstance(name, str) or len(name) > limits.NAME_MAX_CHARS or not _NAME.fullmatch(name):
+        article = "an" if what[0] in "aeiou" else "a"
         raise SpecError(
-            f"{name!r} can't name a {what}: use lower-case letters, digits and single hyphens, a letter first, "
+            f"{name!r} can't name {article} {what}: use lower-case letters, digits and single hyphens, a letter first, "
             f"at most {limits.NAME_MAX_CHARS} characters"
         )
     return name
