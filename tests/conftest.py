@@ -56,6 +56,15 @@ def redis_url(redis_server: servers.RedisServer) -> str:
     return redis_server.url
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _passable(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """pytest makes its folders 0700; sandboxes' users, who are others, must get through to what lies in them."""
+    base = tmp_path_factory.getbasetemp()
+    for made in (base, *base.parents):
+        if made.name.startswith(("pytest-", "popen-")):
+            made.chmod(0o755)
+
+
 @pytest.fixture
 def data_dir(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty platform data folder that other users may enter, as sandboxes' users must."""

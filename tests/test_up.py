@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_kill_9_of_the_supervisor_leaves_nothing(data_dir: Path, tmp_path: Path,
         until(lambda: frozen(up) or os.geteuid() != 0)  # a frozen process can't even die by itself
         thread = threading.Thread(target=cut_off, args=(up,))
         thread.start()
-        until(lambda: any(host["running"] for host in up.get("/v1/status").json()["invokers"]))
+        until(lambda: any(host["running"] for host in up.get("/v1/status").json()["invokers"]), 60)
         up.kill()
         thread.join()
         until(lambda: not up.left())  # the engine removes a container after its process has ended
@@ -100,12 +101,13 @@ def test_a_process_that_dies_is_started_again(up: Up, tmp_path: Path, name: str)
     assert up.get("/slow").status_code == 200
     before = up.child(name)
     os.kill(before, signal.SIGKILL)
+    killed_ms = time.time() * 1000
     until(lambda: "starting it again" in up.told())
     assert re.search(
         rf"^jiffy: the {name} was killed by SIGKILL; starting it again in 0\.1 s \(.*{name}\.log\)$", up.told(), re.M
     )
     until(lambda: up.child(name) not in (before, 0))
-    until(lambda: healthy(up) and up.get("/slow").status_code == 200)
+    until(lambda: healthy(up) and heard_since(up, killed_ms) and up.get("/slow").status_code == 200)
     assert "revision 2" in up.deploy(tmp_path / "slow", TOML, m__py=SLOW + "# changed\n")
 
 
@@ -127,6 +129,13 @@ def test_what_a_killed_invoker_left_is_gone_once_it_is_back(up: Up, tmp_path: Pa
         ended, _, _ = select.select([fd], [], [], 20)
         os.close(fd)
         assert ended, "a sandbox outlived its invoker"
+
+
+def heard_since(up: Up, ms: float) -> bool:
+    """Have the invoker and the builder said since then that they are there?"""
+    status = up.get("/v1/status").json()
+    beats = [*status["invokers"], *status["builders"]]
+    return len(beats) == 2 and all(beat["at_ms"] > ms for beat in beats)
 
 
 def healthy(up: Up) -> bool:
