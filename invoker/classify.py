@@ -76,12 +76,6 @@ def _signal(number: int) -> str:
         return ""
 
 
-def log_line(error: bytes) -> bytes:
-    """An error JSON of ours as the line that stands for it in the attempt's log."""
-    document = json.loads(error)
-    return f"[ERROR] {document['errorType']}: {document['errorMessage']}".encode()
-
-
 def _out_of_memory(revision: Revision) -> bytes:
     text = f"the function used more than its memory_mb = {revision.memory_mb}; raise memory_mb in jiffy.toml"
     return error_json("Runtime.OutOfMemory", text)

@@ -16,7 +16,7 @@ from jiffy.contract.messages import Outcome, Revision
 
 from .figures import Phases
 from .lease import Box, Instance, Sandbox
-from .refusal import Refusal, error_json, platform
+from .refusal import Refusal, ending_in, error_json, platform
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,8 @@ class ColdStart:
                 raise
             log.warning("%s was imported, and then could not be started: %s", self._revision.function, exc.message)
             why = f"the function was imported, but no instance of it could be started: {exc.message}"
-            return self._failed(error_json("Runtime.StartError", why), text)
+            error = error_json("Runtime.StartError", why)
+            return self._failed(error, ending_in(error, text))
 
     def _failed(self, error: bytes, text: bytes) -> Refusal:
         return Refusal(Outcome.ERROR, error, log=text, used_us=self._unpaid_us())
@@ -128,7 +129,7 @@ class ColdStart:
             return None
         text = f"the function was still starting after {used_us / 1e6:.2f} seconds"
         error = error_json("Sandbox.Timedout", text)
-        return Refusal(Outcome.ERROR, error, init_us=used_us, used_us=self._unpaid_us())
+        return Refusal(Outcome.ERROR, error, init_us=used_us, log=ending_in(error), used_us=self._unpaid_us())
 
     def _unpaid_us(self) -> int:
         """How long the function has held the sandbox and no call was told to pay yet; from now on it was told."""

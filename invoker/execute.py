@@ -30,12 +30,12 @@ from jiffy.contract.wire import unpack
 
 from . import policy
 from .attempt import Attempt, Known
-from .classify import classify, log_line, unclassified
+from .classify import classify, unclassified
 from .completions import Completion, Completions
 from .handover import Handover
 from .lease import Slot
 from .pool import Pool
-from .refusal import Refusal, platform
+from .refusal import Refusal, log_line, platform
 from .sandbox import Exit, Reply
 from .streaming import Streams
 

@@ -50,7 +50,7 @@ class Loaded(NamedTuple):
 
     import_us: int
     error: bytes | None  # error JSON: the function's own failure
-    log: bytes  # what it printed meanwhile
+    log: bytes  # what it printed meanwhile, and our own word where the error is ours
 
 
 class Microcontainer(ABC):

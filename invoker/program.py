@@ -33,7 +33,7 @@ from .drivers.base import START_MAX_S, Driver, Jail, new_id
 from .http_server import HttpServer
 from .instance import Exit
 from .microcontainer import FOLDERS, Loaded, Microcontainer, State
-from .refusal import error_json
+from .refusal import ending_in, error_json
 from .runtime_api import RuntimeApi
 
 log = logging.getLogger(__name__)
@@ -149,9 +149,9 @@ class Program(Microcontainer):
     def failed(self, error: bytes) -> None:
         self._loaded(error)
 
-    def _loaded(self, error: bytes | None) -> None:
+    def _loaded(self, error: bytes | None, *, ours: bool = False) -> None:
         if not self._awaited.done():
-            printed = b"" if self._printed is None else self._printed.read()
+            printed = ending_in(error, self._read()) if ours and error else self._read()
             self._awaited.set_result(Loaded((time.monotonic_ns() - self._began_ns) // 1000, error, printed))
 
     def taken(self) -> None:
@@ -192,10 +192,12 @@ class Program(Microcontainer):
             port = self._process.http_port
             missing = f"nobody listened on port {port}" if port else "the function had not asked for its first event"
             text = f"{missing} after {limits.INIT_MAX_S:.2f} seconds"
-            return Loaded(int(limits.INIT_MAX_S * 1e6), error_json("Sandbox.Timedout", text), self._read())
+            error = error_json("Sandbox.Timedout", text)
+            return Loaded(int(limits.INIT_MAX_S * 1e6), error, ending_in(error, self._read()))
         if loaded.error is None:
             if self.state is not State.LOADING:
-                return loaded._replace(error=error_json("Runtime.ExitError", "the process ended while it started"))
+                error = error_json("Runtime.ExitError", "the process ended while it started")
+                return loaded._replace(error=error, log=ending_in(error, loaded.log))
             self._move(State.READY)
             if self._jail is not None:
                 self._jail.seal()
@@ -256,7 +258,7 @@ class Program(Microcontainer):
                 end = Exit("exit", status, 0) if status >= 0 else Exit("closed", 0, 0)
             if self._client is not None:
                 self._client.exited(end)
-            self._loaded(self._why(end))
+            self._loaded(self._why(end), ours=True)
         finally:
             if self.state not in (State.STARTING, State.CLOSED):
                 self._close_soon()

@@ -14,7 +14,7 @@ class Refusal:
     error: bytes  # {"errorType", "errorMessage"[, "stackTrace"]}
     retry_after_s: float = 0.0
     init_us: int = 0  # how long the call waited for an import that failed
-    log: bytes = b""  # what that import printed
+    log: bytes = b""  # what that import printed, and what became of it
     used_us: int = 0  # how long the function's start held the host, for one of the calls to pay; 0: a moment
 
     @property
@@ -29,6 +29,18 @@ class Refusal:
 def error_json(kind: str, message: str) -> bytes:
     """An error as every outcome but OK carries it."""
     return json.dumps({"errorType": kind, "errorMessage": message}, ensure_ascii=False).encode()
+
+
+def log_line(error: bytes) -> bytes:
+    """An error JSON of ours as the line that stands for it in the attempt's log."""
+    document = json.loads(error)
+    return f"[ERROR] {document['errorType']}: {document['errorMessage']}".encode()
+
+
+def ending_in(error: bytes, printed: bytes = b"") -> bytes:
+    """What was printed until a function could not be started, and why: nobody inside can log an error JSON of ours."""
+    broken = printed and not printed.endswith(b"\n")
+    return b"%b%b%b\n" % (printed, b"\n" if broken else b"", log_line(error))
 
 
 def platform(message: str) -> Refusal:

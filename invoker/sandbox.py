@@ -24,6 +24,7 @@ from .channel import Channel, Log, encode
 from .drivers.base import START_MAX_S, Driver, Jail, Wish, new_id
 from .instance import Exit, Instance, Reply
 from .microcontainer import FOLDERS, MOVES, Loaded, Microcontainer, State
+from .refusal import ending_in
 
 __all__ = ["MOVES", "Exit", "Instance", "Loaded", "Reply", "Sandbox", "State"]
 
@@ -160,19 +161,24 @@ class Sandbox(Microcontainer):
                 meta, payload = await self._awaited
         except TimeoutError:
             text = f"the module was still being imported after {limits.INIT_MAX_S:.2f} seconds"
-            return Loaded(int(limits.INIT_MAX_S * 1e6), _error("Sandbox.Timedout", text), printed.read())
+            error = _error("Sandbox.Timedout", text)
+            return Loaded(int(limits.INIT_MAX_S * 1e6), error, ending_in(error, printed.read()))
         except SandboxFailed:
-            return Loaded(0, self._import_killed(revision), printed.read())
+            return self._import_killed(revision, printed)
         if meta["t"] != "loaded":
             return Loaded(0, payload, printed.read())
         if self.state is not State.LOADING:  # it said more than that in the same breath
-            return Loaded(0, self._import_killed(revision), printed.read())
+            return self._import_killed(revision, printed)
         if group is not None:
             group.loaded()
         self._move(State.READY)
         return Loaded(max(0, _integer(meta, "import_us")), None, printed.read())
 
-    def _import_killed(self, revision: Revision) -> bytes:
+    def _import_killed(self, revision: Revision, printed: Log) -> Loaded:
+        error = self._killed_by(revision)
+        return Loaded(0, error, ending_in(error, printed.read()))
+
+    def _killed_by(self, revision: Revision) -> bytes:
         group = self._jail.group
         if group is not None and group.oom_kills() > 0:
             text = f"importing the function used more than its memory_mb = {revision.memory_mb}"

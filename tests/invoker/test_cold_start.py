@@ -47,6 +47,7 @@ async def test_a_call_that_a_slow_start_made_late_pays_for_it_and_the_start_is_p
     await house.tick(4.5)
     assert early.refusal is not None and early.refusal.outcome is Outcome.ERROR
     assert b"still starting after 10.50 seconds" in early.refusal.error
+    assert early.refusal.log.startswith(b"[ERROR] Sandbox.Timedout: the function was still starting")
     assert early.refusal.used_us == early.refusal.init_us == 10_500_000
     house.clock.pass_s(2)
     go_on.set()

@@ -324,7 +324,8 @@ async def test_a_failing_start_is_the_functions_own_failure(
     assert loaded.error is not None
     assert json.loads(loaded.error)["errorType"] == kind
     assert message in json.loads(loaded.error)["errorMessage"]
-    assert loaded.log == b"begins hello\n"
+    said = f"[ERROR] {kind}: {json.loads(loaded.error)['errorMessage']}\n" if start != "error" else ""
+    assert loaded.log.decode() == f"begins hello\n{said}"
 
 
 async def test_it_has_one_instance_which_sleeps_and_leaves(lab: Lab, make: Make, begin: Begin) -> None:

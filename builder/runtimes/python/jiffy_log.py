@@ -86,10 +86,11 @@ def _prune(shown: TracebackException) -> None:
 def _hints(exc: BaseException) -> Iterator[str]:
     for one in _chain(exc):
         if isinstance(one, ModuleNotFoundError) and one.name:
-            yield (
-                f"no module {one.name.partition('.')[0]!r}: it is neither in your folder nor among its dependencies; "
-                "add the package that has it to requirements.txt beside jiffy.toml, and deploy again"
-            )
+            if str(one) == f"No module named {one.name!r}":  # a longer message has a remedy of its own: a slim image's
+                yield (
+                    f"no module {one.name.partition('.')[0]!r}: it is neither in your folder nor among its "
+                    "dependencies; add the package that has it to requirements.txt beside jiffy.toml, and deploy again"
+                )
             return
         if isinstance(one, OSError) and (one.errno == NETWORK_UNREACHABLE or type(one).__name__ == "gaierror"):
             if not _has_network():
