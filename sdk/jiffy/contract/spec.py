@@ -164,7 +164,9 @@ KEYS: dict[str, Key] = {
     "on_failure": Key(checks.destination, '""', "Who is told when one is dead."),
     "tags": Key(checks.tags, "{}", "What calls are added up by in the bill: `jiffy bill --by tag:team`."),
     "stream": Key(
-        checks.boolean, "false", "Does the answer go out piece by piece, as the handler yields it? docs/functions.md."
+        checks.boolean,
+        "false",
+        "Does the answer go out piece by piece, as the handler yields it? Python only; docs/functions.md.",
     ),
     "slim": Key(checks.boolean, "false", "Leave out of the image what the function can't reach? docs/images.md."),
     "keep": Key(checks.modules, "[]", "Modules of the standard library that a slim image keeps all the same."),
