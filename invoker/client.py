@@ -80,7 +80,7 @@ class Client:
         if future is not None and not future.done():
             future.set_result(Reply(ok, payload, (time.monotonic_ns() - self._taken_ns) // 1000, last))
 
-    def held(self, claimed_us: int, _measured_us: int, _size: int) -> int:
+    def held(self, claimed_us: int, _measured_us: int, _size: int, _cpu_us: int) -> int:
         """Its duration is ours: nobody claimed anything."""
         return claimed_us
 

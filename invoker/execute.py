@@ -251,18 +251,18 @@ class Executor:
         result = future.result()
         instance = slot.instance
         measured_us = now_us - attempt.started_us
+        memory, cpu = instance.max_memory_bytes(), instance.cpu_us()
         try:
             ending = classify(result, attempt.known.revision, measured_us)
             if type(result) is Reply:
                 size = attempt.size + len(ending.payload)  # what was streamed went out between the stamps
-                held_us = instance.held(ending.duration_us, measured_us, size)
+                held_us = instance.held(ending.duration_us, measured_us, size, cpu)
                 if held_us != ending.duration_us:
                     ending = ending._replace(duration_us=held_us)
         except Exception:  # a hostile answer must never leave a call open, an instance leased or a run unbilled
             log.exception("the answer to %s can't be classified", attempt.call.invocation)
             ending = unclassified(measured_us)
         printed = instance.read_log()
-        memory, cpu = instance.max_memory_bytes(), instance.cpu_us()
         cpu, slot.cpu_us = max(0, cpu - slot.cpu_us), cpu
         del self._running[attempt.entry]
         if attempt.stream is not None:

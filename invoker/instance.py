@@ -199,7 +199,7 @@ class Instance:
             if self._channel.peer_pid > 0:
                 self._pidfd = os.pidfd_open(self._channel.peer_pid)
                 self.pid = self._channel.peer_pid
-                self._witness.watch(self.pid)
+                self._witness.watch(self.pid, self.cpu_us())
                 if self._cell is not None:
                     self._cell.admit(self.pid)
                     if not self._cell.holds(self.pid):

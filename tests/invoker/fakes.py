@@ -110,7 +110,7 @@ class FakeInstance:
         text, self.printed = self.printed, b""
         return text
 
-    def held(self, claimed_us: int, measured_us: int, size: int) -> int:
+    def held(self, claimed_us: int, measured_us: int, size: int, cpu_us: int) -> int:
         self.size = size
         return claimed_us
 
