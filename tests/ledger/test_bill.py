@@ -266,7 +266,8 @@ def test_calls_are_compared_and_estimated(bill: Bill, redis_url: str) -> None:
 
 
 def test_price_books_are_listed_shown_and_published(bill: Bill, tmp_path: Path) -> None:
-    assert "0.0000166667" in bill("prices", "list").stdout
+    listed = bill("prices", "list").stdout
+    assert "0.0000166667" in listed and "published after its effective_from holds from its publication on" in listed
     file = tmp_path / "prices.toml"
     file.write_text(
         'currency = "USD"\n[[book]]\nversion = 2\neffective_from = 2026-10-01\nper_gb_second = "1"\nper_call = "0"\n'

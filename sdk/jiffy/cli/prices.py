@@ -34,10 +34,13 @@ def list_books(as_json: bool) -> None:
     if as_json:
         show_json(document)
         return
-    heads = ("book", "from", "GB-second", "call", "GB-second kept ready", "step", "free a month", "name")
+    heads = ("book", "effective_from", "GB-second", "call", "GB-second kept ready", "step", "free a month", "name")
     rows = [_line(book, book["version"] == document["in_force"]) for book in document["books"]]
     click.echo(columns(heads, rows))
     click.echo(f"\nAmounts are in {document['currency']}; * is in force.")
+    click.echo(
+        "A book published after its effective_from holds from its publication on: calls before keep their prices."
+    )
 
 
 @prices.command()
