@@ -171,3 +171,12 @@ def test_json_of_a_command_that_fails_leaves_stdout_empty() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     with pytest.raises(json.JSONDecodeError):
         json.loads(done.stdout)
+
+
+def test_an_image_that_another_data_folder_has(tmp_path: Path) -> None:
+    done = jiffy("image", "hello", XDG_DATA_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"jiffy: {tmp_path}/jiffy has no image of function 'hello'; if its platform has another data folder, name that "
+        "with --data\n"
+    )

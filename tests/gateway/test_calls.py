@@ -335,6 +335,8 @@ async def test_a_synchronous_call_is_found_in_the_ledger(redis_url: str, served:
     assert document["duration_ms"] == 1.234
     for unknown in ("019a0000-0000-7000-8000-000000000000", "rubbish", "..%2f"):
         assert (await served.http.get(f"/v1/invocations/{unknown}")).status_code == 404
+    short = await served.http.get("/v1/invocations/ec90f4")
+    assert short.status_code == 404 and "an id has 36 characters" in short.json()["error"]["message"]
 
 
 async def test_a_key_guards_calls_and_control_and_never_reaches_a_function(redis_url: str, data_dir: Any) -> None:
