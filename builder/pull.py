@@ -1,8 +1,8 @@
 """Pulls an image from a registry, by the OCI distribution specification: the manifest, then its parts.
 
-Everything comes in pieces and bounded, and is held against the digest that names it. What opens the registry goes to
-its own origin alone: it may send us elsewhere for a blob. Errors are one line: BuildFailed for what the function's
-author can mend, Unavailable where the registry doesn't answer. How images are pushed: registry.py.
+Everything comes in pieces and bounded, in bytes and in time, and is held against the digest that names it. What opens
+the registry goes to its own origin alone: it may send us elsewhere for a blob. Errors are one line: BuildFailed for
+what the function's author can mend, Unavailable where the registry doesn't answer. How images are pushed: registry.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from builder.deadline import Deadline
 from builder.runtimes.image import archive
 from builder.runtimes.image.archive import Fetched
 from jiffy.contract import limits
@@ -40,8 +41,12 @@ def pull(text: str, into: Path, docker_config: str, *, trusted: bool) -> Fetched
     login = _HUB_LOGIN if of.host == DOCKER_HUB else of.host
     basic = credentials(docker_config, login) if trusted else ""
     into.mkdir()
+    late = f"image: {of.host} took longer than {limits.BUILD_MAX_S:g} s"
     try:
-        with httpx.Client(timeout=_TIMEOUT, follow_redirects=False) as client:
+        with (
+            Deadline(limits.BUILD_MAX_S, late) as deadline,
+            httpx.Client(timeout=_TIMEOUT, event_hooks={"request": [deadline.watch]}) as client,
+        ):
             return Puller(client, of, basic, trusted=trusted).image(digest, into)
     except httpx.InvalidURL as exc:
         raise BuildFailed(f"image: {of.host} names an address that is none: {exc}") from exc
@@ -64,9 +69,21 @@ class Puller:
         if "manifests" in manifest:
             manifest = self._manifest(archive.described(archive.chosen(manifest)))
         config, layers = archive.parts(manifest)
-        paths = tuple(self._blob(archive.described(layer), into / f"layer-{n}") for n, layer in enumerate(layers))
+        paths = self._layers([archive.described(layer) for layer in layers], into)
         found = self._blob(archive.described(config), into / "config", archive.DOCUMENT_MAX_BYTES)
         return Fetched(archive.document(found.read_bytes()), paths)
+
+    def _layers(self, digests: list[str], into: Path) -> tuple[Path, ...]:
+        """A file for each, those of one digest fetched once."""
+        fetched, left = dict[str, Path](), limits.IMAGE_MAX_BYTES  # for all of them
+        paths = tuple(into / f"layer-{n}" for n in range(len(digests)))
+        for digest, path in zip(digests, paths, strict=True):
+            if digest in fetched:
+                path.hardlink_to(fetched[digest])
+            else:
+                fetched[digest] = self._blob(digest, path, left)
+                left -= path.stat().st_size
+        return paths
 
     def _manifest(self, digest: str) -> dict[str, Any]:
         with self._got(f"/v2/{self._of.name}/manifests/{digest or self._of.tag}") as answer:
@@ -75,7 +92,7 @@ class Puller:
             archive.check(data, digest)
         return archive.document(data)
 
-    def _blob(self, digest: str, path: Path, most: int = limits.IMAGE_MAX_BYTES) -> Path:
+    def _blob(self, digest: str, path: Path, most: int) -> Path:
         hashed = hashlib.sha256()
         with self._got(f"/v2/{self._of.name}/blobs/{digest}") as answer, path.open("xb") as file:
             for piece in self._bounded(answer.iter_raw(_CHUNK), most):
@@ -90,7 +107,10 @@ class Puller:
         for piece in pieces:
             size += len(piece)
             if size > most:
-                raise BuildFailed(f"image: {self._of.host} sends more than {most} bytes")
+                bounds = (
+                    f"{limits.IMAGE_MAX_BYTES // limits.MIB} MiB of layers, {archive.DOCUMENT_MAX_BYTES} bytes else"
+                )
+                raise BuildFailed(f"image: {self._of.host} sends more than an image may have: {bounds}")
             yield piece
 
     @contextmanager
