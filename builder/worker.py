@@ -20,6 +20,7 @@ from builder import image, retention
 from builder.build import Builder
 from builder.lock import Lock
 from builder.part import Step
+from builder.places import Places
 from builder.processes import Processes
 from builder.runtimes.python import interpreter
 from builder.runtimes.python.interpreter import Interpreter
@@ -29,8 +30,8 @@ from jiffy.contract.errors import BuildFailed, JiffyError, PlatformError
 from jiffy.contract.messages import BuilderBeat, BuildEvent, BuildRequest, Revision
 from jiffy.contract.routes import parse
 
-SIDE_BY_SIDE = 2  # builds are bound by the processor
 TAKEN_MAX = 8  # builds that one builder may hold; the rest stays for others
+LOOKED_MAX = 64  # … or this many, while none of those held may have the place that is left
 DELIVERIES_MAX = 5  # a build that has ended so many builders is not tried again
 CANCEL_AGAIN_S = 0.2  # a cancelled task ends at once, or has missed it
 TIDY_S = 600.0  # between looks for what may go: what is unused goes after an hour anyway
@@ -50,7 +51,7 @@ class Worker:
         self._processes = processes
         self._interpreters = interpreters
         self._running: dict[str, asyncio.Task[None]] = {}  # stream entry → its build
-        self._side_by_side = asyncio.Semaphore(SIDE_BY_SIDE)
+        self._places = Places()
         self._turns: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._publishing = asyncio.Lock()  # a look at all routes, then a publication
         self._room = asyncio.Event()
@@ -92,7 +93,7 @@ class Worker:
                 await asyncio.sleep(RETRY_S)
                 await self._reopen()
             self._room.clear()
-            while len(self._running) >= TAKEN_MAX:
+            while len(self._running) >= (LOOKED_MAX if self._places.left else TAKEN_MAX):
                 await self._room.wait()
                 self._room.clear()
 
@@ -169,7 +170,7 @@ class Worker:
 
     async def _see_through(self, job: Job) -> None:
         request = job.request
-        async with self._turns[request.tenant, request.function], self._side_by_side:
+        async with self._turns[request.tenant, request.function], self._places.take(request.tenant):
             try:
                 await self._build(job)
             except asyncio.CancelledError:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,8 @@ import redis.asyncio
 from builder.build import Builder
 from builder.identity import alone, builder_id
 from builder.layers import LayerStore
+from builder.lock import Lock
+from builder.part import Tell
 from builder.processes import Processes
 from builder.runtimes.python.interpreter import Interpreter
 from builder.store import Store
@@ -41,9 +44,9 @@ class Platform:
         self._interpreters, self._environ = interpreters, environ
         self._stop, self._tasks = asyncio.Event(), list[asyncio.Task[None]]()
 
-    def start(self, name: str = "builder-1") -> None:
+    def start(self, name: str = "builder-1", kind: type[Builder] = Builder) -> None:
         processes = Processes()
-        builder = Builder(self.data, self._interpreters, self._environ, processes)
+        builder = kind(self.data, self._interpreters, self._environ, processes)
         worker = Worker(Store(self.url, name), builder, processes, self._interpreters)
         self._tasks.append(asyncio.create_task(worker.run(self._stop)))
 
@@ -52,11 +55,11 @@ class Platform:
         await asyncio.gather(*self._tasks)
         await self.redis.aclose()
 
-    async def queue(self, name: str, files: dict[str, str], **spec: Any) -> str:
+    async def queue(self, name: str, files: dict[str, str], *, tenant: str = "default", **spec: Any) -> str:
         archive = pack(files)
-        await self.redis.set(keys.source("default", digest(archive)), archive)
+        await self.redis.set(keys.source(tenant, digest(archive)), archive)
         build = str(uuid.uuid4())
-        request = BuildRequest(build, "default", name, {"handler": "app:handler"} | spec, digest(archive), 0)
+        request = BuildRequest(build, tenant, name, {"handler": "app:handler"} | spec, digest(archive), 0)
         await self.redis.xadd(keys.BUILDS, {"b": wire.pack(request)})
         return build
 
@@ -369,3 +372,25 @@ async def test_a_queue_that_is_not_there_is_one_line(data_dir: Path, tmp_path: P
     assert process.returncode == 1
     assert told.startswith(b"builder: the queue does not answer")
     assert told.count(b"\n") == 1
+
+
+class Held(Builder):
+    """Builds of the tenant "slow" take until they are let go."""
+
+    let_go = threading.Event()
+
+    def make(self, request: BuildRequest, archive: bytes, tell: Tell, locked: Lock | None = None) -> Revision:
+        if request.tenant == "slow":
+            self.let_go.wait(60)
+        return super().make(request, archive, tell, locked)
+
+
+async def test_one_tenants_builds_keep_no_other_waiting(platform: Platform) -> None:
+    slow = [await platform.queue(f"slow-{n}", {"app.py": CODE}, tenant="slow") for n in range(12)]
+    platform.start(kind=Held)
+    try:
+        event, _ = await platform.deploy("quick", {"app.py": CODE})
+        assert event.kind == "done"
+        assert not any([await platform.redis.exists(keys.build("slow", build)) for build in slow])
+    finally:
+        Held.let_go.set()
