@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Self
 
-import httpx
-
 from jiffy.contract.errors import BuildFailed
 
 
 class Deadline:
-    """While it is open, connections of the client whose requests it may `watch` end after `seconds`.
+    """While it is open, connections of requests that `trace` hears of end after `seconds`.
 
     Raises BuildFailed, with `says`, in place of whatever came of that.
     """
@@ -29,11 +27,8 @@ class Deadline:
         self._late = False
         self._sockets: list[socket.socket] = []  # copies: TLS puts a new object in the place of the first
 
-    def watch(self, request: httpx.Request) -> None:
-        """A hook for the client's requests."""
-        request.extensions["trace"] = self._trace
-
-    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """For the extension "trace" of requests, which tells of new connections among other things."""
         if event == "connection.connect_tcp.complete":
             with self._lock:
                 self._sockets.append(info["return_value"].get_extra_info("socket").dup())

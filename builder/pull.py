@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,20 @@ def pull(text: str, into: Path, docker_config: str, *, trusted: bool) -> Fetched
     try:
         with (
             Deadline(limits.BUILD_MAX_S, late) as deadline,
-            httpx.Client(timeout=_TIMEOUT, event_hooks={"request": [deadline.watch]}) as client,
+            httpx.Client(timeout=_TIMEOUT, event_hooks={"request": [_traced(deadline)]}) as client,
         ):
             return Puller(client, of, basic, trusted=trusted).image(digest, into)
     except httpx.InvalidURL as exc:
         raise BuildFailed(f"image: {of.host} names an address that is none: {exc}") from exc
     except httpx.HTTPError as exc:
         raise Unavailable(f"the registry {of.host} doesn't answer: {exc}") from exc
+
+
+def _traced(deadline: Deadline) -> Callable[[httpx.Request], None]:
+    def trace(request: httpx.Request) -> None:
+        request.extensions["trace"] = deadline.trace
+
+    return trace
 
 
 class Puller:
