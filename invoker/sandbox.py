@@ -22,7 +22,7 @@ from jiffy.contract.messages import Layer, Revision
 from .cgroups import Group
 from .channel import Channel, Log, encode
 from .drivers.base import START_MAX_S, Driver, Jail, Wish, new_id
-from .instance import Exit, Instance, Reply
+from .instance import LATE_MAX, Exit, Instance, Reply
 from .microcontainer import FOLDERS, MOVES, Loaded, Microcontainer, State
 from .refusal import ending_in
 
@@ -43,6 +43,7 @@ class Sandbox(Microcontainer):
         self._jail = jail
         self._takes_logs = False
         self._next = 1
+        self._late = 0  # words on instances that we had given up, or never had
         self._awaited: asyncio.Future[tuple[dict[str, Any], bytes]] = self._loop.create_future()
         self._control: Channel | None = None
 
@@ -89,6 +90,10 @@ class Sandbox(Microcontainer):
             if instance is not None and 0 <= status <= 0xFFFF:
                 instance.exited(status)
                 self._look_for_files()
+                return
+            self._late += 1
+            if self._late > self._next + LATE_MAX:  # more than one on each
+                self._lost("garbage")
         elif kind in ("stem", "loaded", "failed") and not self._awaited.done():
             self._awaited.set_result((meta, payload))
         else:

@@ -234,10 +234,14 @@ def handler(event, context):
     other = await lab.instance(TRY)
     assert await result(other, "1 + 1") == 2
     forged = b'{"t":"exited","n":99,"status":0}'
+    frame = ((len(forged)).to_bytes(4, "big") + bytes(4) + forged).hex()
     sandbox = await lab.stem()
-    loaded = await sandbox.specialise(lab.revision(code % ((len(forged)).to_bytes(4, "big") + bytes(4) + forged).hex()))
+    loaded = await sandbox.specialise(lab.revision(code % frame))
     assert loaded.error is None
     assert await result(await sandbox.fork()) == 1
+    sandbox = await lab.stem()
+    loaded = await sandbox.specialise(lab.revision(code % (frame * 100)))
+    assert loaded.error is not None, "one is ignored, a flood ends the sandbox"
     with pytest.raises(SandboxFailed, match="can't become"):
         await sandbox.specialise(lab.revision(TRY))
 
