@@ -39,7 +39,7 @@ def test_every_call_is_in_the_file(
     form: str,
 ) -> None:
     file = tmp_path / f"calls.{form}"
-    assert bill("export", str(file)).stdout == f"{COUNT} calls written to {file}\n"
+    assert bill("export", str(file)).stdout == f"{COUNT:,} calls written to {file}\n"
     if form == "csv":
         rows = list(csv.DictReader(io.StringIO(file.read_text())))
     elif form == "jsonl":
