@@ -70,6 +70,10 @@ class Scheduler:
         self._changed: dict[tuple[str, str], bool] = {}  # whose triggers to look at; does the catalog know them yet?
         self._wake = asyncio.Event()
 
+    def __len__(self) -> int:
+        """Schedules that are planned."""
+        return len(self._planned)
+
     def changed(self, tenant: str, function: str) -> None:
         """A function has another live revision, or none. For Catalog.on_change."""
         self._changed[tenant, function] = True
