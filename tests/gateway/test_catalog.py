@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.catalog import Catalog
+from gateway.loops import Loops
 from gateway.store import Store
 from jiffy.contract import keys
 from jiffy.contract.errors import NotFound
@@ -52,12 +53,12 @@ async def test_resync_finds_new_changed_and_removed_functions(redis_url: str, st
 
 @contextlib.asynccontextmanager
 async def watched(catalog: Catalog) -> AsyncIterator[None]:
-    watching = asyncio.create_task(catalog.watch())
+    loops = Loops(catalog.watch)  # it cancels again what redis-py swallowed (before Python 3.12)
+    loops.start()
     try:
         yield
     finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+        await loops.stop()
 
 
 async def changed(catalog: Catalog, was: int) -> int:
