@@ -27,10 +27,8 @@ DOORS = {
         *("gateway.store", "invoker.store", "builder.store"),
         "gateway.triggers.topic_store",  # Jiffy's own topics …
         "gateway.triggers.sources.topic",  # … and their subscriptions
-        "gateway.triggers.sources.files",  # which files were dealt with
         "gateway.triggers.sources.redis_queues",  # queues of other software
-        "gateway.scripts",  # the gateway's Lua, registered by its store
-        "gateway.durable.store",  # accepts calls on a connection of its own
+        "gateway.triggers.sources.redis_errors",  # what it raises, in the words of a source
         "gateway.ledger.feed",  # the ledger reads one stream and nothing else
         "jiffy.queue",  # the supervisor's "does it answer?"
     },

@@ -55,20 +55,8 @@ class Nursery:
         block, block_end = os.pipe2(os.O_CLOEXEC)
         errors = os.memfd_create("stderr", os.MFD_CLOEXEC)
         words = ["--clearenv", "--unshare-user", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"]
-        words += [
-            "--cap-add",
-            "ALL",
-            "--ro-bind",
-            str(root),
-            "/",
-            "--proc",
-            "/proc",
-            "--dev",
-            "/dev",
-            "--remount-ro",
-            "/dev",
-        ]
-        words += ["--bind", str(stage), layout.SOCKET_DIR]
+        words += ["--cap-add", "ALL", "--ro-bind", str(root), "/", "--proc", "/proc"]
+        words += ["--dev", "/dev", "--remount-ro", "/dev", "--bind", str(stage), layout.SOCKET_DIR]
         words += ["--setenv", "LANG", "C.UTF-8", "--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin"]
         words += ["--setenv", "JIFFY_NURSERY_FD", str(self._end.fileno()), "--info-fd", str(info_end)]
         words += ["--userns-block-fd", str(block)] if self._uid_first else ["--uid", "0", "--gid", "0"]

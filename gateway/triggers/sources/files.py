@@ -11,15 +11,14 @@ import base64
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from redis.exceptions import RedisError
 from uuid_utils import uuid7
 
 from gateway.triggers import cloudevent, topic_store
 from gateway.triggers.sources.base import Message, SourceError
+from gateway.triggers.sources.redis_errors import translated
 from jiffy import primary
 from jiffy.contract import keys
 
@@ -95,14 +94,6 @@ class Change(NamedTuple):
     file: File | None
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as exc:
-        raise SourceError(str(exc) or type(exc).__name__) from exc
-
-
 class FilesSource:
     """`name` tells the place from others, `owner` is tenant, function and trigger."""
 
@@ -122,7 +113,7 @@ class FilesSource:
     async def open(self, most: int) -> None:
         self._redis = primary.client(self._url, socket_connect_timeout=CONNECT_MAX_S, socket_timeout=PATIENCE_S)
         await self._place.open()
-        with _translated():
+        with translated():
             of = await self._redis.hget(self._known_key, OF)
             if of is None or of.decode() != self._name:
                 await self._begin()
@@ -168,7 +159,7 @@ class FilesSource:
         versions = {change.key: change.file.version for change in changes if change.file}
         removed = [change.key for change in changes if not change.file]
         names = [change.key for change in changes]
-        with _translated():
+        with translated():
             await self._remember(versions)
             for start in range(0, len(names), WRITE_MAX):
                 await self._redis.hdel(self._tries_key, *names[start : start + WRITE_MAX])
@@ -205,7 +196,7 @@ class FilesSource:
                 if read is None:
                     continue  # the next look tells what became of it
                 content = read
-            with _translated():
+            with translated():
                 tries = int(await self._redis.hincrby(self._tries_key, change.key, 1))
             if not trouble or tries >= self._wanted.tries:
                 self._out.add(change.key)
@@ -251,7 +242,7 @@ class FilesSource:
         event = cloudevent.make(attributes, document)
         pipe = self._redis.pipeline(transaction=True)
         text = json.dumps(event, ensure_ascii=False)
-        with _translated():
+        with translated():
             await topic_store.bury(self._redis, pipe, self._tenant, target, text, reason)
             await pipe.execute()
         await self.done([message])
@@ -262,7 +253,7 @@ class FilesSource:
     async def close(self) -> None:
         await self._place.close()
         if self._redis is not None:
-            with _translated():
+            with translated():
                 await self._redis.aclose()
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from gateway.triggers.sources.base import Message, SourceError
+from gateway.triggers.sources.base import Message
+from gateway.triggers.sources.redis_errors import translated
 
 CONNECT_MAX_S = 5.0
 PATIENCE_S = 10.0  # beyond what a read may wait
@@ -51,14 +51,6 @@ return out
 """
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as exc:
-        raise SourceError(str(exc) or type(exc).__name__) from exc
-
-
 class _Connected:
     def __init__(self, url: str, key: str) -> None:
         self._url = url
@@ -69,12 +61,12 @@ class _Connected:
         self._redis = Redis.from_url(
             self._url, protocol=2, socket_connect_timeout=CONNECT_MAX_S, socket_timeout=PATIENCE_S
         )
-        with _translated():
+        with translated():
             await self._redis.ping()
 
     async def close(self) -> None:
         if self._redis is not None:
-            with _translated():
+            with translated():
                 await self._redis.aclose()
 
 
@@ -90,7 +82,7 @@ class RedisStream(_Connected):
     async def open(self, most: int) -> None:
         await self._connect()
         self._left = "0-0"
-        with _translated():
+        with translated():
             try:
                 await self._redis.xgroup_create(self._key, self._group, id=self._start, mkstream=True)
             except ResponseError as exc:
@@ -98,7 +90,7 @@ class RedisStream(_Connected):
                     raise
 
     async def take(self, most: int, wait_s: float) -> list[Message]:
-        with _translated():
+        with translated():
             while self._left is not None:
                 found = await self._again(most)
                 if found:
@@ -135,7 +127,7 @@ class RedisStream(_Connected):
         return Message(identity, body, tries, int(identity.partition("-")[0]), texts, (entry, fields))
 
     async def done(self, messages: Sequence[Message]) -> None:
-        with _translated():
+        with translated():
             await self._redis.xack(self._key, self._group, *(message.receipt[0] for message in messages))
 
     async def bury(self, message: Message, target: str, reason: str) -> None:
@@ -143,11 +135,11 @@ class RedisStream(_Connected):
         pipe = self._redis.pipeline(transaction=True)
         pipe.xadd(target, {**fields, b"jiffy-reason": reason, b"jiffy-id": entry})
         pipe.xack(self._key, self._group, entry)
-        with _translated():
+        with translated():
             await pipe.execute()
 
     async def lag(self) -> int:
-        with _translated():
+        with translated():
             for group in await self._redis.xinfo_groups(self._key):
                 if group["name"] == self._group.encode():
                     return int(group.get("lag") or 0) + int(group["pending"])
@@ -167,7 +159,7 @@ class RedisList(_Connected):
     async def open(self, most: int) -> None:
         await self._connect()
         self._take = self._redis.register_script(TAKE)
-        with _translated():
+        with translated():
             flat = await self._redis.eval(LEFT, 2, self._held, self._tries)
         self._left = sorted(_elements(flat), key=lambda message: int(message.id))
 
@@ -175,7 +167,7 @@ class RedisList(_Connected):
         if self._left:
             found, self._left = self._left[:most], self._left[most:]
             return found
-        with _translated():
+        with translated():
             found = await self._now(most)
             if not found and await self._redis.blmove(self._key, self._aside, wait_s, self._end, "RIGHT") is not None:
                 found = await self._now(most)
@@ -190,7 +182,7 @@ class RedisList(_Connected):
         pipe = self._redis.pipeline(transaction=True)
         pipe.hdel(self._held, *ids)
         pipe.hdel(self._tries, *ids)
-        with _translated():
+        with translated():
             await pipe.execute()
 
     async def bury(self, message: Message, target: str, reason: str) -> None:
@@ -199,7 +191,7 @@ class RedisList(_Connected):
         pipe.rpush(target, message.receipt)
         pipe.hdel(self._held, message.id)
         pipe.hdel(self._tries, message.id)
-        with _translated():
+        with translated():
             await pipe.execute()
 
     async def lag(self) -> int:
@@ -207,7 +199,7 @@ class RedisList(_Connected):
         pipe.llen(self._key)
         pipe.llen(self._aside)
         pipe.hlen(self._held)
-        with _translated():
+        with translated():
             return sum(await pipe.execute())
 
 

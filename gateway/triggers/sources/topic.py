@@ -7,28 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from gateway.triggers import topic_store
-from gateway.triggers.sources.base import Message, SourceError
+from gateway.triggers.sources.base import Message
+from gateway.triggers.sources.redis_errors import translated
 from jiffy import primary
 from jiffy.contract import keys, topics
 
 CONNECT_MAX_S, PATIENCE_S = 5.0, 10.0
 LOOK_S = 0.5  # how often a pattern is held against the topics there are
 CONSUMER = "jiffy"
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as exc:
-        raise SourceError(str(exc) or type(exc).__name__) from exc
 
 
 def group_of(function: str, trigger: str) -> str:
@@ -50,7 +42,7 @@ class TopicSource:
 
     async def open(self, most: int) -> None:
         self._redis = primary.client(self._url, socket_connect_timeout=CONNECT_MAX_S, socket_timeout=PATIENCE_S)
-        with _translated():
+        with translated():
             if "*" not in self._pattern:
                 await self._join(self._pattern)
             await self._look()
@@ -77,7 +69,7 @@ class TopicSource:
 
     async def take(self, most: int, wait_s: float) -> list[Message]:
         until = time.monotonic() + wait_s
-        with _translated():
+        with translated():
             while True:
                 await self._look()
                 while self._left:
@@ -143,20 +135,20 @@ class TopicSource:
         pipe = self._redis.pipeline(transaction=False)
         for stream in {message.receipt[0] for message in messages}:
             pipe.xack(stream, self._group, *(m.receipt[1] for m in messages if m.receipt[0] == stream))
-        with _translated():
+        with translated():
             await pipe.execute()
 
     async def bury(self, message: Message, target: str, reason: str) -> None:
         stream, entry = message.receipt
         pipe = self._redis.pipeline(transaction=True)
-        with _translated():
+        with translated():
             await topic_store.bury(self._redis, pipe, self._tenant, target, message.body, reason)
             pipe.xack(stream, self._group, entry)
             await pipe.execute()
 
     async def lag(self) -> int:
         waiting = 0
-        with _translated():
+        with translated():
             for stream in list(self._streams):
                 for group in await self._redis.xinfo_groups(stream):
                     if group["name"] == self._group.encode():
@@ -165,5 +157,5 @@ class TopicSource:
 
     async def close(self) -> None:
         if self._redis is not None:
-            with _translated():
+            with translated():
                 await self._redis.aclose()
